@@ -1,0 +1,3 @@
+//! CNI plugin.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Messages between a cell's agent and its clients.

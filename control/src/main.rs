@@ -1,0 +1,3 @@
+//! The sarcenet command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The control socket: desired state in, status out.

@@ -1,0 +1,1 @@
+//! Conversations: keys, entries, tracking, expiry.

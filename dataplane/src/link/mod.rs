@@ -1,0 +1,1 @@
+//! The doors: where packets come in and go out.

@@ -1,0 +1,3 @@
+//! `sarcenet-dataplane`: the process that carries a cell's packets.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Tables that many read without locks and few write.

@@ -1,0 +1,1 @@
+//! Who is where: this cell, its containers, its peers.

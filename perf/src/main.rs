@@ -1,0 +1,3 @@
+//! The throughput harness.
+
+fn main() {}
