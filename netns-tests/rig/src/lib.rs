@@ -25,7 +25,8 @@ pub use capture::{Capture, Frame, TunnelFrame};
 pub use container::Container;
 pub use kernel::KernelCell;
 pub use namespace::Namespace;
-pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, Policy};
+pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
+pub use sarcenet_agent_api::{Policy, PortRange, Protocol};
 pub use sarcenet::{Binaries, SarcenetCell};
 pub use traffic::{
     BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, bulk_transfer,

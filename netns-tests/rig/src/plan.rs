@@ -1,10 +1,11 @@
-//! What a world is to be, and the policies in it.
+//! What a world is to be.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
-use sarcenet_dataplane_api::{PortRange, Protocol};
+use sarcenet_agent_api::{Policy, PortRange, Protocol};
 
 /// The overlay of every world.
 pub(crate) const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
@@ -158,37 +159,22 @@ pub(crate) fn mac(prefix: [u8; 2], address: Ipv4Addr) -> String {
     format!("{x:02x}:{y:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// "Containers of this app may open conversations with containers of that app."
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// Sending app.
-    pub from: String,
-    /// Receiving app.
-    pub to: String,
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// Destination ports.
-    pub ports: PortRange,
+/// A TCP policy between two apps.
+pub fn tcp(from: &str, to: &str, ports: RangeInclusive<u16>) -> Policy {
+    policy(from, to, Protocol::Tcp, ports)
 }
 
-impl Policy {
-    /// A TCP policy.
-    pub fn tcp(from: &str, to: &str, ports: std::ops::RangeInclusive<u16>) -> Self {
-        Self::new(from, to, Protocol::Tcp, ports)
-    }
+/// A UDP policy between two apps.
+pub fn udp(from: &str, to: &str, ports: RangeInclusive<u16>) -> Policy {
+    policy(from, to, Protocol::Udp, ports)
+}
 
-    /// A UDP policy.
-    pub fn udp(from: &str, to: &str, ports: std::ops::RangeInclusive<u16>) -> Self {
-        Self::new(from, to, Protocol::Udp, ports)
-    }
-
-    fn new(
-        from: &str,
-        to: &str,
-        protocol: Protocol,
-        ports: std::ops::RangeInclusive<u16>,
-    ) -> Self {
-        let ports = PortRange { first: *ports.start(), last: *ports.end() };
-        Self { from: from.to_owned(), to: to.to_owned(), protocol, ports }
+fn policy(from: &str, to: &str, protocol: Protocol, ports: RangeInclusive<u16>) -> Policy {
+    let (first, last) = ports.into_inner();
+    Policy {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        protocol,
+        ports: PortRange { first, last },
     }
 }

@@ -9,10 +9,11 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result};
+use sarcenet_agent_api::Policy;
 
 use crate::container::Attachment;
 use crate::namespace::{Namespace, fed};
-use crate::plan::{AppTag, Backend, CellPlan, OVERLAY, Policy, TUNNEL_PORT, VNI, mac};
+use crate::plan::{AppTag, Backend, CellPlan, OVERLAY, TUNNEL_PORT, VNI, mac};
 use rules::{ContainerChains, policy_text};
 
 /// Address of the host end of every container's veth.

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use super::PortMapping;
-use crate::plan::{AppTag, OVERLAY, Policy};
+use sarcenet_agent_api::Policy;
+
+use crate::plan::{AppTag, OVERLAY};
 
 /// Link-local DNS server that containers may ask on their cell.
 const DNS_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 2);
@@ -147,6 +149,7 @@ fn cut(text: &str, length: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::{tcp, udp};
 
     /// The container rules of contract section 10, less its one security group rule.
     #[test]
@@ -185,7 +188,7 @@ mod tests {
             AppTag { id: "app-b".to_owned(), tag: 2 },
         ];
         let policies =
-            [Policy::tcp("app-a", "app-b", 8080..=8080), Policy::udp("app-a", "app-b", 7..=9)];
+            [tcp("app-a", "app-b", 8080..=8080), udp("app-a", "app-b", 7..=9)];
         let text = policy_text(Some("vpa--1"), "vpa--2", &containers, &apps, &policies);
         assert_eq!(
             text,
