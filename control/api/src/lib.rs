@@ -8,10 +8,12 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod messages;
 mod policy;
 mod status;
 
+pub use client::{AgentClient, AgentError};
 pub use messages::{
     AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Reply, Request, RuleName,
 };
