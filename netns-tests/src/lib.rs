@@ -1,1 +1,3 @@
-//! End-to-end tests live in `tests/`; the worlds they run in are built by the `sarcenet-rig` crate.
+//! End-to-end tests of whole cells in network namespaces; see the `tests` directory. They need
+//! root.
+#![forbid(unsafe_code)]

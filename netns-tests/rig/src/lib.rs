@@ -26,8 +26,8 @@ pub use container::Container;
 pub use kernel::KernelCell;
 pub use namespace::Namespace;
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
-pub use sarcenet_agent_api::{Policy, PortRange, Protocol};
 pub use sarcenet::{Binaries, SarcenetCell};
+pub use sarcenet_agent_api::{Policy, PortRange, Protocol};
 pub use traffic::{
     BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, bulk_transfer,
 };

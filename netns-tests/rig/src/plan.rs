@@ -89,8 +89,7 @@ impl Plan {
     /// The same with these apps instead.
     #[must_use]
     pub fn apps<'a>(mut self, apps: impl IntoIterator<Item = (&'a str, u16)>) -> Self {
-        self.apps =
-            apps.into_iter().map(|(id, tag)| AppTag { id: id.to_owned(), tag }).collect();
+        self.apps = apps.into_iter().map(|(id, tag)| AppTag { id: id.to_owned(), tag }).collect();
         self
     }
 
@@ -109,10 +108,7 @@ impl Plan {
         let mut text = format!("overlay: {OVERLAY}\nmtu: {}\ncells:\n", self.overlay_mtu());
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
-            let _ = writeln!(
-                text,
-                "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}"
-            );
+            let _ = writeln!(text, "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}");
         }
         text.push_str("apps:\n");
         for AppTag { id, tag } in &self.apps {
@@ -154,9 +150,8 @@ impl CellPlan {
 
 /// A MAC address made of two bytes and an IPv4 address, as Silk makes all of its own.
 pub(crate) fn mac(prefix: [u8; 2], address: Ipv4Addr) -> String {
-    let [a, b, c, d] = address.octets();
-    let [x, y] = prefix;
-    format!("{x:02x}:{y:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    let bytes = prefix.into_iter().chain(address.octets());
+    bytes.map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
 /// A TCP policy between two apps.
@@ -171,10 +166,5 @@ pub fn udp(from: &str, to: &str, ports: RangeInclusive<u16>) -> Policy {
 
 fn policy(from: &str, to: &str, protocol: Protocol, ports: RangeInclusive<u16>) -> Policy {
     let (first, last) = ports.into_inner();
-    Policy {
-        from: from.to_owned(),
-        to: to.to_owned(),
-        protocol,
-        ports: PortRange { first, last },
-    }
+    Policy { from: from.to_owned(), to: to.to_owned(), protocol, ports: PortRange { first, last } }
 }

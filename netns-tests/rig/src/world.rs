@@ -29,7 +29,7 @@ const TICK: Duration = Duration::from_millis(2);
 #[derive(Debug)]
 pub enum Cell {
     /// With the real programs.
-    Sarcenet(SarcenetCell),
+    Sarcenet(Box<SarcenetCell>),
     /// With the kernel's devices.
     Kernel(KernelCell),
 }
@@ -95,8 +95,7 @@ impl World {
             apps_taken: 0,
             policies: Vec::new(),
         };
-        let mut world =
-            Self { id, directory, plan, cells: Vec::new(), state: Mutex::new(state) };
+        let mut world = Self { id, directory, plan, cells: Vec::new(), state: Mutex::new(state) };
         world.build()?;
         Ok(world)
     }
@@ -117,7 +116,7 @@ impl World {
                     &self.network_file(),
                     &self.plan.dataplane_arguments,
                 )
-                .map(Cell::Sarcenet),
+                .map(|cell| Cell::Sarcenet(Box::new(cell))),
                 CellKind::Kernel(backend) => {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
                     let mtu = self.plan.overlay_mtu();
@@ -198,7 +197,7 @@ impl World {
     /// Those that run Sarcenet.
     pub fn sarcenet_cells(&self) -> impl Iterator<Item = &SarcenetCell> {
         self.cells.iter().filter_map(|cell| match cell {
-            Cell::Sarcenet(cell) => Some(cell),
+            Cell::Sarcenet(cell) => Some(&**cell),
             Cell::Kernel(_) => None,
         })
     }

@@ -83,10 +83,8 @@ impl KernelCell {
             ))?;
             let mut bridge = Command::new("bridge");
             bridge.args(["-n", namespace.name(), "-batch", "-"]);
-            let fdb = format!(
-                "fdb replace {mac} dev silk-vtep dst {} self permanent\n",
-                peer.underlay
-            );
+            let fdb =
+                format!("fdb replace {mac} dev silk-vtep dst {} self permanent\n", peer.underlay);
             fed(&mut bridge, &fdb)?;
         }
         let cell = Self {
@@ -181,8 +179,7 @@ impl KernelCell {
         let old = state.chain.map(chain_name);
         let next = state.chain.map_or(1, |chain| chain + 1);
         let State { containers, policies, .. } = &*state;
-        let text =
-            policy_text(old.as_deref(), &chain_name(next), containers, &self.apps, policies);
+        let text = policy_text(old.as_deref(), &chain_name(next), containers, &self.apps, policies);
         self.restore(&text)?;
         state.chain = Some(next);
         Ok(())

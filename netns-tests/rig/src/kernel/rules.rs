@@ -183,12 +183,9 @@ mod tests {
             (Ipv4Addr::new(10, 255, 62, 2), "app-a".to_owned()),
             (Ipv4Addr::new(10, 255, 62, 3), "app-b".to_owned()),
         ]);
-        let apps = [
-            AppTag { id: "app-a".to_owned(), tag: 1 },
-            AppTag { id: "app-b".to_owned(), tag: 2 },
-        ];
-        let policies =
-            [tcp("app-a", "app-b", 8080..=8080), udp("app-a", "app-b", 7..=9)];
+        let apps =
+            [AppTag { id: "app-a".to_owned(), tag: 1 }, AppTag { id: "app-b".to_owned(), tag: 2 }];
+        let policies = [tcp("app-a", "app-b", 8080..=8080), udp("app-a", "app-b", 7..=9)];
         let text = policy_text(Some("vpa--1"), "vpa--2", &containers, &apps, &policies);
         assert_eq!(
             text,

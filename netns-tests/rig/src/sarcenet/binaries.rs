@@ -33,7 +33,11 @@ impl Binaries {
             Some(path) => Ok(path),
             None => bail!(
                 "there is no {name} in {}; build it first (cargo build --workspace --bins) or set SARCENET_BIN_DIR",
-                directories.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(" or ")
+                directories
+                    .iter()
+                    .map(|d| d.display().to_string())
+                    .collect::<Vec<_>>()
+                    .join(" or ")
             ),
         };
         Ok(Self {

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use sarcenet_agent_api::{AgentClient, Policy, Reply, Request};
-use sarcenet_dataplane_api::{Client, Role};
+use sarcenet_agent_api::{AgentClient, Policy};
+use sarcenet_dataplane_api::Role;
+use sarcenet_dataplane_api::client::Client;
 
 use crate::container::Attachment;
 use crate::namespace::Namespace;
@@ -154,10 +155,7 @@ impl SarcenetCell {
 
     /// Why it is not ready; none if it is.
     fn readiness(&self) -> Result<Option<String>> {
-        let Reply::Status(status) = self.agent()?.request(&Request::Status)? else {
-            bail!("the agent answers Status with something else");
-        };
-        let dataplane = status.dataplane;
+        let dataplane = self.agent()?.status()?.dataplane;
         Ok((!dataplane.ready)
             .then(|| dataplane.error.unwrap_or_else(|| "no dataplane yet".to_owned())))
     }
@@ -198,11 +196,15 @@ impl SarcenetCell {
             .and_then(|text| text.strip_suffix("/32"))
             .and_then(|text| text.parse::<Ipv4Addr>().ok())
             .with_context(|| format!("no address with prefix length 32 in {result}"))?;
-        let mtu = container.run(|| {
-            // /sys shows the namespace that mounted it; an ioctl-free way that follows the thread
-            // is the netlink of ip.
-            crate::namespace::checked(Command::new("ip").args(["-json", "link", "show", "eth0"]))
-        })??;
+        // What the interface has, not what the plugin says that it has.
+        let mtu = crate::namespace::checked(Command::new("ip").args([
+            "-netns",
+            container.name(),
+            "-json",
+            "link",
+            "show",
+            "eth0",
+        ]))?;
         let mtu: serde_json::Value = serde_json::from_str(&mtu).context("read ip's answer")?;
         let mtu = mtu
             .pointer("/0/mtu")
@@ -260,32 +262,15 @@ impl SarcenetCell {
 
     /// Writes a policy into the network file through the agent; the other cells watch that file.
     pub(crate) fn change_policy(&self, policy: &Policy, allow: bool) -> Result<()> {
-        let request = if allow {
-            Request::PolicyAllow(policy.clone())
-        } else {
-            Request::PolicyRevoke(policy.clone())
-        };
-        match self.agent()?.request(&request)? {
-            Reply::Changed { .. } => Ok(()),
-            other => bail!("the agent answers {request:?} with {other:?}"),
-        }
+        let mut agent = self.agent()?;
+        let changed =
+            if allow { agent.allow(policy.clone()) } else { agent.revoke(policy.clone()) };
+        changed.map(drop).with_context(|| format!("allow={allow} {policy}"))
     }
 
     /// Policies that the agent enforces.
     pub(crate) fn policies(&self) -> Result<Vec<Policy>> {
-        let mut agent = self.agent()?;
-        let mut all = Vec::new();
-        loop {
-            match agent.request(&Request::Policies { skip: all.len() as u32 })? {
-                Reply::Policies { policies, more } => {
-                    all.extend(policies);
-                    if !more {
-                        return Ok(all);
-                    }
-                }
-                other => bail!("the agent answers Policies with {other:?}"),
-            }
-        }
+        self.agent()?.policies().context("read the policies in force")
     }
 
     /// The ends of both logs, for people.

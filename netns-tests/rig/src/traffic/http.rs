@@ -23,13 +23,14 @@ pub struct HttpServer {
 impl HttpServer {
     pub(crate) fn start(listener: TcpListener, name: String) -> Result<Self> {
         let doorman = listener.try_clone().context("duplicate a listening socket")?;
-        let accepting = std::thread::Builder::new().name(format!("http {name}")).spawn(move || {
-            while let Ok((stream, peer)) = doorman.accept() {
-                let name = name.clone();
-                // A client that goes away in the middle is its own affair.
-                std::thread::spawn(move || serve(stream, peer, &name));
-            }
-        })?;
+        let accepting =
+            std::thread::Builder::new().name(format!("http {name}")).spawn(move || {
+                while let Ok((stream, peer)) = doorman.accept() {
+                    let name = name.clone();
+                    // A client that goes away in the middle is its own affair.
+                    std::thread::spawn(move || serve(stream, peer, &name));
+                }
+            })?;
         Ok(Self { listener, accepting: Some(accepting) })
     }
 }

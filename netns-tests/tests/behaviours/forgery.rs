@@ -1,0 +1,121 @@
+//! Containers that lie.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_rig::{Container, UdpServer, udp};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet,
+    Ipv4Repr, UdpPacket, UdpRepr,
+};
+
+use crate::case::{Case, SILENCE, is_answered, port};
+
+/// Port of the servers here.
+const PORT: u16 = 9090;
+/// Port of tunnels.
+const TUNNEL_PORT: u16 = 4789;
+/// What forged packets say.
+const FORGED: &[u8] = b"forged";
+
+/// A packet whose source is not the container's own address never arrives: neither with an
+/// address that nobody has, nor with that of a neighbour, nor with one of another cell.
+pub(crate) fn spoofed_sources_stay_in(case: &Case<'_>) -> Result<()> {
+    let Case { world, from, to } = case;
+    let _allowed = case.allow(udp(case.sender(), case.receiver(), PORT..=PORT))?;
+    let server = to.serve_udp(PORT)?;
+    is_answered(from, port(to, PORT))?;
+    let neighbour = world.attach(from.cell(), from.app())?;
+    let remote = world.attach(1 - from.cell(), from.app())?;
+    let nobody = {
+        let [a, b, c, _] = from.address().octets();
+        Ipv4Addr::new(a, b, c, 250)
+    };
+    for source in [nobody, neighbour.address(), remote.address()] {
+        from.namespace().ip(&format!("addr add {source}/32 dev lo\n"))?;
+        let socket = from.udp_socket(SocketAddrV4::new(source, 0))?;
+        let sent = socket.send_to(FORGED, port(to, PORT));
+        from.namespace().ip(&format!("addr del {source}/32 dev lo\n"))?;
+        sent.with_context(|| format!("send from {source}"))?;
+    }
+    nothing_forged_arrives(from, to, &server)
+}
+
+/// VXLAN that a container sends - with a tag that a policy admits - is ordinary traffic: it
+/// reaches neither cell's tunnel.
+pub(crate) fn containers_forge_no_tags(case: &Case<'_>) -> Result<()> {
+    let Case { world, from, to } = case;
+    let _allowed = case.allow(udp(case.sender(), case.receiver(), PORT..=PORT))?;
+    let server = to.serve_udp(PORT)?;
+    is_answered(from, port(to, PORT))?;
+    let tag = world
+        .plan()
+        .apps
+        .iter()
+        .find(|app| app.id == case.sender())
+        .map(|app| app.tag)
+        .context("the sender's app has a tag")?;
+    let frame = forged_frame(tag, from.address(), to.address());
+    let outsider = world.attach(from.cell(), Some(&world.take_app()?.id))?;
+    let socket = outsider.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, TUNNEL_PORT))?;
+    for cell in world.cells() {
+        for address in [cell.plan().underlay, cell.plan().subnet.network()] {
+            // The refusal of the datagram before may be reported here.
+            while socket.send_to(&frame, (address, TUNNEL_PORT)).is_err() {}
+        }
+    }
+    nothing_forged_arrives(from, to, &server)
+}
+
+/// Waits for a while, then lets an honest packet through to show that the way was open.
+fn nothing_forged_arrives(from: &Container, to: &Container, server: &UdpServer) -> Result<()> {
+    std::thread::sleep(SILENCE);
+    is_answered(from, port(to, PORT))?;
+    let forged: Vec<_> =
+        server.received().into_iter().filter(|(_, payload)| payload == FORGED).collect();
+    ensure!(forged.is_empty(), "forged packets arrived: {forged:?}");
+    Ok(())
+}
+
+/// A tunnel packet from its VXLAN header on, as the sender's cell would send it.
+fn forged_frame(tag: u16, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
+    let vtep = |address: Ipv4Addr| {
+        let [a, b, c, _] = address.octets();
+        EthernetAddress([0xee, 0xee, a, b, c, 0])
+    };
+    let ethernet = EthernetRepr {
+        src_addr: vtep(source),
+        dst_addr: vtep(destination),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    let udp = UdpRepr { src_port: 40_000, dst_port: PORT };
+    let ipv4 = Ipv4Repr {
+        src_addr: source,
+        dst_addr: destination,
+        next_header: IpProtocol::Udp,
+        payload_len: udp.header_len() + FORGED.len(),
+        hop_limit: 64,
+    };
+    let checksums = ChecksumCapabilities::default();
+    let mut frame = vec![0x88, 0x00, 0, 0, 0, 0, 1, 0];
+    frame[2..4].copy_from_slice(&tag.to_be_bytes());
+    let start = frame.len();
+    frame.resize(
+        start + ethernet.buffer_len() + ipv4.buffer_len() + udp.header_len() + FORGED.len(),
+        0,
+    );
+    let mut inner = EthernetFrame::new_unchecked(&mut frame[start..]);
+    ethernet.emit(&mut inner);
+    let mut packet = Ipv4Packet::new_unchecked(inner.payload_mut());
+    ipv4.emit(&mut packet, &checksums);
+    udp.emit(
+        &mut UdpPacket::new_unchecked(packet.payload_mut()),
+        &source.into(),
+        &destination.into(),
+        FORGED.len(),
+        |payload| payload.copy_from_slice(FORGED),
+        &checksums,
+    );
+    frame
+}
