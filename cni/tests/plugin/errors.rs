@@ -73,7 +73,8 @@ fn configurations_that_are_no_configuration() {
         Call::new("ADD", nobody()).input(input).fails(6, "decode the network configuration");
     }
     // One byte more than is read; the plugin has then taken all of it from the pipe.
-    let endless = format!("{:1$}", "{\"cniVersion\": \"1.0.0\"", (1 << 20) + 1);
+    let mut endless = r#"{"cniVersion": "1.0.0""#.to_owned();
+    endless.extend(std::iter::repeat_n(' ', (1 << 20) + 1 - endless.len()));
     Call::new("ADD", nobody()).input(&endless).fails(6, "longer than");
 }
 
