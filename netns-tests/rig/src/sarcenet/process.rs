@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -93,7 +94,9 @@ fn spawn(
         .open(log)
         .with_context(|| format!("open the log {}", log.display()))?;
     let error = output.try_clone().context("duplicate a log's descriptor")?;
-    namespace.spawn(
-        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(output).stderr(error),
-    )
+    // In a process group of its own: a terminal's Ctrl-C goes to the world's owner, and the reaper
+    // does the rest.
+    let mut command = Command::new(program);
+    command.args(arguments).process_group(0);
+    namespace.spawn(command.stdin(Stdio::null()).stdout(output).stderr(error))
 }

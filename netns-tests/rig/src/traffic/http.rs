@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::{Shutdown, shutdown};
 
+use super::tcp;
+
 /// Longest body that either side makes or takes, in bytes.
 const BODY_MAX: usize = 64 << 20;
 
@@ -25,13 +27,25 @@ impl HttpServer {
         let doorman = listener.try_clone().context("duplicate a listening socket")?;
         let accepting =
             std::thread::Builder::new().name(format!("http {name}")).spawn(move || {
-                while let Ok((stream, peer)) = doorman.accept() {
-                    let name = name.clone();
-                    // A client that goes away in the middle is its own affair.
-                    std::thread::spawn(move || serve(stream, peer, &name));
-                }
-            })?;
+                accept(&doorman, &name);
+        })?;
         Ok(Self { listener, accepting: Some(accepting) })
+    }
+}
+
+/// Serves HTTP as [`HttpServer`] does, on the calling thread and in its namespace, until the
+/// process ends.
+pub fn serve_http_forever(port: u16, name: &str) -> Result<()> {
+    let listener = tcp::listen(port).with_context(|| format!("listen on port {port}"))?;
+    accept(&listener, name);
+    Ok(())
+}
+
+fn accept(listener: &TcpListener, name: &str) {
+    while let Ok((stream, peer)) = listener.accept() {
+        let name = name.to_owned();
+        // A client that goes away in the middle is its own affair.
+        std::thread::spawn(move || serve(stream, peer, &name));
     }
 }
 

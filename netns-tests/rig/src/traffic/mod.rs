@@ -6,6 +6,6 @@ pub(crate) mod tcp;
 pub(crate) mod udp;
 
 pub use bulk::{BulkResult, bulk_transfer};
-pub use http::{HttpClient, HttpServer};
+pub use http::{HttpClient, HttpServer, serve_http_forever};
 pub use tcp::Outcome;
 pub use udp::{UdpAnswer, UdpServer};
