@@ -92,8 +92,9 @@ fn cells(parts: &Parts, mistakes: &mut Vec<Mistake>) {
 fn subnet_alone(parts: &Parts, subnet: &At<ipnet::Ipv4Net>, mistakes: &mut Vec<Mistake>) {
     let (place, net) = (subnet.place, subnet.value);
     if net.prefix_len() > LONGEST_SUBNET {
-        let message =
-            format!("subnet {net} has no room for containers; use /{LONGEST_SUBNET} or shorter, normally /24");
+        let message = format!(
+            "subnet {net} has no room for containers; use /{LONGEST_SUBNET} or shorter, normally /24"
+        );
         mistakes.push(Mistake::at(place, message));
     }
     let Some(At { value: overlay, .. }) = parts.overlay else { return };
@@ -118,7 +119,8 @@ fn apps(parts: &Parts, mistakes: &mut Vec<Mistake>) {
         if let Some(id) = &app.value.id
             && let Some(line) = ids.again(&id.value, id.place)
         {
-            let message = format!("app `{}` is already in line {line}; remove one of them", id.value);
+            let message =
+                format!("app `{}` is already in line {line}; remove one of them", id.value);
             mistakes.push(Mistake::at(id.place, message));
         }
         if let Some(tag) = &app.value.tag

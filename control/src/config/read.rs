@@ -68,9 +68,10 @@ fn assemble(parts: Parts) -> Option<Network> {
         let (name, underlay, subnet) = (cell.name?, cell.underlay?, cell.subnet?);
         Some(CellSpec { name: name.value, underlay: underlay.value, subnet: subnet.value })
     });
-    let apps = parts.apps.into_iter().map(|At { value: app, .. }| {
-        Some(AppInfo { id: app.id?.value, tag: app.tag?.value })
-    });
+    let apps = parts
+        .apps
+        .into_iter()
+        .map(|At { value: app, .. }| Some(AppInfo { id: app.id?.value, tag: app.tag?.value }));
     let policies = parts.policies.into_iter().map(|At { value: policy, .. }| {
         let (from, to) = (policy.from?.value, policy.to?.value);
         Some(Policy { from, to, protocol: policy.protocol?, ports: policy.ports? })
@@ -110,8 +111,11 @@ impl Reader {
             return Parts::default();
         };
         let overlay = self.required(&mut top, "overlay", "10.255.0.0/16");
-        let cells =
-            self.required(&mut top, "cells", "[{name: cell1, underlay: 10.0.0.11, subnet: 10.255.1.0/24}]");
+        let cells = self.required(
+            &mut top,
+            "cells",
+            "[{name: cell1, underlay: 10.0.0.11, subnet: 10.255.1.0/24}]",
+        );
         Parts {
             overlay: overlay.and_then(|node| self.network_address(node, "overlay")),
             cells: self.each(cells, "cells", Self::cell),
@@ -251,7 +255,10 @@ impl Reader {
                 .collect(),
             Some(At { place, value }) => {
                 let kind = value.kind();
-                self.wrong(place, format!("{key} is {kind}; it must be a list, each item after `- `"));
+                self.wrong(
+                    place,
+                    format!("{key} is {kind}; it must be a list, each item after `- `"),
+                );
                 Vec::new()
             }
         }
@@ -263,7 +270,10 @@ impl Reader {
             Node::Text(value) => Some(At { place, value }),
             Node::Bool(_) | Node::Integer(_) | Node::Float(_) => {
                 let kind = value.kind();
-                self.wrong(place, format!("{key} reads as {kind}; put it in quotes to make it text"));
+                self.wrong(
+                    place,
+                    format!("{key} reads as {kind}; put it in quotes to make it text"),
+                );
                 None
             }
             other => {
@@ -301,7 +311,10 @@ impl Reader {
             }
             other => {
                 let kind = other.kind();
-                self.wrong(place, format!("{key} is {kind}; it must be a number in {first} to {last}"));
+                self.wrong(
+                    place,
+                    format!("{key} is {kind}; it must be a number in {first} to {last}"),
+                );
                 None
             }
         }
@@ -311,7 +324,9 @@ impl Reader {
         let At { place, value } = self.text(node, "underlay")?;
         match value.parse::<Ipv4Addr>() {
             Ok(address)
-                if !(address.is_unspecified() || address.is_multicast() || address.is_broadcast()) =>
+                if !(address.is_unspecified()
+                    || address.is_multicast()
+                    || address.is_broadcast()) =>
             {
                 Some(At { place, value: address })
             }
