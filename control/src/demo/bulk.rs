@@ -29,10 +29,8 @@ pub(super) fn compare(teller: &mut Teller, setting: &Setting) -> Result<()> {
     }
     setting.world.revoke(&policy)?;
     let (ours, theirs) = (median(ours), median(theirs));
-    let seen = format!(
-        "Sarcenet {ours:.1} Gb/s, kernel {theirs:.1} Gb/s, ratio {:.2}",
-        ours / theirs
-    );
+    let seen =
+        format!("Sarcenet {ours:.1} Gb/s, kernel {theirs:.1} Gb/s, ratio {:.2}", ours / theirs);
     let expected = format!("data on both, median of {ROUNDS}");
     teller.step("iperf3, cubic", &expected, ours > 0.0 && theirs > 0.0, &seen);
     Ok(())

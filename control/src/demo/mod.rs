@@ -66,10 +66,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         drop(setting);
         let left: Vec<_> =
             namespaces.iter().filter(|name| Path::new("/run/netns").join(name).exists()).collect();
-        teller.step("afterwards", "all namespaces removed", left.is_empty(), &match left.len() {
-            0 => "none left".to_owned(),
-            many => format!("{many} left: {left:?}"),
-        });
+        teller.step(
+            "afterwards",
+            "all namespaces removed",
+            left.is_empty(),
+            &match left.len() {
+                0 => "none left".to_owned(),
+                many => format!("{many} left: {left:?}"),
+            },
+        );
     }
     Ok(teller.end())
 }

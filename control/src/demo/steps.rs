@@ -46,9 +46,10 @@ fn no_policy(teller: &mut Teller, setting: &Setting) -> Result<()> {
 
 fn allowed(teller: &mut Teller, setting: &Setting) -> Result<()> {
     let Setting { a, b_near, b_far, c, .. } = setting;
-    for (app, targets) in
-        [("app-b", vec![("same cell", b_near), ("other cell", b_far)]), ("app-c", vec![("other cell", c)])]
-    {
+    for (app, targets) in [
+        ("app-b", vec![("same cell", b_near), ("other cell", b_far)]),
+        ("app-c", vec![("other cell", c)]),
+    ] {
         let began = Instant::now();
         let command = policy("allow", "app-a", app, "8080");
         setting.sarcenet(&command)?;
@@ -159,10 +160,15 @@ fn revoked(teller: &mut Teller, setting: &Setting) -> Result<()> {
         in_time(teller, &format!("new connections to app-b, {place}"), felt, "refused");
     }
     let lives = open.greeting().and_then(|_| open.download(1 << 20));
-    teller.step("the connection that was open", "lives on", lives.is_ok(), &match lives {
-        Ok(()) => "1 MiB more came over it".to_owned(),
-        Err(error) => format!("{error:#}"),
-    });
+    teller.step(
+        "the connection that was open",
+        "lives on",
+        lives.is_ok(),
+        &match lives {
+            Ok(()) => "1 MiB more came over it".to_owned(),
+            Err(error) => format!("{error:#}"),
+        },
+    );
     answered(teller, "app-a to app-c", a, c, "app-c");
     for ports in ["8080", "7000-7010"] {
         setting.sarcenet(&policy("revoke", "app-a", "app-c", ports))?;
@@ -197,7 +203,9 @@ fn in_time(teller: &mut Teller, what: &str, felt: Option<Duration>, state: &str)
         &format!("{state} within {bar} ms"),
         felt.is_some_and(|felt| felt <= CHANGE_BAR),
         &match felt {
-            Some(felt) => format!("{state} after {:.1} ms, command included", felt.as_secs_f64() * 1e3),
+            Some(felt) => {
+                format!("{state} after {:.1} ms, command included", felt.as_secs_f64() * 1e3)
+            }
             None => format!("not {state} within {PATIENCE:?}"),
         },
     );
@@ -212,8 +220,7 @@ fn refused(teller: &mut Teller, what: &str, from: &Container, to: SocketAddrV4) 
 /// A request is answered by the right app, which sees the sender's own address.
 fn answered(teller: &mut Teller, what: &str, from: &Container, to: &Container, app: &str) {
     let expected = format!("this is {app}, you are {}", from.address());
-    let answer =
-        from.http(port(to, APP_PORT), PATIENCE).and_then(|mut client| client.greeting());
+    let answer = from.http(port(to, APP_PORT), PATIENCE).and_then(|mut client| client.greeting());
     let (came_true, seen) = match answer {
         Ok(text) => (text.trim_end() == expected, format!("`{}`", text.trim_end())),
         Err(error) => (false, format!("{error:#}")),

@@ -28,7 +28,7 @@ impl HttpServer {
         let accepting =
             std::thread::Builder::new().name(format!("http {name}")).spawn(move || {
                 accept(&doorman, &name);
-        })?;
+            })?;
         Ok(Self { listener, accepting: Some(accepting) })
     }
 }
