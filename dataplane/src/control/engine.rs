@@ -2,7 +2,7 @@
 //! neither the old nor the new state admits, or refused that both admit.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::Ipv4Addr,
     os::fd::{AsFd, OwnedFd},
@@ -191,9 +191,9 @@ impl<D: Doors> Engine<D> {
         }
 
         // Additions first: what both states admit is admitted all the time.
-        let replaced: HashMap<RuleKey, ()> = rules.new.iter().map(|rule| (rule.key, ())).collect();
+        let replaced: HashSet<RuleKey> = rules.new.iter().map(|rule| rule.key).collect();
         let gone: Vec<RuleKey> =
-            rules.gone.iter().filter(|key| !replaced.contains_key(key)).copied().collect();
+            rules.gone.iter().filter(|key| !replaced.contains(key)).copied().collect();
         self.shared.policy.apply(&[], &rules.new);
         self.shared.policy.apply(&gone, &[]);
 

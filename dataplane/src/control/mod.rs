@@ -15,3 +15,6 @@ mod session;
 pub use doors::Doors;
 pub use engine::{ApplyError, Engine, Staged};
 pub use server::{MAX_CONNECTIONS, Server};
+
+#[cfg(test)]
+mod testing;
