@@ -12,7 +12,7 @@ mod engine;
 mod server;
 mod session;
 
-pub use doors::Doors;
+pub use doors::{DoorError, Doors};
 pub use engine::{ApplyError, Engine, Staged};
 pub use server::{MAX_CONNECTIONS, Server};
 

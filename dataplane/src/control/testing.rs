@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io,
     net::Ipv4Addr,
     os::fd::{BorrowedFd, OwnedFd},
     sync::{
@@ -15,7 +14,7 @@ use std::{
 use parking_lot::Mutex;
 use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
 
-use super::Doors;
+use super::doors::{DoorError, Doors};
 use crate::pipeline::{Shared, Totals};
 
 /// What was done to a door, and what was in force at that moment.
@@ -67,30 +66,36 @@ pub(crate) fn no_queue() -> OwnedFd {
 }
 
 impl Doors for FakeDoors {
-    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> io::Result<String> {
+    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError> {
         if self.uplink_fails.load(Ordering::Relaxed) {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
+            return Err("the address is not available".into());
         }
         self.log.lock().push(Event::Uplink(underlay, port, mtu));
         Ok("nowhere".into())
     }
 
-    fn set_host(&self, host: Option<(OwnedFd, u16)>) -> io::Result<()> {
+    fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {
         let (fd, mtu) = host.unzip();
         *self.host.lock() = fd;
         self.log.lock().push(Event::Host(mtu));
         Ok(())
     }
 
-    fn check_queue(&self, queue: BorrowedFd<'_>) -> io::Result<()> {
+    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError> {
         let queue = File::from(queue.try_clone_to_owned()?);
         if queue.metadata()?.is_dir() {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err("a directory is no queue".into());
         }
         Ok(())
     }
 
-    fn add_container(&self, port: PortId, _: &str, queue: OwnedFd, mtu: u16) -> io::Result<()> {
+    fn add_container(
+        &self,
+        port: PortId,
+        _: &str,
+        queue: OwnedFd,
+        mtu: u16,
+    ) -> Result<(), DoorError> {
         self.queues.lock().insert(port, queue);
         let generation = self.shared.topology().generation();
         let rules = self.shared.policy.len();
@@ -133,5 +138,9 @@ impl Doors for FakeDoors {
 
     fn totals(&self) -> Totals {
         Totals::default()
+    }
+
+    fn now_ns(&self) -> u64 {
+        0
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 fn engine() -> Engine<FakeDoors> {
     let shared = Arc::new(Shared::new(FlowTable::new(1024).unwrap()));
-    Engine::new(Arc::clone(&shared), FakeDoors::new(shared), Instant::now())
+    Engine::new(Arc::clone(&shared), FakeDoors::new(shared))
 }
 
 fn first(host: bool) -> Update {
@@ -147,8 +147,8 @@ fn refused_changes_change_nothing() {
         (containers(vec![container(3, 4)]), vec![], "needs 1 file descriptors, 0 came"),
         (change.clone(), vec![queue()], "needs 0 file descriptors, 1 came"),
         (containers(vec![container(3, 2)]), vec![queue()], "that of container"),
-        (containers(vec![container(3, 4)]), vec![no_queue()], "container c3-4 is not a TUN queue"),
-        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the tunnel at"),
+        (containers(vec![container(3, 4)]), vec![no_queue()], "that came for container c3-4"),
+        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the tunnel"),
     ] {
         engine.doors().uplink_fails.store(true, Ordering::Relaxed);
         let message = engine.update(&update, fds).unwrap_err().to_string();
