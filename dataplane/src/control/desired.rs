@@ -374,4 +374,6 @@ impl Desired {
 }
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod tests;

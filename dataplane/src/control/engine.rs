@@ -2,9 +2,7 @@
 //! neither the old nor the new state admits, or refused that both admit.
 
 use std::{
-    collections::HashMap,
-    io,
-    net::Ipv4Addr,
+    collections::{HashMap, HashSet},
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -20,7 +18,7 @@ use tracing::{info, warn};
 
 use super::{
     desired::{Desired, Invalid, Places, RuleChange},
-    doors::Doors,
+    doors::{DoorError, Doors},
 };
 use crate::{packet::Via, pipeline::Shared, topology::Topology};
 
@@ -35,25 +33,15 @@ pub enum ApplyError {
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// The tunnel's socket cannot be opened.
-    #[error(
-        "cannot open the tunnel at {underlay} UDP port {port} \
-         (is the address one of this host's, and the port free?): {source}"
-    )]
-    Uplink {
-        /// Address.
-        underlay: Ipv4Addr,
-        /// UDP port.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error("cannot open the tunnel: {0}")]
+    Uplink(#[source] DoorError),
     /// A descriptor is not the queue of a TUN device.
-    #[error("the descriptor for {what} is not a TUN queue that can be used here: {source}")]
+    #[error("cannot use the descriptor that came for {what}: {source}")]
     Queue {
         /// Whose it should be.
         what: String,
-        /// What the system said.
-        source: io::Error,
+        /// What was found.
+        source: DoorError,
     },
 }
 
@@ -113,15 +101,14 @@ struct Change {
 pub struct Engine<D> {
     shared: Arc<Shared>,
     doors: D,
-    started: Instant,
     in_force: Mutex<InForce>,
 }
 
 impl<D: Doors> Engine<D> {
-    /// With no state yet. `started` is the origin of the workers' clock.
-    pub fn new(shared: Arc<Shared>, doors: D, started: Instant) -> Self {
+    /// With no state yet.
+    pub fn new(shared: Arc<Shared>, doors: D) -> Self {
         let in_force = Mutex::new(InForce { desired: Desired::default(), generation: 0 });
-        Self { shared, doors, started, in_force }
+        Self { shared, doors, in_force }
     }
 
     /// What workers share.
@@ -132,6 +119,11 @@ impl<D: Doors> Engine<D> {
     /// The doors.
     pub fn doors(&self) -> &D {
         &self.doors
+    }
+
+    /// Ends the engine; the doors are left to the caller.
+    pub fn into_doors(self) -> D {
+        self.doors
     }
 
     /// Generation in force, 0 before the first state.
@@ -191,9 +183,9 @@ impl<D: Doors> Engine<D> {
         }
 
         // Additions first: what both states admit is admitted all the time.
-        let replaced: HashMap<RuleKey, ()> = rules.new.iter().map(|rule| (rule.key, ())).collect();
+        let replaced: HashSet<RuleKey> = rules.new.iter().map(|rule| rule.key).collect();
         let gone: Vec<RuleKey> =
-            rules.gone.iter().filter(|key| !replaced.contains_key(key)).copied().collect();
+            rules.gone.iter().filter(|key| !replaced.contains(key)).copied().collect();
         self.shared.policy.apply(&[], &rules.new);
         self.shared.policy.apply(&gone, &[]);
 
@@ -244,8 +236,7 @@ impl<D: Doors> Engine<D> {
             return Ok(());
         };
         let (underlay, port, mtu) = place(new);
-        let mode = (self.doors.set_uplink(underlay, port, mtu))
-            .map_err(|source| ApplyError::Uplink { underlay, port, source })?;
+        let mode = self.doors.set_uplink(underlay, port, mtu).map_err(ApplyError::Uplink)?;
         info!(%underlay, port, mtu, mode, "tunnel open");
         Ok(())
     }
@@ -320,7 +311,7 @@ impl<D: Doors> Engine<D> {
         };
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_s: self.started.elapsed().as_secs(),
+            uptime_s: self.doors.now_ns() / 1_000_000_000,
             generation,
             transmitted: totals.transmitted,
             answered: totals.answered,
@@ -349,7 +340,7 @@ impl<D: Doors> Engine<D> {
 
     /// A page of flows.
     pub fn flows(&self, cursor: u64, limit: usize) -> Reply {
-        let now = (self.started.elapsed().as_millis() / 100) as u32;
+        let now = (self.doors.now_ns() / 100_000_000) as u32;
         let (flows, next) = self.shared.flows.page(cursor, limit, now);
         Reply::Flows { flows, next }
     }

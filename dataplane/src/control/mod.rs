@@ -12,6 +12,9 @@ mod engine;
 mod server;
 mod session;
 
-pub use doors::Doors;
+pub use doors::{DoorError, Doors};
 pub use engine::{ApplyError, Engine, Staged};
 pub use server::{MAX_CONNECTIONS, Server};
+
+#[cfg(test)]
+mod testing;

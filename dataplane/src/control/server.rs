@@ -121,10 +121,7 @@ pub struct Server {
 
 impl Server {
     /// Serves `listener` until [`Self::stop`].
-    pub fn start<D: Doors>(
-        listener: Listener,
-        engine: Arc<Engine<D>>,
-    ) -> io::Result<Self> {
+    pub fn start<D: Doors>(listener: Listener, engine: Arc<Engine<D>>) -> io::Result<Self> {
         let sessions = Arc::new(Sessions {
             engine,
             open: Mutex::default(),

@@ -10,7 +10,7 @@
 
 pub mod coalesce;
 pub mod segment;
-mod sys;
+pub(crate) mod sys;
 pub mod tun;
 pub mod udp;
 pub mod virtio;

@@ -22,7 +22,7 @@ pub const MAX_SEGMENTS: usize = 2048;
 pub struct NotSegmentable;
 
 /// Walks over the bytes of a packet, piece by piece.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Cursor<'a> {
     batch: &'a Batch,
     current: &'a [u8],
@@ -48,7 +48,7 @@ impl<'a> Cursor<'a> {
 
 /// A super-packet that is being cut. A packet whose checksum is partial is taken for a
 /// super-packet of one segment.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Segments<'a> {
     /// All headers, with what stands in front of the IPv4 header.
     header: &'a [u8],

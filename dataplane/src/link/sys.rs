@@ -1,6 +1,8 @@
-//! The socket calls that the tunnel needs and that have no safe interface without an allocation
-//! a call.
-#![expect(unsafe_code, reason = "recvmmsg(2), sendmsg(2) with UDP_SEGMENT, setsockopt(2)")]
+//! System calls that have no safe interface, or none without an allocation a call.
+#![expect(
+    unsafe_code,
+    reason = "recvmmsg(2), sendmsg(2) with UDP_SEGMENT, setsockopt(2), sched_setscheduler(2)"
+)]
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
@@ -184,6 +186,17 @@ fn set<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io:
             ptr::from_ref(value).cast(),
             size_of::<T>() as u32,
         )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes the calling thread a batch thread (`SCHED_BATCH`): a packet that it hands to a sleeping
+/// receiver does not cost it the processor in the middle of a batch.
+pub(crate) fn schedule_as_batch() -> io::Result<()> {
+    // SAFETY: sched_param is plain data; the call reads it, and 0 is the calling thread.
+    let result = unsafe {
+        let parameters: libc::sched_param = mem::zeroed();
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

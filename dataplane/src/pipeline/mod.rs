@@ -86,6 +86,8 @@ impl Pipeline {
     /// their door takes them: with the tunnel header in front for the tunnel, beginning with the
     /// IPv4 header for others. Answers and further fragments are appended, to be forwarded too.
     pub fn process(&mut self, batch: &mut Batch, now_ns: u64) {
+        // Pinned before the topology is looked at: who changes it waits for all pins from before.
+        let guard = self.shared.flows.pin();
         let published = self.shared.published();
         if self.published != Some(published) {
             self.topology = self.shared.topology();
@@ -100,7 +102,6 @@ impl Pipeline {
             self.counters.dropped(DropReason::NotConfigured, count as u64);
             return;
         };
-        let guard = self.shared.flows.pin();
         let mut run = Run {
             topology: &self.topology,
             cell,
