@@ -70,9 +70,9 @@ impl Implementation {
         match self {
             Self::Portable => portable::sum(data),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(avx2) => avx2.sum(data),
+            Self::Avx2(proof) => avx2::sum(proof, data),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(avx512) => avx512.sum(data),
+            Self::Avx512(proof) => avx512::sum(proof, data),
         }
     }
 }
@@ -96,6 +96,7 @@ impl Sum {
     }
 
     /// With the next piece, at most 2^32 bytes.
+    #[expect(clippy::should_implement_trait, reason = "bytes and sums are different things")]
     #[inline]
     #[must_use]
     pub fn add(self, data: &[u8]) -> Self {
