@@ -202,3 +202,6 @@ pub const fn update_u16(check: u16, old: u16, new: u16) -> u16 {
 pub const fn update_u32(check: u16, old: u32, new: u32) -> u16 {
     !fold(!check as u64 + !old as u64 + new as u64)
 }
+
+#[cfg(test)]
+mod tests;
