@@ -13,6 +13,7 @@
 
 mod capture;
 mod container;
+mod inject;
 mod kernel;
 mod namespace;
 mod plan;
@@ -23,6 +24,7 @@ mod world;
 
 pub use capture::{Capture, Frame, TunnelFrame};
 pub use container::Container;
+pub use inject::inject;
 pub use kernel::KernelCell;
 pub use namespace::Namespace;
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};

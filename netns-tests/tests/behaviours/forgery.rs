@@ -3,19 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
+use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
 use sarcenet_rig::{CellKind, Container, UdpServer, udp};
-use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{
-    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet,
-    Ipv4Repr, UdpPacket, UdpRepr,
-};
 
 use crate::case::{Case, SILENCE, is_answered, port};
 
 /// Port of the servers here.
 const PORT: u16 = 9090;
-/// Port of tunnels.
-const TUNNEL_PORT: u16 = 4789;
 /// What forged packets say.
 const FORGED: &[u8] = b"forged";
 
@@ -56,7 +50,18 @@ pub(crate) fn containers_forge_no_tags(case: &Case<'_>) -> Result<()> {
         .find(|app| app.id == case.sender())
         .map(|app| app.tag)
         .context("the sender's app has a tag")?;
-    let frame = forged_frame(tag, from.address(), to.address());
+    let frame = Tunneled {
+        flags: 0x88,
+        group: tag,
+        vni: 1,
+        inner: Datagram {
+            source: from.address(),
+            destination: to.address(),
+            port: PORT,
+            payload: FORGED,
+        },
+    }
+    .bytes();
     let outsider = world.attach(from.cell(), Some(&world.take_app()?.id))?;
     for cell in world.cells() {
         let mut targets = vec![cell.plan().underlay];
@@ -84,46 +89,4 @@ fn nothing_forged_arrives(from: &Container, to: &Container, server: &UdpServer) 
         server.received().into_iter().filter(|(_, payload)| payload == FORGED).collect();
     ensure!(forged.is_empty(), "forged packets arrived: {forged:?}");
     Ok(())
-}
-
-/// A tunnel packet from its VXLAN header on, as the sender's cell would send it.
-fn forged_frame(tag: u16, source: Ipv4Addr, destination: Ipv4Addr) -> Vec<u8> {
-    let vtep = |address: Ipv4Addr| {
-        let [a, b, c, _] = address.octets();
-        EthernetAddress([0xee, 0xee, a, b, c, 0])
-    };
-    let ethernet = EthernetRepr {
-        src_addr: vtep(source),
-        dst_addr: vtep(destination),
-        ethertype: EthernetProtocol::Ipv4,
-    };
-    let udp = UdpRepr { src_port: 40_000, dst_port: PORT };
-    let ipv4 = Ipv4Repr {
-        src_addr: source,
-        dst_addr: destination,
-        next_header: IpProtocol::Udp,
-        payload_len: udp.header_len() + FORGED.len(),
-        hop_limit: 64,
-    };
-    let checksums = ChecksumCapabilities::default();
-    let mut frame = vec![0x88, 0x00, 0, 0, 0, 0, 1, 0];
-    frame[2..4].copy_from_slice(&tag.to_be_bytes());
-    let start = frame.len();
-    frame.resize(
-        start + ethernet.buffer_len() + ipv4.buffer_len() + udp.header_len() + FORGED.len(),
-        0,
-    );
-    let mut inner = EthernetFrame::new_unchecked(&mut frame[start..]);
-    ethernet.emit(&mut inner);
-    let mut packet = Ipv4Packet::new_unchecked(inner.payload_mut());
-    ipv4.emit(&mut packet, &checksums);
-    udp.emit(
-        &mut UdpPacket::new_unchecked(packet.payload_mut()),
-        &source.into(),
-        &destination.into(),
-        FORGED.len(),
-        |payload| payload.copy_from_slice(FORGED),
-        &checksums,
-    );
-    frame
 }
