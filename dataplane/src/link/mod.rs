@@ -11,6 +11,8 @@
 pub mod coalesce;
 pub mod segment;
 pub(crate) mod sys;
+#[cfg(test)]
+mod testing;
 pub mod tun;
 pub mod udp;
 pub mod virtio;

@@ -177,3 +177,142 @@ impl<'a> Segments<'a> {
 
 /// "Congestion window reduced" (RFC 3168 section 6.1): said once, in the first segment.
 pub(super) const TCP_FLAG_CWR: u8 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::testing::{
+        TCP_FLAGS, TCP_LEN, assert_right, fill_checksum, make_partial, make_super, push_cut,
+        tcp_packet, udp_packet,
+    };
+    use crate::packet::Offload;
+    use proptest::prelude::*;
+
+    const FIN: u8 = 0x01;
+    const PSH: u8 = 0x08;
+
+    fn cut(batch: &Batch, index: usize, prefix: usize) -> Vec<Vec<u8>> {
+        let mut segments = Segments::new(batch, batch.packet(index), prefix).unwrap();
+        let mut all = Vec::new();
+        while let Some(len) = segments.next_len() {
+            // Prefilled, so that a header field that is not written shows.
+            let mut header = vec![0xa5; segments.header_len()];
+            let mut payload = Vec::new();
+            let bound = segments.max_slices();
+            let mut slices = 0;
+            segments.next(&mut header, |slice| {
+                slices += 1;
+                payload.extend_from_slice(slice);
+            });
+            assert!(slices <= bound);
+            header.extend(payload);
+            assert_eq!(header.len(), len);
+            all.push(header);
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn segments_are_right_and_complete(
+            payload in prop::collection::vec(any::<u8>(), 1..20_000),
+            size in 30_u16..1500,
+            tcp: bool,
+            prefix in prop_oneof![Just(0_usize), Just(22)],
+            cuts in prop::collection::vec(0_usize..20_000, 0..5),
+        ) {
+            let sequence = 0xffff_f000;
+            let mut packet = if tcp { tcp_packet(&payload, sequence) } else { udp_packet(&payload) };
+            if tcp {
+                packet[33] = TCP_FLAGS | FIN | PSH | TCP_FLAG_CWR;
+            }
+            let offload = make_super(&mut packet, size);
+            let header_len = if tcp { 20 + TCP_LEN } else { 28 };
+            let mut bytes = vec![0x55; prefix];
+            bytes.extend(&packet);
+            let cuts: Vec<_> =
+                cuts.iter().map(|cut| prefix + header_len + cut % (payload.len() + 1)).collect();
+            let mut batch = Batch::new();
+            let index = push_cut(&mut batch, &bytes, &cuts, offload);
+
+            let segments = cut(&batch, index, prefix);
+            prop_assert_eq!(segments.len(), payload.len().div_ceil(usize::from(size)));
+            let mut joined = Vec::new();
+            for (number, segment) in segments.iter().enumerate() {
+                let (first, last) = (number == 0, number + 1 == segments.len());
+                prop_assert!(segment[..prefix].iter().all(|&byte| byte == 0x55));
+                let inner = &segment[prefix..];
+                assert_right(inner);
+                let ident = Ipv4Packet::new_unchecked(inner).ident();
+                prop_assert_eq!(ident, 0xfffe_u16.wrapping_add(number as u16));
+                if tcp {
+                    let header = TcpPacket::new_unchecked(&inner[20..]);
+                    let expected = sequence.wrapping_add(joined.len() as u32);
+                    prop_assert_eq!(header.seq_number().0 as u32, expected);
+                    prop_assert_eq!((header.fin(), header.psh()), (last, last));
+                    prop_assert_eq!(inner[33] & TCP_FLAG_CWR != 0, first);
+                }
+                let part = &inner[header_len..];
+                prop_assert!(part.len() == usize::from(size) || (last && !part.is_empty()));
+                joined.extend_from_slice(part);
+            }
+            prop_assert_eq!(joined, payload);
+        }
+
+        #[test]
+        fn a_partial_checksum_is_completed(
+            payload in prop::collection::vec(any::<u8>(), 0..3000),
+            tcp: bool,
+        ) {
+            let complete = if tcp { tcp_packet(&payload, 1) } else { udp_packet(&payload) };
+            let mut packet = complete.clone();
+            let checksum = make_partial(&mut packet);
+            let mut batch = Batch::new();
+            let offload = Offload { checksum, segmentation: Segmentation::None };
+            let index = push_cut(&mut batch, &packet, &[], offload);
+            prop_assert_eq!(cut(&batch, index, 0), [complete]);
+        }
+
+        #[test]
+        fn any_bytes(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            size: u16,
+            tcp: bool,
+            prefix in 0_usize..40,
+        ) {
+            let segmentation =
+                if tcp { Segmentation::Tcp { size } } else { Segmentation::Udp { size } };
+            let offload = Offload { segmentation, ..Offload::default() };
+            let mut batch = Batch::new();
+            let index = push_cut(&mut batch, &bytes, &[], offload);
+            if let Ok(mut segments) = Segments::new(&batch, batch.packet(index), prefix) {
+                let mut header = vec![0; segments.header_len()];
+                while segments.next_len().is_some() {
+                    segments.next(&mut header, |_| ());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_udp_checksum_of_zero_is_sent_as_its_other_form() {
+        // A payload that makes the sum 0xffff, so that the checksum comes out as 0.
+        let mut packet = udp_packet(&[0, 0]);
+        let check = [packet[26], packet[27]];
+        packet[28..30].copy_from_slice(&check);
+        fill_checksum(&mut packet);
+        assert_eq!(packet[26..28], [0xff, 0xff]);
+        let checksum = make_partial(&mut packet);
+        let mut batch = Batch::new();
+        let offload = Offload { checksum, segmentation: Segmentation::None };
+        let index = push_cut(&mut batch, &packet, &[], offload);
+        assert_eq!(cut(&batch, index, 0)[0][26..28], [0xff, 0xff]);
+    }
+
+    #[test]
+    fn ordinary_packets_are_not_segmentable() {
+        let mut batch = Batch::new();
+        let index = push_cut(&mut batch, &tcp_packet(&[1; 100], 1), &[], Offload::default());
+        assert!(Segments::new(&batch, batch.packet(index), 0).is_err());
+    }
+}

@@ -137,7 +137,7 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::segment::testing::{tcp_packet, udp_packet};
+    use crate::link::testing::{tcp_packet, udp_packet};
     use proptest::prelude::*;
 
     fn header(flags: u8, gso_type: u8, size: u16, start: u16, offset: u16) -> [u8; HEADER_LEN] {

@@ -304,3 +304,6 @@ fn push(
         0
     }
 }
+
+#[cfg(test)]
+mod tests;
