@@ -249,28 +249,23 @@ impl<D: Doors> Engine<D> {
         host: Option<OwnedFd>,
         mut queues: HashMap<PortId, OwnedFd>,
     ) {
-        let Some(cell) = &places.cell else {
-            if let Err(e) = self.doors.set_host(None) {
-                warn!("cannot let go of the host's queue: {e}");
-            }
-            return;
+        let new_mtu = |cell: &Cell| before.is_some_and(|before| before.mtu != cell.mtu);
+        let new_host = match places.cell.as_ref().filter(|cell| cell.host) {
+            Some(cell) => host
+                .or_else(|| self.doors.host_fd().filter(|_| new_mtu(cell)))
+                .map(|fd| Some((fd, cell.mtu))),
+            None => before.is_some_and(|before| before.host).then_some(None),
         };
-        let new_mtu = before.is_some_and(|before| before.mtu != cell.mtu);
-        let host = if cell.host {
-            host.or_else(|| self.doors.host_fd().filter(|_| new_mtu))
-        } else {
-            None
-        };
-        if host.is_some() || !cell.host {
-            let opened = self.doors.set_host(host.map(|fd| (fd, cell.mtu)));
-            if let Err(e) = opened {
-                warn!("cannot use the host's queue: {e}");
-            }
+        if let Some(host) = new_host
+            && let Err(e) = self.doors.set_host(host)
+        {
+            warn!("cannot change the host's door: {e}");
         }
+        let Some(cell) = &places.cell else { return };
         for container in places.containers.values() {
             let queue = queues
                 .remove(&container.port)
-                .or_else(|| self.doors.port_fd(container.port).filter(|_| new_mtu));
+                .or_else(|| self.doors.port_fd(container.port).filter(|_| new_mtu(cell)));
             let Some(queue) = queue else { continue };
             let opened = self.doors.add_container(container.port, &container.name, queue, cell.mtu);
             if let Err(e) = opened {

@@ -133,6 +133,16 @@ fn a_changed_mtu_reaches_every_door() {
     let uplink = Event::Uplink([192, 0, 2, 11].into(), 4789, 8950);
     let expected = [uplink, Event::Host(Some(8950)), add(1, 8950, 2, 2), add(2, 8950, 2, 2)];
     assert_eq!(engine.doors().take_log(), expected);
+
+    let update = Update { generation: 3, cell: Some(cell()), ..Update::default() };
+    engine.update(&update, vec![]).unwrap();
+    let expected = [
+        Event::Uplink([192, 0, 2, 11].into(), 4789, 1450),
+        Event::Host(None),
+        add(1, 1450, 3, 2),
+        add(2, 1450, 3, 2),
+    ];
+    assert_eq!(engine.doors().take_log(), expected);
 }
 
 #[test]
@@ -179,7 +189,7 @@ fn what_a_snapshot_does_not_mention_is_gone() {
     };
     assert_eq!(engine.complete(staged(vec![(cell, 0), (rest, 1)])).unwrap(), 2);
     let removed = Event::Remove { port: PortId(1), still_there: false };
-    assert_eq!(engine.doors().take_log(), [removed, Event::Host(None), add(2, 1450, 2, 2)]);
+    assert_eq!(engine.doors().take_log(), [removed, add(2, 1450, 2, 2)]);
     assert!(!admitted(&engine, 2, 80) && admitted(&engine, 3, 22) && admitted(&engine, 3, 7000));
     assert_eq!((engine.status().peers, engine.status().rules), (0, 2));
 }
