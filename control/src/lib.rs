@@ -5,6 +5,18 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod attach;
 pub mod config;
+pub mod dataplane;
 pub mod demo;
+pub mod desired;
 pub mod durable;
+pub mod host;
+pub mod ipam;
+pub mod netlink;
+pub mod netns;
+pub mod paths;
+pub mod server;
+pub mod state;
+pub mod watch;

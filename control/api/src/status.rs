@@ -59,10 +59,8 @@ pub struct ConfigStatus {
 pub struct DataplaneState {
     /// Whether it is connected and has the whole desired state.
     pub ready: bool,
-    /// Generation of the desired state.
+    /// Generation that is in force in the dataplane; 0 before the first.
     pub generation: u64,
-    /// Generation that the dataplane has acknowledged.
-    pub acknowledged: u64,
     /// Why it is not ready.
     pub error: Option<String>,
 }

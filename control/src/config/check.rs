@@ -10,6 +10,9 @@ use super::tree::{At, Place};
 /// address, one container and its broadcast address.
 const LONGEST_SUBNET: u8 = 30;
 
+/// Shortest prefix: ports of the dataplane are the 16 host bits.
+const SHORTEST_SUBNET: u8 = 16;
+
 pub(super) fn contradictions(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     cells(parts, mistakes);
     apps(parts, mistakes);
@@ -94,6 +97,12 @@ fn subnet_alone(parts: &Parts, subnet: &At<ipnet::Ipv4Net>, mistakes: &mut Vec<M
     if net.prefix_len() > LONGEST_SUBNET {
         let message = format!(
             "subnet {net} has no room for containers; use /{LONGEST_SUBNET} or shorter, normally /24"
+        );
+        mistakes.push(Mistake::at(place, message));
+    }
+    if net.prefix_len() < SHORTEST_SUBNET {
+        let message = format!(
+            "subnet {net} is larger than a cell can use; use /{SHORTEST_SUBNET} or longer, normally /24"
         );
         mistakes.push(Mistake::at(place, message));
     }

@@ -36,6 +36,17 @@ pub enum EditError {
     },
 }
 
+/// What a network file says after an attempt to change it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// What it says.
+    pub network: Network,
+    /// Its text.
+    pub text: String,
+    /// Whether it had to be changed.
+    pub changed: bool,
+}
+
 /// A network file that is locked against other writers (`<file>.lock`), so that several agents
 /// may share one file.
 #[derive(Debug)]
@@ -64,22 +75,21 @@ impl PolicyFile {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Adds or removes `policy`. Returns what the file says now, and whether it was changed.
-    pub fn change(&self, policy: &Policy, allow: bool) -> Result<(Network, bool), EditError> {
+    /// Adds or removes `policy`.
+    pub fn change(&self, policy: &Policy, allow: bool) -> Result<Outcome, EditError> {
         let name = || self.path.display().to_string();
         let text = std::fs::read_to_string(&self.path)
             .map_err(|e| EditError::Config(ConfigError::read(&self.path, &e)))?;
         let wrong = |mistakes| ConfigError::Mistakes { path: name(), mistakes };
         let before = Network::parse(&text).map_err(wrong)?;
         if before.policies.contains(policy) == allow {
-            return Ok((before, false));
+            return Ok(Outcome { network: before, text, changed: false });
         }
         let changed =
             if allow { with_policy(&text, policy) } else { without_policy(&text, policy) };
         let changed = changed.map_err(|mistake| wrong(vec![mistake]))?;
-        let after = Network::parse(&changed).map_err(|mistakes| match allow {
-            true => EditError::Config(wrong(mistakes)),
-            false => EditError::Shape(name()),
+        let after = Network::parse(&changed).map_err(|mistakes| {
+            if allow { EditError::Config(wrong(mistakes)) } else { EditError::Shape(name()) }
         })?;
         let mut expected = before;
         if allow {
@@ -91,7 +101,7 @@ impl PolicyFile {
             return Err(EditError::Shape(name()));
         }
         self.replace(&changed)?;
-        Ok((after, true))
+        Ok(Outcome { network: after, text: changed, changed: true })
     }
 
     /// Replaces the file; its mode and owner stay.

@@ -39,6 +39,14 @@ pub enum ConfigError {
         /// What the system said.
         error: String,
     },
+    /// It is right, but not for this cell as it is now.
+    #[error("{path} cannot be put in force: {reason}")]
+    NotNow {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// It has mistakes.
     #[error("{}", lines(.path, .mistakes))]
     Mistakes {
@@ -57,7 +65,7 @@ impl ConfigError {
     /// One line for each mistake, `file:line:column: what`.
     pub fn lines(&self) -> Vec<String> {
         match self {
-            Self::Read { .. } => vec![self.to_string()],
+            Self::Read { .. } | Self::NotNow { .. } => vec![self.to_string()],
             Self::Mistakes { path, mistakes } => {
                 mistakes.iter().map(|mistake| format!("{path}:{mistake}")).collect()
             }

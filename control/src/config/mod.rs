@@ -16,7 +16,7 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy};
 use sarcenet_dataplane_api::Revoke;
 
-pub use edit::{EditError, PolicyFile, with_policy, without_policy};
+pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};
 
 /// VXLAN network identifier of the overlay (contract section 5.3).
@@ -61,8 +61,17 @@ pub struct CellSpec {
 impl Network {
     /// Reads the file at `path`.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::read(path, &e))?;
-        Self::parse(&text).map_err(|mistakes| ConfigError::Mistakes {
+        Self::parse_file(path, &Self::text(path)?)
+    }
+
+    /// The text of the file at `path`.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
+        std::fs::read_to_string(path).map_err(|e| ConfigError::read(path, &e))
+    }
+
+    /// Reads `text`, which came from the file at `path`.
+    pub fn parse_file(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse(text).map_err(|mistakes| ConfigError::Mistakes {
             path: path.display().to_string(),
             mistakes,
         })
@@ -71,6 +80,14 @@ impl Network {
     /// Reads `text`. All mistakes are returned, in the order of the text.
     pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
         read::network(text)
+    }
+
+    /// The cell of that name in the file at `path`, or a mistake that says what to do.
+    pub fn cell_of(&self, path: &Path, name: &str) -> Result<&CellSpec, ConfigError> {
+        self.cell(name).ok_or_else(|| ConfigError::Mistakes {
+            path: path.display().to_string(),
+            mistakes: vec![Mistake { line: 1, column: 1, message: self.no_such_cell(name) }],
+        })
     }
 
     /// The cell of that name.
@@ -84,7 +101,7 @@ impl Network {
     }
 
     /// Explains that there is no cell `name`.
-    pub fn no_such_cell(&self, name: &str) -> String {
+    fn no_such_cell(&self, name: &str) -> String {
         let known: Vec<_> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
         format!(
             "no cell is named `{name}`{}; add it under `cells:` or start the agent with one of: {}",

@@ -92,7 +92,7 @@ fn assemble(parts: Parts) -> Option<Network> {
 struct Entries<'a> {
     place: Place,
     what: &'a str,
-    entries: Vec<(At<String>, At<Node>)>,
+    pairs: Vec<(At<String>, At<Node>)>,
 }
 
 struct Reader {
@@ -219,7 +219,7 @@ impl Reader {
                 self.wrong(key.place, format!("{what} has no key `{}`{hint}", key.value));
             }
         }
-        Some(Entries { place, what, entries: seen })
+        Some(Entries { place, what, pairs: seen })
     }
 
     fn required(
@@ -374,7 +374,7 @@ impl Reader {
 
 impl Entries<'_> {
     fn take(&mut self, key: &str) -> Option<At<Node>> {
-        let index = self.entries.iter().position(|(name, _)| name.value == key)?;
-        Some(self.entries.swap_remove(index).1)
+        let index = self.pairs.iter().position(|(name, _)| name.value == key)?;
+        Some(self.pairs.swap_remove(index).1)
     }
 }

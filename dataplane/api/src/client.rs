@@ -104,6 +104,12 @@ impl Client {
         self.generation
     }
 
+    /// Makes the next generation larger than `generation` too. For a controller that has seen
+    /// larger ones: flows that outlived a dataplane carry the one they were decided under.
+    pub fn continue_from(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
     /// Sends a request and waits for its answer. [`Reply::Error`] becomes
     /// [`ClientError::Refused`].
     pub fn request(

@@ -95,13 +95,13 @@ fn a_file_is_changed_in_place_and_keeps_its_mode() {
     std::os::unix::fs::symlink(&path, &link).unwrap();
     let wanted = policy("app-a app#b tcp 80");
     let file = PolicyFile::lock(&link).unwrap();
-    assert!(file.change(&wanted, true).unwrap().1);
-    assert!(!file.change(&wanted, true).unwrap().1);
+    assert!(file.change(&wanted, true).unwrap().changed);
+    assert!(!file.change(&wanted, true).unwrap().changed);
     assert!(link.is_symlink());
     assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o640);
     assert_eq!(Network::load(&link).unwrap().policies, [wanted.clone()]);
-    assert!(file.change(&wanted, false).unwrap().1);
-    assert!(!file.change(&wanted, false).unwrap().1);
+    assert!(file.change(&wanted, false).unwrap().changed);
+    assert!(!file.change(&wanted, false).unwrap().changed);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{HEAD}policies: []\n"));
 }
 
