@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
 use sarcenet_rig::{
-    CellKind, Container, Namespace, Plan, SarcenetCell, World, eventually, inject, tcp, udp,
+    CellKind, Container, Namespace, Plan, SarcenetCell, World, eventually, tcp, udp,
 };
 
 /// How long anything may take.
@@ -119,9 +119,7 @@ fn garbage_from_a_container() {
         ];
         let cell = setting.cell(0)?;
         for (what, reason, packet) in table {
-            counted(cell, reason, 3, what, || {
-                inject(setting.from.namespace(), "eth0", &vec![packet; 3])
-            })?;
+            counted(cell, reason, 3, what, || setting.from.inject(&vec![packet; 3]))?;
         }
         setting.works()
     });

@@ -1,36 +1,53 @@
-//! Sending frames that no protocol stack would send.
+//! Sending packets that no protocol stack would send.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
-use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, sendto, socket};
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
+    setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use crate::namespace::Namespace;
+use crate::container::Container;
 
-/// Sends frames by an interface of the namespace exactly as they are: with a link header where
-/// the interface has one, from the IP header on where it has none.
-pub fn inject(namespace: &Namespace, interface: &str, frames: &[Vec<u8>]) -> Result<()> {
-    let socket = namespace
-        .run(|| {
-            socket(
-                AddressFamily::Packet,
-                SockType::Raw,
-                SockFlag::SOCK_CLOEXEC,
-                SockProtocol::EthAll,
-            )
-        })?
-        .context("open a packet socket")?;
-    let address = namespace
-        .run(|| {
-            let mut all = getifaddrs().ok()?.filter(|entry| entry.interface_name == interface);
-            all.find_map(|entry| entry.address?.as_link_addr().copied())
-        })?
-        .with_context(|| format!("find {interface} in {}", namespace.name()))?;
-    for frame in frames {
-        sendto(socket.as_raw_fd(), frame, &address, MsgFlags::empty()).with_context(|| {
-            format!("send {} bytes by {interface} of {}", frame.len(), namespace.name())
-        })?;
+/// Anywhere outside (TEST-NET-1, RFC 5737), discard service.
+const ANYWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
+
+impl Container {
+    /// Sends packets by its `eth0` exactly as they are: from the IP header on where that is a TUN,
+    /// with an Ethernet header where it is a veth.
+    pub fn inject(&self, packets: &[Vec<u8>]) -> Result<()> {
+        let (socket, interface) = self
+            .namespace
+            .run(|| -> nix::Result<_> {
+                let socket = socket(
+                    AddressFamily::Packet,
+                    SockType::Raw,
+                    SockFlag::SOCK_CLOEXEC,
+                    SockProtocol::EthAll,
+                )?;
+                setsockopt(&socket, ReceiveTimeout, &TimeVal::seconds(2))?;
+                Ok((socket, if_nametoindex("eth0")?))
+            })?
+            .context("open a packet socket")?;
+        // A link-layer address cannot be made by hand without unsafe code. The one that comes
+        // with a packet seen on the way out serves as well.
+        self.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?.send_to(&[], ANYWHERE)?;
+        let address = loop {
+            let (_, address) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut [0])
+                .context("see a packet leave by eth0")?;
+            if let Some(address) = address.filter(|a| a.ifindex() == interface as usize) {
+                break address;
+            }
+        };
+        for packet in packets {
+            sendto(socket.as_raw_fd(), packet, &address, MsgFlags::empty())
+                .with_context(|| format!("send {} bytes from {}", packet.len(), self.address()))?;
+        }
+        Ok(())
     }
-    Ok(())
 }

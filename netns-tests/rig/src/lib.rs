@@ -24,7 +24,6 @@ mod world;
 
 pub use capture::{Capture, Frame, TunnelFrame};
 pub use container::Container;
-pub use inject::inject;
 pub use kernel::KernelCell;
 pub use namespace::Namespace;
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
