@@ -19,3 +19,4 @@ pub mod paths;
 pub mod server;
 pub mod state;
 pub mod watch;
+pub mod cli;
