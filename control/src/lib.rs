@@ -9,6 +9,7 @@ pub mod agent;
 pub mod attach;
 pub mod config;
 pub mod dataplane;
+pub mod demo;
 pub mod desired;
 pub mod durable;
 pub mod host;

@@ -240,8 +240,7 @@ mod tests {
     fn finds_everybody() {
         let peers = [peer(62, 12), peer(3, 13)];
         let containers = [container(7, 2), container(0, 3)];
-        let topology =
-            Topology::new(9, Some(cell()), peers.into_iter(), containers.into_iter());
+        let topology = Topology::new(9, Some(cell()), peers.into_iter(), containers.into_iter());
         assert_eq!(topology.generation(), 9);
         assert_eq!(topology.container_at([10, 255, 55, 2].into()).unwrap().port, PortId(7));
         assert_eq!(topology.container(PortId(0)).unwrap().tag, 100);

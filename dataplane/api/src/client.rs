@@ -308,3 +308,6 @@ fn unexpected(asked: &'static str, got: &Reply) -> ClientError {
     got.truncate(got.find([' ', '{', '(']).unwrap_or(got.len()));
     ClientError::Unexpected { asked, got }
 }
+
+#[cfg(test)]
+mod tests;

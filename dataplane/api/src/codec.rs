@@ -32,9 +32,12 @@ pub enum CodecError {
     },
 }
 
-/// The limit bounds what a length field inside a frame can make the decoder claim.
-const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_FRAME>> =
-    bincode::config::standard().with_limit::<MAX_FRAME>();
+/// Bounds what a length field inside a frame can make the decoder claim. Counted in the sizes of
+/// the decoded integers, so a frame of small numbers counts for up to 16 times its length.
+const LIMIT: usize = 16 * MAX_FRAME;
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<LIMIT>> =
+    bincode::config::standard().with_limit::<LIMIT>();
 
 /// The frame that carries `message`.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {

@@ -96,10 +96,8 @@ impl Totals {
             if packets == 0 {
                 continue;
             }
-            if matches!(
-                reason,
-                DropReason::LinkGone | DropReason::LinkFull | DropReason::LinkError
-            ) {
+            if matches!(reason, DropReason::LinkGone | DropReason::LinkFull | DropReason::LinkError)
+            {
                 totals.transmitted = totals.transmitted.saturating_sub(packets);
             }
             totals.drops.push(Drops { reason, packets });

@@ -58,3 +58,66 @@ impl TunnelTemplate {
         out[..4].copy_from_slice(&(flags | u32::from(group)).to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CELL1: [u8; 6] = vtep_mac(Ipv4Addr::new(10, 255, 55, 0));
+    const CELL2: [u8; 6] = vtep_mac(Ipv4Addr::new(10, 255, 62, 0));
+
+    /// Recorded on the way from a kernel cell to another.
+    static RECORDED: [u8; TUNNEL_HEADER_LEN] = [
+        0x88, 0x00, 0x00, 0x01, 0x00, 0x00, 0x01, 0x00, 0xee, 0xee, 0x0a, 0xff, 0x3e, 0x00, 0xee,
+        0xee, 0x0a, 0xff, 0x37, 0x00, 0x08, 0x00,
+    ];
+
+    #[test]
+    fn vtep_mac_is_the_fleets() {
+        assert_eq!(CELL1, [0xee, 0xee, 0x0a, 0xff, 0x37, 0x00]);
+    }
+
+    #[test]
+    fn writes_what_a_kernel_cell_sends() {
+        let mut out = [0xa5; TUNNEL_HEADER_LEN + 2];
+        TunnelTemplate::new(1, CELL1, CELL2).write(1, &mut out);
+        assert_eq!(out[..TUNNEL_HEADER_LEN], RECORDED);
+        assert_eq!(out[TUNNEL_HEADER_LEN..], [0xa5; 2], "wrote past its headers");
+    }
+
+    #[test]
+    fn a_group_does_not_stay_in_the_template() {
+        let template = TunnelTemplate::new(1, CELL1, CELL2);
+        let mut out = [0xa5; TUNNEL_HEADER_LEN];
+        template.write(0xffff, &mut out);
+        template.write(0, &mut out);
+        assert_eq!(out[..4], [0x08, 0, 0, 0]);
+        assert_eq!(out[4..], RECORDED[4..]);
+    }
+
+    proptest! {
+        #[test]
+        fn reads_back(
+            vni in 0..=vxlan::MAX_VNI,
+            source: [u8; 6],
+            destination: [u8; 6],
+            group: u16,
+        ) {
+            let mut out = [0xa5; TUNNEL_HEADER_LEN];
+            TunnelTemplate::new(vni, source, destination).write(group, &mut out);
+            let packet = vxlan::Packet::new_checked(&out[..]).unwrap();
+            prop_assert_eq!(vxlan::Repr::parse(&packet), Ok(vxlan::Repr {
+                vni,
+                group: (group != 0).then_some(group),
+                dont_learn: false,
+                policy_applied: false,
+            }));
+            let ethernet = EthernetFrame::new_checked(packet.payload()).unwrap();
+            prop_assert_eq!(ethernet.src_addr().0, source);
+            prop_assert_eq!(ethernet.dst_addr().0, destination);
+            prop_assert_eq!(ethernet.ethertype(), EthernetProtocol::Ipv4);
+        }
+    }
+}

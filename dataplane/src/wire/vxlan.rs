@@ -218,3 +218,160 @@ impl Repr {
         packet.set_reserved(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// As a kernel cell sends it for a container of an app with tag 3.
+    static TAGGED: [u8; 12] =
+        [0x88, 0x00, 0x00, 0x03, 0x00, 0x00, 0x01, 0x00, 0xde, 0xad, 0xbe, 0xef];
+    /// As a kernel cell sends it without a tag.
+    static UNTAGGED: [u8; 8] = [0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00];
+
+    fn tagged() -> Repr {
+        Repr { vni: 1, group: Some(3), dont_learn: false, policy_applied: false }
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Repr, Error> {
+        Repr::parse(&Packet::new_unchecked(bytes))
+    }
+
+    #[test]
+    fn deconstruct() {
+        let packet = Packet::new_checked(&TAGGED[..]).unwrap();
+        assert_eq!(packet.flags(), 0x8800);
+        assert!(packet.has_vni());
+        assert!(packet.has_group());
+        assert!(!packet.dont_learn());
+        assert!(!packet.policy_applied());
+        assert_eq!(packet.group_policy(), 3);
+        assert_eq!(packet.vni(), 1);
+        assert_eq!(packet.reserved(), 0);
+        assert_eq!(packet.payload(), &TAGGED[8..]);
+    }
+
+    #[test]
+    fn construct() {
+        let mut bytes = vec![0xa5; TAGGED.len()];
+        let mut packet = Packet::new_unchecked(&mut bytes[..]);
+        packet.set_flags(0x8800);
+        packet.set_group_policy(3);
+        packet.set_vni(1);
+        packet.set_reserved(0);
+        packet.payload_mut().copy_from_slice(&TAGGED[8..]);
+        assert_eq!(packet.into_inner(), TAGGED);
+    }
+
+    #[test]
+    fn parse_what_cells_send() {
+        assert_eq!(parse(&TAGGED), Ok(tagged()));
+        assert_eq!(parse(&UNTAGGED), Ok(Repr { group: None, ..tagged() }));
+        let marked = [0x88, 0x48, 0xff, 0xff, 0xff, 0xff, 0xff, 0x00];
+        assert_eq!(
+            parse(&marked),
+            Ok(Repr { vni: MAX_VNI, group: Some(0xffff), dont_learn: true, policy_applied: true })
+        );
+        // A group of 0 that is carried is not the same as none.
+        let zero = [0x88, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00];
+        assert_eq!(parse(&zero), Ok(Repr { group: Some(0), ..tagged() }));
+    }
+
+    #[test]
+    fn emit_writes_every_byte() {
+        for (repr, wanted) in
+            [(tagged(), &TAGGED[..8]), (Repr { group: None, ..tagged() }, &UNTAGGED[..])]
+        {
+            let mut bytes = vec![0xa5; repr.buffer_len()];
+            repr.emit(&mut Packet::new_unchecked(&mut bytes[..]));
+            assert_eq!(bytes, wanted);
+        }
+    }
+
+    #[test]
+    fn emit_keeps_to_its_24_bits() {
+        let mut bytes = [0xa5; HEADER_LEN];
+        Repr { vni: 0xff00_0001, ..tagged() }.emit(&mut Packet::new_unchecked(&mut bytes[..]));
+        assert_eq!(bytes, TAGGED[..8]);
+    }
+
+    #[test]
+    fn impossible_len() {
+        for len in 0..HEADER_LEN {
+            assert_eq!(Packet::new_checked(&TAGGED[..len]).err(), Some(Error), "{len} bytes");
+            assert_eq!(parse(&TAGGED[..len]), Err(Error), "{len} bytes");
+        }
+        assert_eq!(Packet::new_checked(&TAGGED[..HEADER_LEN]).unwrap().payload(), [0u8; 0]);
+    }
+
+    /// Each single bit of a header turned over, against the list of those that may be.
+    #[test]
+    fn every_reserved_bit_is_refused() {
+        // Bit number in the header -> may it differ? G, D, A, the group and the VNI may.
+        let free = |bit: usize| matches!(bit, 0 | 9 | 12 | 16..=31 | 32..=55);
+        for bit in 0..64 {
+            let mut bytes = TAGGED;
+            bytes[bit / 8] ^= 0x80 >> (bit % 8);
+            // Without G, the group that is left behind is what must not be.
+            let wanted = free(bit) && bit != 0;
+            assert_eq!(parse(&bytes).is_ok(), wanted, "bit {bit}");
+        }
+        for bit in 0..64 {
+            let mut bytes = UNTAGGED;
+            bytes[bit / 8] ^= 0x80 >> (bit % 8);
+            let wanted = free(bit) && !(16..=31).contains(&bit);
+            assert_eq!(parse(&bytes).is_ok(), wanted, "bit {bit}");
+        }
+    }
+
+    prop_compose! {
+        fn any_repr()(
+            vni in 0..=MAX_VNI,
+            group: Option<u16>,
+            dont_learn: bool,
+            policy_applied: bool,
+        ) -> Repr {
+            Repr { vni, group, dont_learn, policy_applied }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn values_survive_the_wire(repr in any_repr()) {
+            let mut bytes = vec![0xa5; repr.buffer_len()];
+            repr.emit(&mut Packet::new_unchecked(&mut bytes[..]));
+            prop_assert_eq!(parse(&bytes), Ok(repr));
+        }
+
+        /// Whatever is accepted has one form only.
+        #[test]
+        fn accepted_bytes_are_written_back_the_same(
+            mut bytes in proptest::array::uniform8(any::<u8>()),
+            clean: bool,
+        ) {
+            if clean {
+                // Else nearly all of them are refused by the flags.
+                bytes[0] = bytes[0] & 0x80 | 0x08;
+                bytes[1] &= 0x48;
+                bytes[7] = 0;
+            }
+            if let Ok(repr) = parse(&bytes) {
+                let mut back = [0xa5; HEADER_LEN];
+                repr.emit(&mut Packet::new_unchecked(&mut back[..]));
+                prop_assert_eq!(back, bytes);
+            }
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let parsed = parse(&bytes);
+            if let Ok(packet) = Packet::new_checked(&bytes[..]) {
+                prop_assert_eq!(packet.payload().len(), bytes.len() - HEADER_LEN);
+            } else {
+                prop_assert_eq!(parsed, Err(Error));
+            }
+        }
+    }
+}

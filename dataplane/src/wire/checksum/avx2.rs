@@ -20,17 +20,17 @@ impl Avx2 {
     pub fn detect() -> Option<Self> {
         is_x86_feature_detected!("avx2").then_some(Self(()))
     }
+}
 
-    /// As [`portable::sum`].
-    #[inline]
-    pub(super) fn sum(self, data: &[u8]) -> u64 {
-        // SAFETY: the only way to this value is `detect`, which has seen AVX2.
-        unsafe { sum(data) }
-    }
+/// As [`portable::sum`].
+#[inline]
+pub(super) fn sum(_proof: Avx2, data: &[u8]) -> u64 {
+    // SAFETY: the only way to the proof is `detect`, which has seen AVX2.
+    unsafe { sum_vectors(data) }
 }
 
 #[target_feature(enable = "avx2")]
-fn sum(data: &[u8]) -> u64 {
+fn sum_vectors(data: &[u8]) -> u64 {
     let (rounds, rest) = data.as_chunks::<{ 4 * VECTOR }>();
     let (vectors, rest) = rest.as_chunks::<VECTOR>();
     let mut whole = [_mm256_setzero_si256(); 4];

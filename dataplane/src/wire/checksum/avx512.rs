@@ -20,17 +20,17 @@ impl Avx512 {
         (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw"))
             .then_some(Self(()))
     }
+}
 
-    /// As [`super::portable::sum`].
-    #[inline]
-    pub(super) fn sum(self, data: &[u8]) -> u64 {
-        // SAFETY: the only way to this value is `detect`, which has seen both features.
-        unsafe { sum(data) }
-    }
+/// As [`super::portable::sum`].
+#[inline]
+pub(super) fn sum(_proof: Avx512, data: &[u8]) -> u64 {
+    // SAFETY: the only way to the proof is `detect`, which has seen both features.
+    unsafe { sum_vectors(data) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn sum(data: &[u8]) -> u64 {
+fn sum_vectors(data: &[u8]) -> u64 {
     let (rounds, rest) = data.as_chunks::<{ 4 * VECTOR }>();
     let (vectors, rest) = rest.as_chunks::<VECTOR>();
     let mut whole = [_mm512_setzero_si512(); 4];

@@ -70,9 +70,9 @@ impl Implementation {
         match self {
             Self::Portable => portable::sum(data),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2(avx2) => avx2.sum(data),
+            Self::Avx2(proof) => avx2::sum(proof, data),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512(avx512) => avx512.sum(data),
+            Self::Avx512(proof) => avx512::sum(proof, data),
         }
     }
 }
@@ -96,6 +96,7 @@ impl Sum {
     }
 
     /// With the next piece, at most 2^32 bytes.
+    #[expect(clippy::should_implement_trait, reason = "bytes and sums are different things")]
     #[inline]
     #[must_use]
     pub fn add(self, data: &[u8]) -> Self {
@@ -201,3 +202,6 @@ pub const fn update_u16(check: u16, old: u16, new: u16) -> u16 {
 pub const fn update_u32(check: u16, old: u32, new: u32) -> u16 {
     !fold(!check as u64 + !old as u64 + new as u64)
 }
+
+#[cfg(test)]
+mod tests;
