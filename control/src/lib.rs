@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod demo;
@@ -20,4 +21,3 @@ pub mod paths;
 pub mod server;
 pub mod state;
 pub mod watch;
-pub mod cli;

@@ -33,8 +33,9 @@ pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     let mut shown = 0_u64;
     for flow in client.flows() {
         let flow = flow?;
-        let takes_part =
-            with.is_none_or(|net| net.contains(flow.source.ip()) || net.contains(flow.destination.ip()));
+        let takes_part = with.is_none_or(|net| {
+            net.contains(flow.source.ip()) || net.contains(flow.destination.ip())
+        });
         if !takes_part {
             continue;
         }

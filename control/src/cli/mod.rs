@@ -73,7 +73,7 @@ pub fn run() -> ExitCode {
         if output::reader_is_gone(&error) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("sarcenet: {error:#}");
+        eprintln!("sarcenet: {}", output::explain(&error));
         ExitCode::FAILURE
     })
 }
@@ -83,13 +83,8 @@ fn agent_client(root: &Root) -> Result<AgentClient> {
 }
 
 fn dataplane_client(root: &Root) -> Result<Client> {
-    use anyhow::Context;
-    Client::connect(&root.dataplane_socket(), Role::Observer).with_context(|| {
-        let socket = root.dataplane_socket();
-        format!(
-            "cannot reach the dataplane at {} (is sarcenet-dataplane running, and are you root?)",
-            socket.display()
-        )
+    Client::connect(&root.dataplane_socket(), Role::Observer).map_err(|error| {
+        anyhow::anyhow!("{error}; is sarcenet-dataplane running, and are you root?")
     })
 }
 

@@ -30,7 +30,7 @@ impl Names {
             Ok(Self { client: RefCell::new(Some(client)), containers, apps, ..Self::default() })
         };
         ask().unwrap_or_else(|error| {
-            eprintln!("sarcenet: no names: {error:#}");
+            eprintln!("sarcenet: numbers instead of names: {}", super::output::explain(&error));
             Self::default()
         })
     }

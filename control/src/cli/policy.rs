@@ -62,12 +62,18 @@ pub(super) fn run(root: &Root, command: &Command) -> Result<ExitCode> {
         Command::Allow(arguments) => {
             let policy = arguments.policy();
             let new = agent.allow(policy.clone())?;
-            output::text(&format!("{policy}: {}", if new { "allowed" } else { "was allowed already" }))?;
+            output::text(&format!(
+                "{policy}: {}",
+                if new { "allowed" } else { "was allowed already" }
+            ))?;
         }
         Command::Revoke(arguments) => {
             let policy = arguments.policy();
             let gone = agent.revoke(policy.clone())?;
-            output::text(&format!("{policy}: {}", if gone { "revoked" } else { "was not allowed" }))?;
+            output::text(&format!(
+                "{policy}: {}",
+                if gone { "revoked" } else { "was not allowed" }
+            ))?;
         }
         Command::List { json: true } => output::json(&agent.policies()?)?,
         Command::List { json: false } => {

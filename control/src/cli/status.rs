@@ -34,9 +34,9 @@ struct Report {
 pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     let mut problems = Vec::new();
     let agent = super::agent_client(root).and_then(|mut client| Ok(client.status()?));
-    let agent = agent.map_err(|e| problems.push(format!("agent: {e:#}"))).ok();
+    let agent = agent.map_err(|e| problems.push(output::explain(&e))).ok();
     let dataplane = super::dataplane_client(root).and_then(|mut client| Ok(client.status()?));
-    let dataplane = dataplane.map_err(|e| problems.push(format!("{e:#}"))).ok();
+    let dataplane = dataplane.map_err(|e| problems.push(output::explain(&e))).ok();
     if let Some(agent) = &agent {
         problems.extend(agent.config.mistakes.iter().map(|line| format!("not in force: {line}")));
         problems.extend(agent.problems.iter().cloned());

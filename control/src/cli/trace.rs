@@ -60,9 +60,8 @@ fn parse_protocol(text: &str) -> Result<u8, String> {
 
 pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     let names = Names::fetch(root);
-    let network = |word: &Option<String>| {
-        word.as_deref().map(|word| names.network(word)).transpose()
-    };
+    let network =
+        |word: &Option<String>| word.as_deref().map(|word| names.network(word)).transpose();
     let filter = TraceFilter {
         from: network(&arguments.from)?,
         to: network(&arguments.to)?,
@@ -157,8 +156,12 @@ fn words(step: &TraceStep, names: &Names) -> (&'static str, String) {
 /// ` [SYN ACK]`, in the order of the header's bits from below (RFC 9293 section 3.1).
 fn tcp_words(flags: u8) -> String {
     let names = ["FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR"];
-    let set: Vec<_> =
-        names.into_iter().enumerate().filter(|(bit, _)| flags >> bit & 1 == 1).map(|(_, n)| n).collect();
+    let set: Vec<_> = names
+        .into_iter()
+        .enumerate()
+        .filter(|(bit, _)| flags >> bit & 1 == 1)
+        .map(|(_, n)| n)
+        .collect();
     format!(" [{}]", set.join(" "))
 }
 
