@@ -90,13 +90,12 @@ mod tests {
             let mut last = None;
             for (add, index) in operations {
                 if add {
-                    match next_free(net, last, |address| used.contains(&address)) {
-                        Some(address) => {
-                            prop_assert!(used.insert(address), "{address} twice");
-                            prop_assert!(first <= address && address <= end);
-                            last = Some(address);
-                        }
-                        None => prop_assert_eq!(used.len() as u32, capacity(net)),
+                    if let Some(address) = next_free(net, last, |one| used.contains(&one)) {
+                        prop_assert!(used.insert(address), "{address} twice");
+                        prop_assert!(first <= address && address <= end);
+                        last = Some(address);
+                    } else {
+                        prop_assert_eq!(used.len() as u32, capacity(net));
                     }
                 } else if !used.is_empty() {
                     let address = *index.get(&used.iter().copied().collect::<Vec<_>>());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sarcenet_dataplane_api::RuleId;
@@ -24,13 +24,8 @@ const RULES_AT_ONCE: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// Nobody listens.
-    #[error("cannot reach the agent at {path}: {source}; is `sarcenet agent` running?")]
-    Connect {
-        /// The socket.
-        path: PathBuf,
-        /// What the system said.
-        source: TransportError,
-    },
+    #[error("{0}; is `sarcenet agent` running, and are you root?")]
+    Connect(TransportError),
     /// The conversation broke off.
     #[error("the conversation with the agent failed: {0}")]
     Transport(#[from] TransportError),
@@ -71,8 +66,7 @@ pub struct AgentClient {
 impl AgentClient {
     /// Connects to the socket at `path` (see [`crate::socket_path`]) and compares versions.
     pub fn connect(path: &Path) -> Result<Self, AgentError> {
-        let connection = Connection::connect(path)
-            .map_err(|source| AgentError::Connect { path: path.to_owned(), source })?;
+        let connection = Connection::connect(path).map_err(AgentError::Connect)?;
         connection.set_timeouts(Some(PATIENCE), Some(PATIENCE))?;
         let mut client = Self { connection, cell: String::new() };
         match client.request(&Request::Hello { version: VERSION }, None)? {

@@ -39,17 +39,16 @@ impl Agent {
         netns_inode: u64,
     ) -> Result<Attachment, Failure> {
         let (before, saved, interface) = {
-            let inner = self.inner.lock();
+            let mut inner = self.inner.lock();
             let address = free_address(&inner)?;
+            // An address whose attachment fails counts as given: what was made of it may linger.
+            inner.last_address = Some(address);
             let Attach { id, netns_path, app } = wish;
             let saved = Saved { id, address, netns_path, netns_inode, app };
             let interface = inner.interface(&saved);
             (inner.state(), saved, interface)
         };
         let mut after = before.clone();
-        after.last_address = Some(saved.address);
-        // An address whose attachment failed counts as given: what was made of it may linger.
-        let before = State { last_address: after.last_address, ..before };
         after.containers.insert(saved.id.clone(), saved.clone());
         self.store.save(&after)?;
 
@@ -59,7 +58,6 @@ impl Agent {
         let queue = Arc::new(queue);
         let version = {
             let mut inner = self.inner.lock();
-            inner.last_address = Some(saved.address);
             let entry =
                 Entry { saved: saved.clone(), queue: Some(Arc::clone(&queue)), problem: None };
             inner.containers.insert(saved.id.clone(), entry);

@@ -1,3 +1,5 @@
+use std::fmt::Write;
+
 use proptest::prelude::*;
 use sarcenet_agent_api::{parse_ports, parse_protocol};
 
@@ -99,7 +101,7 @@ fn a_file_is_changed_in_place_and_keeps_its_mode() {
     assert!(!file.change(&wanted, true).unwrap().changed);
     assert!(link.is_symlink());
     assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o640);
-    assert_eq!(Network::load(&link).unwrap().policies, [wanted.clone()]);
+    assert_eq!(Network::load(&link).unwrap().policies, std::slice::from_ref(&wanted));
     assert!(file.change(&wanted, false).unwrap().changed);
     assert!(!file.change(&wanted, false).unwrap().changed);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{HEAD}policies: []\n"));
@@ -138,7 +140,7 @@ fn section() -> impl Strategy<Value = (Vec<Policy>, String)> {
             text += " []\n";
         } else if style == 0 {
             let items: Vec<_> = policies.iter().map(item).collect();
-            text += &format!(" [{}]\n", items.join(", "));
+            writeln!(text, " [{}]", items.join(", ")).unwrap();
         } else {
             text.push('\n');
             for policy in &policies {
@@ -146,16 +148,17 @@ fn section() -> impl Strategy<Value = (Vec<Policy>, String)> {
                     text += "  # because\n";
                 }
                 let indent = ["", "  ", "      "][style as usize - 1];
-                text += &match style {
-                    1 => format!(
-                        "- from: {}\n  to: {}\n  protocol: {}\n  ports: {}\n",
-                        scalar(&policy.from),
-                        scalar(&policy.to),
-                        policy.protocol,
-                        policy.ports
-                    ),
-                    _ => format!("{indent}- {}\n", item(policy)),
-                };
+                if style == 1 {
+                    let (from, to) = (scalar(&policy.from), scalar(&policy.to));
+                    let Policy { protocol, ports, .. } = policy;
+                    write!(
+                        text,
+                        "- from: {from}\n  to: {to}\n  protocol: {protocol}\n  ports: {ports}\n"
+                    )
+                    .unwrap();
+                } else {
+                    writeln!(text, "{indent}- {}", item(policy)).unwrap();
+                }
             }
         }
         (policies, text)
