@@ -152,11 +152,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn open_shared(run: &Path, flows: u32) -> anyhow::Result<Shared> {
     let (flows, adopted) = FlowTable::open(&run.join("flows"), flows as usize)?;
     if adopted > 0 {
-        // The generations under which they were decided mean nothing here: 0 is none of ours.
-        flows.purge(|flow| {
-            flow.decide(flow.from(), flow.to(), flow.tag(), flow.rule(), 0);
-            false
-        });
         info!(adopted, "took up the conversations of an earlier dataplane");
     }
     Ok(Shared::new(flows))
