@@ -286,7 +286,7 @@ impl<D: Doors> Engine<D> {
         let signal = Arc::clone(&passed);
         self.shared.flows.pin().defer(move || signal.store(true, Ordering::Release));
         let begun = Instant::now();
-        let mut pause = Duration::from_micros(10);
+        let mut looks = 0_u32;
         loop {
             self.shared.flows.pin().flush();
             if passed.load(Ordering::Acquire) {
@@ -296,8 +296,13 @@ impl<D: Doors> Engine<D> {
                 warn!("a worker has been busy with one batch for over {BATCH_PATIENCE:?}");
                 return;
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(1));
+            // Idle workers are passed at once, and the shortest sleep takes longer than a batch.
+            looks += 1;
+            if looks < 32 {
+                thread::yield_now();
+            } else {
+                thread::sleep(Duration::from_micros(200));
+            }
         }
     }
 
