@@ -99,7 +99,7 @@ impl Engine {
 /// Two cells with a veth between them.
 fn world(workers: usize) -> [Engine; 2] {
     let cells = [Namespace::new(), Namespace::new()];
-    cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id()));
+    cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id));
     for (cell, address) in cells.iter().zip(UNDERLAY) {
         cell.ip(&format!("addr add {address}/24 dev underlay"));
         cell.ip("link set underlay up");

@@ -1,6 +1,6 @@
 //! Network namespaces for tests, each held by one thread and gone with it. Needs root, and `ip`.
 
-pub mod traffic;
+pub(crate) mod traffic;
 
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
@@ -12,15 +12,16 @@ use nix::unistd::{Pid, gettid};
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A network namespace without a name. It ends with the last thread that is in it.
-pub struct Namespace {
-    id: Pid,
+pub(crate) struct Namespace {
+    /// What `ip ... netns` calls it.
+    pub(crate) id: Pid,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Namespace {
     /// Makes one; its loopback interface is up.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
         let (ids, id) = channel();
         let thread = std::thread::spawn(move || {
@@ -36,13 +37,8 @@ impl Namespace {
         namespace
     }
 
-    /// What `ip ... netns` calls it.
-    pub fn id(&self) -> Pid {
-        self.id
-    }
-
     /// Runs `job` in it and waits for the result.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (results, result) = channel();
         let job = move || drop(results.send(job()));
         self.jobs.as_ref().unwrap().send(Box::new(job)).expect("the namespace's thread");
@@ -50,7 +46,7 @@ impl Namespace {
     }
 
     /// Starts a thread in it. Threads inherit the namespace of their parent.
-    pub fn spawn<T: Send + 'static>(
+    pub(crate) fn spawn<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> JoinHandle<T> {
@@ -58,19 +54,20 @@ impl Namespace {
     }
 
     /// Runs `ip` with these arguments, separated by spaces.
-    pub fn ip(&self, arguments: &str) {
+    pub(crate) fn ip(&self, arguments: &str) {
         let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
         let output = self.run({
             let arguments = arguments.clone();
             move || Command::new("ip").args(arguments).output().expect("ip (iproute2)")
         });
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {}: {error}", arguments.join(" "));
+        let command = arguments.join(" ");
+        assert!(output.status.success(), "ip {command} (nsenter -t {} -n): {error}", self.id);
     }
 
     /// Makes a TUN `eth0` with this address and MTU, and routes everything through it, as a
     /// container has it; without IPv6. Returns its descriptor.
-    pub fn container(&self, address: std::net::Ipv4Addr, mtu: u16) -> std::os::fd::OwnedFd {
+    pub(crate) fn container(&self, address: std::net::Ipv4Addr, mtu: u16) -> std::os::fd::OwnedFd {
         let fd = self.run(|| {
             std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
             sarcenet_tun::TunDevice::open("eth0").unwrap().into_fd()
@@ -95,7 +92,7 @@ impl Drop for Namespace {
 }
 
 /// Bytes that say where in the stream they are, so that a lost, doubled or moved one shows.
-pub fn pattern(at: u64, buffer: &mut [u8]) {
+pub(crate) fn pattern(at: u64, buffer: &mut [u8]) {
     for (word, chunk) in (at / 8..).zip(buffer.chunks_mut(8)) {
         let bytes = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
         chunk.copy_from_slice(&bytes[..chunk.len()]);

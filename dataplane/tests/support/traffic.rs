@@ -12,7 +12,7 @@ use super::{Namespace, pattern};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Sends `total` bytes over TCP and compares every one that arrives; both ends close.
-pub fn tcp(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16, total: u64) {
+pub(crate) fn tcp(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16, total: u64) {
     let server = listen(to, address, port, move |mut stream| {
         let (mut got, mut expected) = (vec![0; 1 << 16], vec![0; 1 << 16]);
         let mut at = 0;
@@ -62,7 +62,13 @@ fn listen(
 }
 
 /// Sends bursts of datagrams to an echo server and compares what comes back, in order.
-pub fn udp_echo(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16, bursts: u32) {
+pub(crate) fn udp_echo(
+    from: &Namespace,
+    to: &Namespace,
+    address: Ipv4Addr,
+    port: u16,
+    bursts: u32,
+) {
     const BURST: u32 = 32;
     let server = to.run(move || udp(address, port));
     let echo = to.spawn(move || {
@@ -96,7 +102,7 @@ pub fn udp_echo(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16, 
 }
 
 /// Sends one UDP super-packet (`UDP_SEGMENT`, as QUIC servers do) and receives its datagrams.
-pub fn udp_segments(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) {
+pub(crate) fn udp_segments(from: &Namespace, to: &Namespace, address: Ipv4Addr, port: u16) {
     let server = to.run(move || udp(address, port));
     let mut sent = vec![0; 10 * 1200 + 77];
     pattern(0, &mut sent);
