@@ -1,8 +1,8 @@
 //! What makes two packets parts of one conversation.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::Ipv4Addr;
-use std::sync::LazyLock;
+
+use crate::table::hash_pair;
 
 /// Addresses, ports and protocol of a packet, as the packet says them.
 ///
@@ -22,22 +22,13 @@ pub struct FlowKey {
     pub protocol: u8,
 }
 
-/// Secret of this process. Without it, whoever opens conversations could aim them all at the same
-/// bucket.
-static SEED: LazyLock<[u64; 4]> = LazyLock::new(|| {
-    let random = RandomState::new();
-    [0_u64, 1, 2, 3].map(|word| random.hash_one(word))
-});
-
 impl FlowKey {
     /// Hash of the conversation, the same for both directions; differs from process to process.
     #[inline]
     pub fn hash(&self) -> u64 {
         let (source, destination) = self.ends();
         let (low, high) = (source.min(destination), source.max(destination));
-        let [k0, k1, k2, k3] = *SEED;
-        let protocol = u64::from(self.protocol) << 48;
-        fold(fold(low ^ k0, high ^ protocol ^ k1) ^ k2, k3)
+        hash_pair(low, high | u64::from(self.protocol) << 48)
     }
 
     /// The same conversation, seen from the other side.
@@ -61,13 +52,6 @@ impl FlowKey {
 
 fn end(address: Ipv4Addr, port: u16) -> u64 {
     u64::from(u32::from(address)) << 16 | u64::from(port)
-}
-
-/// 64 x 64 -> 128 bit multiplication, its halves folded together: every bit of the result depends
-/// on every bit of both factors.
-const fn fold(a: u64, b: u64) -> u64 {
-    let product = a as u128 * b as u128;
-    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]

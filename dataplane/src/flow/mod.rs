@@ -1,8 +1,12 @@
 //! Conversations: their keys, their entries, the table that holds them, and what is known of
 //! their state.
 
+#![forbid(unsafe_code)]
+
 mod entry;
+mod eviction;
 mod key;
+mod slab;
 mod table;
 mod tracking;
 

@@ -113,8 +113,6 @@ const SECOND: u32 = 10;
 pub(super) struct Status(pub(super) u8);
 
 impl Status {
-    /// The entry is not in use; also what untouched memory says.
-    pub(super) const FREE: Self = Self(0);
     /// A flow whose first packet has not been counted yet.
     pub(super) const FRESH: Self = Self(Self::LIVE);
 
@@ -126,18 +124,13 @@ impl Status {
     /// The other side has sent FIN.
     const FIN_REVERSE: u8 = 0b0010_0000;
     /// Taken out of the table, but perhaps still looked at.
-    const REMOVED: u8 = 0b0100_0000;
-    /// The entry is in use.
+    pub(super) const REMOVED: u8 = 0b0100_0000;
+    /// The entry has been filled; untouched memory is all zero.
     const LIVE: u8 = 0b1000_0000;
 
     /// Whether the entry holds a flow that has not been removed.
     pub(super) const fn is_live(self) -> bool {
         self.0 & (Self::LIVE | Self::REMOVED) == Self::LIVE
-    }
-
-    /// The same, removed.
-    pub(super) const fn removed(self) -> Self {
-        Self(self.0 | Self::REMOVED)
     }
 
     /// Whether every bit has a meaning; not so in a file that something else has written.
@@ -238,3 +231,6 @@ impl Status {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

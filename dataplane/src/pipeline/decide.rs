@@ -3,10 +3,13 @@
 
 use sarcenet_dataplane_api::{DropReason, Revoke, RuleId, TraceStep};
 
-use super::parse::{Headers, Kind, tcp_flag};
+use super::parse::{Headers, Kind};
 use super::route::{check_source, route};
 use super::{Out, Run};
-use crate::flow::{FlowKey, Hit, NewFlow};
+use crate::flow::{
+    FlowKey, Hit, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
+    tcp_flags_valid,
+};
 use crate::packet::Via;
 
 /// What a packet that belongs to no known conversation can do.
@@ -22,13 +25,13 @@ enum Opening {
 
 /// Replies (SYN-ACK, RST, echo reply) never open a conversation, nor do impossible TCP flags.
 fn opening(kind: Kind) -> Opening {
-    use tcp_flag::{ACK, FIN, RST, SYN};
     match kind {
-        Kind::Tcp(flags) => match flags & (SYN | ACK | RST | FIN) {
+        Kind::Tcp(flags) if tcp_flags_valid(flags) => match flags & (SYN | ACK | RST | FIN) {
             SYN => Opening::Opens,
-            bits if bits & (SYN | RST) == 0 && bits & ACK != 0 => Opening::PicksUp,
+            bits if bits & (SYN | RST) == 0 => Opening::PicksUp,
             _ => Opening::Never(DropReason::Untracked),
         },
+        Kind::Tcp(_) => Opening::Never(DropReason::Untracked),
         Kind::Udp | Kind::EchoRequest | Kind::Other => Opening::Opens,
         Kind::EchoReply => Opening::Never(DropReason::Untracked),
         Kind::IcmpOther { .. } => Opening::Never(DropReason::PolicyDenied),
@@ -75,10 +78,8 @@ impl<'g> Run<'g> {
             rule,
             generation: self.topology.generation(),
         };
-        let hit = self
-            .flows
-            .insert(&new, self.now, self.guard)
-            .map_err(|_| DropReason::FlowTableFull)?;
+        let hit =
+            self.flows.insert(&new, self.now, self.guard).map_err(|_| DropReason::FlowTableFull)?;
         self.changed = true;
         self.trace.step(trace, || TraceStep::FlowCreated);
         self.track(&hit, headers);
@@ -135,13 +136,8 @@ impl<'g> Run<'g> {
     /// The rule that admits a conversation. Rules name TCP and UDP only, so everything else is
     /// refused.
     fn admit(&mut self, tag: u16, key: &FlowKey, trace: Option<u16>) -> Option<RuleId> {
-        let rule = self.policy.admit(
-            tag,
-            key.destination,
-            key.protocol,
-            key.destination_port,
-            self.guard,
-        );
+        let rule =
+            self.policy.admit(tag, key.destination, key.protocol, key.destination_port, self.guard);
         self.trace.step(trace, || TraceStep::Policy { tag, rule });
         rule
     }

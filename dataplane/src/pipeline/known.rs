@@ -28,11 +28,7 @@ impl<'g> Run<'g> {
     ) -> Result<Out, DropReason> {
         let packet = batch.packet(i);
         let (from, trace) = (packet.from, packet.trace);
-        let hit = if self.changed {
-            self.flows.lookup(&headers.key, self.guard)
-        } else {
-            hit
-        };
+        let hit = if self.changed { self.flows.lookup(&headers.key, self.guard) } else { hit };
         let Some(hit) = hit else {
             self.trace.step(trace, || TraceStep::FlowMiss { stale: false });
             return self.open(headers, from, trace);

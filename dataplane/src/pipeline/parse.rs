@@ -20,14 +20,6 @@ use crate::wire::vxlan;
 /// Length of the fixed part of every ICMP message, in bytes (RFC 792).
 pub(super) const ICMP_HEADER_LEN: usize = 8;
 
-/// TCP flags, as they lie in byte 13 of the header (RFC 9293 section 3.1).
-pub(super) mod tcp_flag {
-    pub(in super::super) const FIN: u8 = 0x01;
-    pub(in super::super) const SYN: u8 = 0x02;
-    pub(in super::super) const RST: u8 = 0x04;
-    pub(in super::super) const ACK: u8 = 0x10;
-}
-
 /// What a packet is, as far as conversations are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
