@@ -1,3 +1,51 @@
-//! CNI plugin.
+//! The CNI plugin of Sarcenet, for specification versions 1.0.0 and 1.1.0.
+//!
+//! It parses what the container runtime says, asks the cell's agent, and prints the answer. It
+//! keeps nothing and needs no rights beyond those of connecting to the agent and opening the
+//! container's network namespace.
+//!
+//! Its network configuration:
+//!
+//! | key | meaning |
+//! | --- | --- |
+//! | `agentSocket` | the agent's socket; `/run/sarcenet/agent.sock` if not given |
+//! | `metadata.policy_group_id` | app that the container belongs to, as Garden passes it |
+//! | `args.cni.labels.app` | the same, as other runtimes do; labels may be an object or a list of `{"key": .., "value": ..}` |
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod environment;
+mod failure;
+mod netconf;
+mod plugin;
+mod reply;
+
+use std::io::{Read as _, Write as _};
+use std::process::ExitCode;
+
+use crate::failure::{Code, Failure};
+
+/// Longest configuration that is read, in bytes.
+const CONFIGURATION_MAX: u64 = 1 << 20;
+
+fn main() -> ExitCode {
+    let mut input = Vec::new();
+    let read = std::io::stdin().lock().take(CONFIGURATION_MAX + 1).read_to_end(&mut input);
+    let done = match read {
+        Ok(length) if length as u64 > CONFIGURATION_MAX => Err(Failure::new(
+            Code::Decode,
+            "read the network configuration",
+            format!("it is longer than {CONFIGURATION_MAX} bytes"),
+        )),
+        Ok(_) => plugin::run(&environment::Variables::from_process(), &input),
+        Err(error) => Err(Failure::new(Code::Io, "read the network configuration", error)),
+    };
+    let (text, status) = match done {
+        Ok(answer) => (answer, ExitCode::SUCCESS),
+        Err(failure) => (failure.to_json(&netconf::version_for_errors(&input)), ExitCode::FAILURE),
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => status,
+        // Nobody reads; the exit status is all that is left to say.
+        Err(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,1 +1,23 @@
-//! Control processes.
+//! Control processes: the cell's agent and the operator's command.
+//!
+//! The agent turns the network file and the containers that CNI plugins ask for into the
+//! dataplane's desired state, and owns what must survive its own restart.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod attach;
+pub mod cli;
+pub mod config;
+pub mod dataplane;
+pub mod demo;
+pub mod desired;
+pub mod durable;
+pub mod host;
+pub mod ipam;
+pub mod netlink;
+pub mod netns;
+pub mod paths;
+pub mod server;
+pub mod state;
+pub mod watch;

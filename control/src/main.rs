@@ -1,3 +1,7 @@
 //! The sarcenet command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sarcenet_control::cli::run()
+}

@@ -12,6 +12,7 @@ pub mod link;
 pub mod packet;
 pub mod pipeline;
 pub mod policy;
+pub mod process;
 pub mod table;
 pub mod topology;
 pub mod wire;

@@ -1,1 +1,16 @@
-//! Conversations: keys, entries, tracking, expiry.
+//! Conversations: their keys, their entries, the table that holds them, and what is known of
+//! their state.
+
+#![forbid(unsafe_code)]
+
+mod entry;
+mod eviction;
+mod key;
+mod slab;
+mod table;
+mod tracking;
+
+pub use entry::Flow;
+pub use key::FlowKey;
+pub use table::{FlowTable, FlowTableError, Full, Hit, NewFlow};
+pub use tracking::{Admission, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, tcp_flags_valid};

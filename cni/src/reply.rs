@@ -1,0 +1,74 @@
+//! What is printed on success (specification 1.1.0, section 5 "Result types").
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use sarcenet_agent_api::Attachment;
+use serde::Serialize;
+
+use crate::netconf::{VERSION_1_1, VERSIONS};
+
+/// The result of ADD.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddResult<'a> {
+    cni_version: &'a str,
+    interfaces: [Interface<'a>; 1],
+    ips: [Ip; 1],
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+#[derive(Serialize)]
+struct Interface<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u16>,
+    sandbox: &'a str,
+}
+
+#[derive(Serialize)]
+struct Ip {
+    address: Ipv4Net,
+    interface: usize,
+}
+
+#[derive(Serialize)]
+struct Route {
+    dst: Ipv4Net,
+}
+
+#[derive(Serialize)]
+struct Dns {}
+
+/// The result of ADD.
+pub(crate) fn added(version: &str, netns: &str, attachment: &Attachment) -> String {
+    let result = AddResult {
+        cni_version: version,
+        interfaces: [Interface {
+            name: &attachment.id.ifname,
+            mac: attachment.mac.map(mac),
+            mtu: (version == VERSION_1_1).then_some(attachment.mtu),
+            sandbox: netns,
+        }],
+        ips: [Ip { address: host(attachment.address), interface: 0 }],
+        routes: attachment.routes.iter().map(|&dst| Route { dst }).collect(),
+        dns: Dns {},
+    };
+    serde_json::json!(result).to_string()
+}
+
+/// The result of VERSION.
+pub(crate) fn versions(version: &str) -> String {
+    serde_json::json!({"cniVersion": version, "supportedVersions": VERSIONS}).to_string()
+}
+
+fn host(address: Ipv4Addr) -> Ipv4Net {
+    Ipv4Net::from(address)
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,273 @@
+//! Attaching and detaching containers.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use sarcenet_agent_api::{Attach, Attachment, AttachmentId, ErrorCode};
+use tracing::{info, warn};
+
+use super::{Agent, Entry, Failure, Inner, PATIENCE, open_namespace};
+use crate::attach::{self, AttachError, Interface};
+use crate::state::{Saved, State};
+use crate::{desired, ipam, netns};
+
+/// Longest container id in bytes, as far as status and traces show it.
+const ID_MAX: usize = 128;
+
+impl Agent {
+    /// Makes an interface, or makes sure that it still is as it was made.
+    ///
+    /// The address is on the disk before anything else happens, so that no crash can give it
+    /// away twice; whatever fails later is undone.
+    pub fn add(&self, wish: Attach, netns: BorrowedFd<'_>) -> Result<Attachment, Failure> {
+        check_wish(&wish)?;
+        let netns_inode =
+            netns::inode(netns).map_err(|e| Failure::from(AttachError::Namespace(e)))?;
+        let _one_at_a_time = self.operations.lock();
+        let known = self.inner.lock().containers.get(&wish.id).cloned();
+        match known {
+            Some(entry) => self.add_again(entry, wish, netns, netns_inode),
+            None => self.add_new(wish, netns, netns_inode),
+        }
+    }
+
+    fn add_new(
+        &self,
+        wish: Attach,
+        netns: BorrowedFd<'_>,
+        netns_inode: u64,
+    ) -> Result<Attachment, Failure> {
+        let (before, saved, interface) = {
+            let mut inner = self.inner.lock();
+            let address = free_address(&inner)?;
+            // An address whose attachment fails counts as given: what was made of it may linger.
+            inner.last_address = Some(address);
+            let Attach { id, netns_path, app } = wish;
+            let saved = Saved { id, address, netns_path, netns_inode, app };
+            let interface = inner.interface(&saved);
+            (inner.state(), saved, interface)
+        };
+        let mut after = before.clone();
+        after.containers.insert(saved.id.clone(), saved.clone());
+        self.store.save(&after)?;
+
+        let queue = interface.make(netns).inspect_err(|_| {
+            self.take_back(&before);
+        })?;
+        let queue = Arc::new(queue);
+        let version = {
+            let mut inner = self.inner.lock();
+            let entry =
+                Entry { saved: saved.clone(), queue: Some(Arc::clone(&queue)), problem: None };
+            inner.containers.insert(saved.id.clone(), entry);
+            self.publish(&mut inner)
+        };
+        if let Err(e) = self.dataplane.wait(version, PATIENCE) {
+            {
+                let mut inner = self.inner.lock();
+                inner.containers.remove(&saved.id);
+                self.publish(&mut inner);
+            }
+            remove_interface(&saved, Some(&queue));
+            self.take_back(&before);
+            return Err(Failure::new(ErrorCode::Dataplane, e.to_string()));
+        }
+        info!(container = %saved.id, address = %saved.address, app = saved.app, "attached");
+        Ok(attachment(&self.inner.lock(), &saved))
+    }
+
+    /// Writes the state from before a failed change. When not even that works, the address stays
+    /// reserved until the container is deleted: lost, but never given twice.
+    fn take_back(&self, state: &State) {
+        if let Err(e) = self.store.save(state) {
+            warn!("cannot take a reserved address back: {e}");
+        }
+    }
+
+    fn add_again(
+        &self,
+        entry: Entry,
+        wish: Attach,
+        netns: BorrowedFd<'_>,
+        netns_inode: u64,
+    ) -> Result<Attachment, Failure> {
+        let Entry { mut saved, queue, .. } = entry;
+        if saved.netns_inode != netns_inode {
+            let message = format!(
+                "{} is attached in another network namespace ({}); DEL it first",
+                saved.id, saved.netns_path
+            );
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        if saved.app != wish.app || saved.netns_path != wish.netns_path {
+            saved.app = wish.app;
+            saved.netns_path = wish.netns_path;
+            let mut state = self.inner.lock().state();
+            state.containers.insert(saved.id.clone(), saved.clone());
+            self.store.save(&state)?;
+        }
+        let interface = self.inner.lock().interface(&saved);
+        let queue = intact_or_anew(&interface, queue, netns)?;
+        let version = {
+            let mut inner = self.inner.lock();
+            let entry = Entry { saved: saved.clone(), queue: Some(queue), problem: None };
+            inner.containers.insert(saved.id.clone(), entry);
+            self.publish(&mut inner)
+        };
+        self.dataplane
+            .wait(version, PATIENCE)
+            .map_err(|e| Failure::new(ErrorCode::Dataplane, e.to_string()))?;
+        Ok(attachment(&self.inner.lock(), &saved))
+    }
+
+    /// Removes an interface and frees its address. Success when there is none.
+    pub fn del(&self, id: &AttachmentId) -> Result<(), Failure> {
+        let _one_at_a_time = self.operations.lock();
+        let mut state = self.inner.lock().state();
+        if state.containers.remove(id).is_none() {
+            return Ok(());
+        }
+        self.store.save(&state)?;
+        let (entry, version) = {
+            let mut inner = self.inner.lock();
+            let entry = inner.containers.remove(id);
+            (entry, self.publish(&mut inner))
+        };
+        let Some(entry) = entry else { return Ok(()) };
+        // A dataplane that is away learns it when it comes back.
+        if self.dataplane.state().ready
+            && let Err(e) = self.dataplane.wait(version, PATIENCE)
+        {
+            warn!(container = %id, "{e}");
+        }
+        remove_interface(&entry.saved, entry.queue.as_ref());
+        info!(container = %id, address = %entry.saved.address, "detached");
+        Ok(())
+    }
+
+    /// Compares an interface with what was made.
+    pub fn check(
+        &self,
+        id: &AttachmentId,
+        address: Option<Ipv4Addr>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), Failure> {
+        let _one_at_a_time = self.operations.lock();
+        let (entry, interface, port) = {
+            let inner = self.inner.lock();
+            let Some(entry) = inner.containers.get(id) else {
+                return Err(Failure::new(ErrorCode::Unknown, format!("{id} is not attached")));
+            };
+            let port = desired::port(inner.cell.subnet, entry.saved.address);
+            (entry.clone(), inner.interface(&entry.saved), port)
+        };
+        let differs = |message: String| Err(Failure::new(ErrorCode::Namespace, message));
+        let given = entry.saved.address;
+        if let Some(believed) = address.filter(|believed| *believed != given) {
+            return differs(format!("{id} has the address {given}, not {believed}"));
+        }
+        if netns::inode(netns).ok() != Some(entry.saved.netns_inode) {
+            return differs(format!("{id} is attached in another network namespace"));
+        }
+        interface.check(netns)?;
+        match &entry.queue {
+            Some(queue) if self.dataplane.has(port, queue) => Ok(()),
+            _ => {
+                let message = format!("the dataplane does not have the port of {id}");
+                Err(Failure::new(ErrorCode::Dataplane, message))
+            }
+        }
+    }
+
+    /// Removes every interface that is not in `valid`.
+    pub fn gc(&self, valid: &[AttachmentId]) -> Result<(), Failure> {
+        let doomed: Vec<AttachmentId> = {
+            let inner = self.inner.lock();
+            inner.containers.keys().filter(|id| !valid.contains(id)).cloned().collect()
+        };
+        doomed.iter().try_for_each(|id| self.del(id))
+    }
+}
+
+fn check_wish(wish: &Attach) -> Result<(), Failure> {
+    let Attach { id, netns_path, app } = wish;
+    let letter = |c: char| c.is_ascii_alphanumeric();
+    let fine = id.container.len() <= ID_MAX
+        && id.container.starts_with(letter)
+        && id.container.chars().all(|c| letter(c) || matches!(c, '_' | '.' | '-'));
+    let wrong = |message: String| Err(Failure::new(ErrorCode::Invalid, message));
+    if !fine {
+        let rule = "1 to 128 letters, digits, `_`, `.` and `-`, the first one a letter or digit";
+        return wrong(format!("`{}` is not a container id: {rule}", id.container));
+    }
+    if netns_path.is_empty() || netns_path.len() > 4095 {
+        return wrong("the path of the network namespace is empty or too long".into());
+    }
+    if app.as_ref().is_some_and(|app| app.is_empty() || app.len() > 256) {
+        return wrong("the app's id is empty or longer than 256 bytes".into());
+    }
+    Ok(())
+}
+
+fn free_address(inner: &Inner) -> Result<Ipv4Addr, Failure> {
+    let used: std::collections::HashSet<_> =
+        inner.containers.values().map(|entry| entry.saved.address).collect();
+    let subnet = inner.cell.subnet;
+    ipam::next_free(subnet, inner.last_address, |address| used.contains(&address)).ok_or_else(
+        || {
+            let message = format!(
+                "all {} addresses of the cell's subnet {subnet} are taken; remove containers, or \
+             give the cell a larger subnet",
+                ipam::capacity(subnet)
+            );
+            Failure::new(ErrorCode::NoAddress, message)
+        },
+    )
+}
+
+/// The queue of an interface that is as it should be, repaired or made anew if it is not.
+fn intact_or_anew(
+    interface: &Interface,
+    queue: Option<Arc<OwnedFd>>,
+    netns: BorrowedFd<'_>,
+) -> Result<Arc<OwnedFd>, Failure> {
+    if let Some(queue) = queue {
+        if interface.check(netns).is_ok() || interface.repair(netns).is_ok() {
+            return Ok(queue);
+        }
+        // The device is gone, or not ours any more.
+        drop(queue);
+    }
+    Ok(Arc::new(interface.make(netns)?))
+}
+
+/// Removes a device as far as it can still be reached. Failures matter to nobody but the log:
+/// the namespace goes with its container.
+fn remove_interface(saved: &Saved, queue: Option<&Arc<OwnedFd>>) {
+    if let Some(queue) = queue
+        && let Err(e) = attach::let_go(queue)
+    {
+        warn!(container = %saved.id, "cannot let its interface go: {e}");
+    }
+    let removed = match open_namespace(saved) {
+        Ok(netns) => attach::remove(netns.as_fd(), &saved.id.ifname),
+        // Vanished, and the interface with it.
+        Err(_) => Ok(()),
+    };
+    if let Err(e) = removed {
+        warn!(container = %saved.id, "cannot remove its interface: {e}");
+    }
+}
+
+/// What the client is told.
+pub(super) fn attachment(inner: &Inner, saved: &Saved) -> Attachment {
+    Attachment {
+        id: saved.id.clone(),
+        address: saved.address,
+        mtu: inner.mtu,
+        mac: None,
+        routes: vec![ipnet::Ipv4Net::default()],
+        port: desired::port(inner.cell.subnet, saved.address),
+    }
+}

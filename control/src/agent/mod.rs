@@ -1,0 +1,316 @@
+//! The agent's state and what may be done to it.
+//!
+//! Locks, in the order in which they are taken: `operations` (one ADD, DEL or CHECK at a time, over
+//! disk, namespaces and dataplane), `configuration` (one change of the network at a time), `inner`
+//! (what is known; held for moments only, never over anything that waits).
+
+mod containers;
+mod network;
+mod report;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sarcenet_agent_api::{AttachmentId, ErrorCode, Reply};
+use sarcenet_dataplane_api::PortInfo;
+use tracing::{info, warn};
+
+use crate::attach::{AttachError, Interface};
+use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
+use crate::dataplane::Dataplane;
+use crate::desired::{Attached, Desired, RuleNames};
+use crate::host::{self, UnderlayError};
+use crate::paths::Root;
+use crate::state::{Saved, State, StateError, Store};
+use crate::{desired, netns};
+
+/// How long a change may take to be in force in the dataplane before the one who asked is told
+/// that it is not. A dataplane that restarts is back long before.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What an agent is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything is.
+    pub root: Root,
+    /// Which cell this is.
+    pub cell: String,
+    /// The network file.
+    pub network: PathBuf,
+}
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The network file.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The state on disk.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The underlay.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The cell's own device.
+    #[error("cannot make the cell's own device {device}: {source}", device = host::DEVICE)]
+    Host {
+        /// Why.
+        source: AttachError,
+    },
+    /// Containers of another subnet.
+    #[error(
+        "container {id} has the address {address}, which is not in the cell's subnet {subnet}; \
+         restore the subnet in the network file, or remove the container first"
+    )]
+    Subnet {
+        /// The container.
+        id: AttachmentId,
+        /// Its address.
+        address: std::net::Ipv4Addr,
+        /// The cell's subnet.
+        subnet: ipnet::Ipv4Net,
+    },
+    /// The system.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A request that was not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What kind of error.
+    pub code: ErrorCode,
+    /// What was wrong.
+    pub message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<Failure> for Reply {
+    fn from(failure: Failure) -> Self {
+        Self::Error { code: failure.code, message: failure.message }
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        Self::new(ErrorCode::Storage, error.to_string())
+    }
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        Self::new(ErrorCode::Namespace, error.to_string())
+    }
+}
+
+/// A cell's agent.
+#[derive(Debug)]
+pub struct Agent {
+    options: Options,
+    store: Store,
+    started: Instant,
+    operations: Mutex<()>,
+    configuration: Mutex<()>,
+    inner: Mutex<Inner>,
+    dataplane: Arc<Dataplane>,
+}
+
+/// What is known.
+#[derive(Debug)]
+struct Inner {
+    network: Network,
+    /// The network file as it was read last, with or without mistakes.
+    text: String,
+    read_at: Instant,
+    mistakes: Vec<String>,
+    cell: CellSpec,
+    mtu: u16,
+    host: Option<Arc<OwnedFd>>,
+    last_address: Option<std::net::Ipv4Addr>,
+    containers: BTreeMap<AttachmentId, Entry>,
+    names: RuleNames,
+    state_problem: Option<String>,
+}
+
+/// A container.
+#[derive(Debug, Clone)]
+struct Entry {
+    saved: Saved,
+    /// Its queue; none as long as it is lost.
+    queue: Option<Arc<OwnedFd>>,
+    /// Why it is lost.
+    problem: Option<String>,
+}
+
+impl Inner {
+    fn state(&self) -> State {
+        State {
+            last_address: self.last_address,
+            containers: self
+                .containers
+                .iter()
+                .map(|(id, entry)| (id.clone(), entry.saved.clone()))
+                .collect(),
+        }
+    }
+
+    fn interface(&self, saved: &Saved) -> Interface {
+        Interface { ifname: saved.id.ifname.clone(), address: saved.address, mtu: self.mtu }
+    }
+}
+
+impl Agent {
+    /// Reads configuration and state, and makes the cell's own device. The dataplane is not
+    /// talked to yet.
+    pub fn new(options: Options) -> Result<Arc<Self>, StartError> {
+        let text = Network::text(&options.network)?;
+        let network = Network::parse_file(&options.network, &text)?;
+        let cell = network.cell_of(&options.network, &options.cell)?.clone();
+        let mtu = inner_mtu(&network, &cell)?;
+        let store = Store::new(&options.root)?;
+        let (state, state_problem) = store.load()?;
+        if let Some(problem) = &state_problem {
+            warn!("{problem}");
+        }
+        for saved in state.containers.values() {
+            if !cell.subnet.contains(&saved.address) {
+                let (id, address) = (saved.id.clone(), saved.address);
+                return Err(StartError::Subnet { id, address, subnet: cell.subnet });
+            }
+        }
+        let host = host::make(cell.subnet, network.overlay, mtu)
+            .map_err(|source| StartError::Host { source })?;
+        info!(cell = cell.name, subnet = %cell.subnet, underlay = %cell.underlay, mtu,
+            containers = state.containers.len(), "agent starts");
+        let containers = state.containers.into_iter().map(|(id, saved)| {
+            (id, Entry { saved, queue: None, problem: Some("not looked for yet".into()) })
+        });
+        let inner = Inner {
+            network,
+            text,
+            read_at: Instant::now(),
+            mistakes: Vec::new(),
+            cell,
+            mtu,
+            host: Some(Arc::new(host)),
+            last_address: state.last_address,
+            containers: containers.collect(),
+            names: RuleNames::default(),
+            state_problem,
+        };
+        Ok(Arc::new(Self {
+            options,
+            store,
+            started: Instant::now(),
+            operations: Mutex::new(()),
+            configuration: Mutex::new(()),
+            inner: Mutex::new(inner),
+            dataplane: Dataplane::new()?,
+        }))
+    }
+
+    /// Starts the thread that keeps the dataplane up to date; it ends after [`Self::stop`].
+    pub fn start(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+        let agent = Arc::clone(self);
+        let socket = self.options.root.dataplane_socket();
+        self.dataplane.start(socket, Box::new(move |ports| agent.adopt(ports)))
+    }
+
+    /// Ends the thread of [`Self::start`]. Containers, devices and the dataplane stay as they are.
+    pub fn stop(&self) {
+        self.dataplane.stop();
+    }
+
+    /// What the agent was started with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Makes what is known now the dataplane's desired state.
+    fn publish(&self, inner: &mut Inner) -> u64 {
+        let attached: Vec<_> = inner
+            .containers
+            .values()
+            .filter_map(|entry| {
+                let queue = Arc::clone(entry.queue.as_ref()?);
+                let saved = &entry.saved;
+                let (id, app) = (saved.id.clone(), saved.app.clone());
+                Some(Attached { id, address: saved.address, app, queue })
+            })
+            .collect();
+        let desired = Desired::new(
+            &inner.network,
+            &inner.cell,
+            inner.mtu,
+            inner.host.clone(),
+            &attached,
+            &mut inner.names,
+        );
+        self.dataplane.publish(desired)
+    }
+
+    /// Takes the queues that the dataplane holds and this agent does not, opens those again that
+    /// nobody holds, and publishes the result.
+    fn adopt(&self, ports: Vec<(PortInfo, OwnedFd)>) {
+        let mut inner = self.inner.lock();
+        let subnet = inner.cell.subnet;
+        let mut held: BTreeMap<_, _> =
+            ports.into_iter().map(|(info, fd)| ((info.port, info.address), fd)).collect();
+        for entry in inner.containers.values_mut().filter(|entry| entry.queue.is_none()) {
+            let address = entry.saved.address;
+            if let Some(fd) = held.remove(&(desired::port(subnet, address), address)) {
+                entry.queue = Some(Arc::new(fd));
+                entry.problem = None;
+            }
+        }
+        drop(held);
+        let lost: Vec<(Saved, Interface)> = inner
+            .containers
+            .values()
+            .filter(|entry| entry.queue.is_none())
+            .map(|entry| (entry.saved.clone(), inner.interface(&entry.saved)))
+            .collect();
+        drop(inner);
+        for (saved, interface) in lost {
+            let opened = open_namespace(&saved).and_then(|netns| interface.make(netns.as_fd()));
+            let mut inner = self.inner.lock();
+            let Some(entry) = inner.containers.get_mut(&saved.id) else { continue };
+            match opened {
+                Ok(queue) if entry.saved == saved && entry.queue.is_none() => {
+                    info!(container = %saved.id, "interface opened again");
+                    entry.queue = Some(Arc::new(queue));
+                    entry.problem = None;
+                }
+                Ok(_) => {}
+                Err(e) => {
+                    warn!(container = %saved.id, "interface lost: {e}");
+                    entry.problem = Some(e.to_string());
+                }
+            }
+        }
+        self.publish(&mut self.inner.lock());
+    }
+}
+
+fn open_namespace(saved: &Saved) -> Result<OwnedFd, AttachError> {
+    netns::open_same(saved.netns_path.as_ref(), saved.netns_inode).map_err(AttachError::Namespace)
+}
+
+/// Largest inner IP packet of a cell: as configured, or the underlay's MTU without the tunnel's
+/// headers.
+fn inner_mtu(network: &Network, cell: &CellSpec) -> Result<u16, UnderlayError> {
+    let underlay = host::underlay_mtu(cell.underlay)?;
+    let fitting = u16::try_from(underlay).unwrap_or(u16::MAX).saturating_sub(TUNNEL_OVERHEAD);
+    Ok(network.mtu.unwrap_or(fitting))
+}

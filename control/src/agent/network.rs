@@ -1,0 +1,143 @@
+//! Changes of the network: a new network file, or a policy.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sarcenet_agent_api::{ErrorCode, Policy};
+use tracing::{error, info, warn};
+
+use super::{Agent, Failure, PATIENCE, inner_mtu, open_namespace};
+use crate::config::{ConfigError, EditError, Network, PolicyFile};
+use crate::host;
+
+impl Agent {
+    /// Reads the network file again if it has changed, and puts it in force. A file with mistakes
+    /// changes nothing; they are logged and shown in the status.
+    pub fn reload(&self) {
+        let _one_at_a_time = self.configuration.lock();
+        let path = &self.options.network;
+        let read = Network::text(path).and_then(|text| {
+            if text == self.inner.lock().text {
+                return Ok(None);
+            }
+            let network = Network::parse_file(path, &text);
+            self.inner.lock().text = text;
+            network.map(Some)
+        });
+        match read
+            .and_then(|network| network.map_or(Ok(None), |new| self.put_in_force(new).map(Some)))
+        {
+            Ok(None) => {}
+            Ok(Some(_)) => info!("network file read again"),
+            Err(mistakes) => self.reject(&mistakes),
+        }
+    }
+
+    /// Remembers what is wrong with the newest file; the old state stays in force.
+    fn reject(&self, error: &ConfigError) {
+        let lines = error.lines();
+        let mut inner = self.inner.lock();
+        if inner.mistakes != lines {
+            for line in &lines {
+                error!("the network file is not used: {line}");
+            }
+            inner.mistakes = lines;
+        }
+        if let ConfigError::Read { .. } = error {
+            // Whatever it says when it can be read again is news.
+            inner.text.clear();
+        }
+    }
+
+    /// Puts a network in force that was read without mistakes. Returns the version to wait for.
+    fn put_in_force(&self, network: Network) -> Result<u64, ConfigError> {
+        let path = &self.options.network;
+        let cell = network.cell_of(path, &self.options.cell)?.clone();
+        let refuse = |message: String| {
+            Err(ConfigError::NotNow { path: path.display().to_string(), reason: message })
+        };
+        let (old_cell, old_overlay, old_mtu, attached) = {
+            let inner = self.inner.lock();
+            let attached = !inner.containers.is_empty();
+            (inner.cell.clone(), inner.network.overlay, inner.mtu, attached)
+        };
+        if cell.subnet != old_cell.subnet && attached {
+            return refuse(format!(
+                "the subnet of {} cannot change from {} to {} while containers are attached",
+                cell.name, old_cell.subnet, cell.subnet
+            ));
+        }
+        let same_door = cell == old_cell && network.overlay == old_overlay;
+        let mtu = match inner_mtu(&network, &cell) {
+            Ok(mtu) => mtu,
+            Err(e) => return refuse(e.to_string()),
+        };
+        let new_host = if same_door && mtu == old_mtu {
+            None
+        } else {
+            match host::make(cell.subnet, network.overlay, mtu) {
+                Ok(queue) => Some(Arc::new(queue)),
+                Err(e) => return refuse(format!("cannot set {} up: {e}", host::DEVICE)),
+            }
+        };
+        let (version, interfaces) = {
+            let mut inner = self.inner.lock();
+            inner.network = network;
+            inner.cell = cell;
+            inner.mtu = mtu;
+            inner.mistakes = Vec::new();
+            inner.read_at = Instant::now();
+            if new_host.is_some() {
+                inner.host = new_host;
+            }
+            let interfaces: Vec<_> = inner
+                .containers
+                .values()
+                .filter(|_| mtu != old_mtu)
+                .map(|entry| (entry.saved.clone(), inner.interface(&entry.saved)))
+                .collect();
+            (self.publish(&mut inner), interfaces)
+        };
+        for (saved, interface) in interfaces {
+            let set = open_namespace(&saved).and_then(|netns| interface.repair(netns.as_fd()));
+            if let Err(e) = set {
+                warn!(container = %saved.id, "cannot set the new MTU: {e}");
+            }
+        }
+        Ok(version)
+    }
+
+    /// Writes a policy into the network file, or takes it out, and waits until that is in force
+    /// on this cell. Returns whether the file had to be changed.
+    pub fn change_policy(&self, policy: &Policy, allow: bool) -> Result<bool, Failure> {
+        let (version, changed) = {
+            let _one_at_a_time = self.configuration.lock();
+            let outcome = PolicyFile::lock(&self.options.network)
+                .and_then(|file| file.change(policy, allow))
+                .map_err(|e| edit_failure(&e))?;
+            let version = self
+                .put_in_force(outcome.network)
+                .inspect_err(|e| self.reject(e))
+                .map_err(|e| Failure::new(ErrorCode::Config, e.to_string()))?;
+            self.inner.lock().text = outcome.text;
+            (version, outcome.changed)
+        };
+        self.dataplane.wait(version, PATIENCE).map_err(|e| {
+            let message = format!("the network file says so now, but {e}");
+            Failure::new(ErrorCode::Dataplane, message)
+        })?;
+        if changed {
+            info!(%policy, allow, "policy changed");
+        }
+        Ok(changed)
+    }
+}
+
+fn edit_failure(error: &EditError) -> Failure {
+    let code = match error {
+        EditError::Write { .. } => ErrorCode::Storage,
+        EditError::Config(_) | EditError::Shape(_) => ErrorCode::Config,
+    };
+    Failure::new(code, error.to_string())
+}

@@ -1,0 +1,145 @@
+//! What the agent tells about itself.
+
+use sarcenet_agent_api::{
+    AgentStatus, AppInfo, ConfigStatus, ContainerInfo, Policy, PortId, RuleId, RuleName,
+};
+
+use super::containers::attachment;
+use super::{Agent, Inner};
+use crate::{desired, ipam};
+
+/// Containers, policies or apps in one reply: as many as surely fit a frame.
+const PAGE: usize = 16;
+
+impl Agent {
+    /// Name of the cell.
+    pub fn cell_name(&self) -> String {
+        self.inner.lock().cell.name.clone()
+    }
+
+    /// How it is.
+    pub fn status(&self) -> AgentStatus {
+        let dataplane = self.dataplane.state();
+        let rules = self.dataplane.rules() as u32;
+        let inner = self.inner.lock();
+        let containers = inner.containers.len() as u32;
+        let mut problems = problems(&inner);
+        if let Some(error) = &dataplane.error {
+            problems.push(format!("dataplane: {error}"));
+        }
+        AgentStatus {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.started.elapsed().as_secs(),
+            cell: inner.cell.name.clone(),
+            underlay: inner.cell.underlay,
+            subnet: inner.cell.subnet,
+            overlay: inner.network.overlay,
+            mtu: inner.mtu,
+            containers,
+            addresses_free: ipam::capacity(inner.cell.subnet).saturating_sub(containers),
+            cells: inner.network.cells.len() as u32,
+            apps: inner.network.apps.len() as u32,
+            policies: inner.network.policies.len() as u32,
+            rules,
+            config: ConfigStatus {
+                path: self.options.network.display().to_string(),
+                age_s: inner.read_at.elapsed().as_secs(),
+                mistakes: bounded(inner.mistakes.clone()),
+            },
+            dataplane,
+            problems: bounded(problems),
+        }
+    }
+
+    /// A page of containers in order of port, and whether there are more.
+    pub fn containers(&self, after: Option<PortId>) -> (Vec<ContainerInfo>, bool) {
+        let inner = self.inner.lock();
+        let subnet = inner.cell.subnet;
+        let mut entries: Vec<_> = inner
+            .containers
+            .values()
+            .map(|entry| (desired::port(subnet, entry.saved.address), entry))
+            .filter(|(port, _)| after.is_none_or(|after| *port > after))
+            .collect();
+        entries.sort_by_key(|(port, _)| *port);
+        let more = entries.len() > PAGE;
+        let infos = entries.into_iter().take(PAGE).map(|(port, entry)| {
+            let app = entry.saved.app.clone();
+            let queue = entry.queue.as_ref();
+            ContainerInfo {
+                attachment: attachment(&inner, &entry.saved),
+                netns_path: entry.saved.netns_path.clone(),
+                tag: app.as_deref().and_then(|app| inner.network.tag(app)).unwrap_or(0),
+                app,
+                connected: queue.is_some_and(|queue| self.dataplane.has(port, queue)),
+            }
+        });
+        (infos.collect(), more)
+    }
+
+    /// A page of policies, and whether there are more.
+    pub fn policies(&self, skip: usize) -> (Vec<Policy>, bool) {
+        let inner = self.inner.lock();
+        let rest = inner.network.policies.get(skip..).unwrap_or_default();
+        (rest.iter().take(PAGE * 8).cloned().collect(), rest.len() > PAGE * 8)
+    }
+
+    /// A page of apps in order of tag, and whether there are more.
+    pub fn apps(&self, after: u16) -> (Vec<AppInfo>, bool) {
+        let inner = self.inner.lock();
+        let mut apps: Vec<_> =
+            inner.network.apps.iter().filter(|app| app.tag > after).cloned().collect();
+        apps.sort_by_key(|app| app.tag);
+        let more = apps.len() > PAGE * 16;
+        apps.truncate(PAGE * 16);
+        (apps, more)
+    }
+
+    /// What rules stand for.
+    pub fn rules(&self, ids: &[RuleId]) -> Vec<RuleName> {
+        let inner = self.inner.lock();
+        let name = |&id: &RuleId| {
+            let policy = inner.names.policy(id)?.clone();
+            Some(RuleName { id, policy })
+        };
+        ids.iter().filter_map(name).collect()
+    }
+}
+
+/// What somebody should look at.
+fn problems(inner: &Inner) -> Vec<String> {
+    let mut problems: Vec<String> = inner.state_problem.iter().cloned().collect();
+    for entry in inner.containers.values() {
+        let id = &entry.saved.id;
+        if let Some(problem) = &entry.problem {
+            problems.push(format!("container {id} has no interface: {problem}"));
+        }
+        match &entry.saved.app {
+            Some(app) if inner.network.tag(app).is_none() => {
+                problems.push(format!(
+                    "container {id} belongs to app {app}, which the network file does not name; \
+                     add `- {{id: {app}, tag: ...}}` under `apps:`"
+                ));
+            }
+            _ => {}
+        }
+    }
+    problems
+}
+
+/// No more lines than fit a frame, nor longer ones.
+fn bounded(mut lines: Vec<String>) -> Vec<String> {
+    const LINES: usize = 50;
+    const CHARS: usize = 500;
+    let more = lines.len().saturating_sub(LINES);
+    lines.truncate(LINES);
+    for line in &mut lines {
+        if let Some((end, _)) = line.char_indices().nth(CHARS) {
+            line.truncate(end);
+        }
+    }
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines
+}

@@ -1,0 +1,121 @@
+//! The operator's command.
+
+mod agent;
+mod containers;
+mod flows;
+mod names;
+mod output;
+mod policy;
+mod status;
+mod trace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use sarcenet_agent_api::AgentClient;
+use sarcenet_dataplane_api::Role;
+use sarcenet_dataplane_api::client::Client;
+
+use crate::paths::Root;
+
+/// Container networking for Cloud Foundry cells, in userspace.
+///
+/// One binary for the cell's control process (`sarcenet agent`) and for looking at a running
+/// cell. Start with `sarcenet status`; when a connection does not work, `sarcenet trace` shows
+/// the way of its packets and what decided about them.
+#[derive(Debug, Parser)]
+#[command(name = "sarcenet", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "\
+Exit status: 0 when all is well, 1 when something failed or is not well, 2 for wrong usage.
+
+Files, all below --root:
+  /etc/sarcenet/network.yaml            the network: overlay, cells, apps, policies
+  /run/sarcenet/agent.sock              the agent's socket
+  /run/sarcenet/dataplane.sock          the dataplane's socket
+  /var/lib/sarcenet/containers.json     the agent's containers and their addresses")]
+pub struct Cli {
+    /// Directory below which /etc, /run and /var/lib are looked for
+    #[arg(long, global = true, default_value = "/", value_name = "DIR", env = "SARCENET_ROOT")]
+    root: PathBuf,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::Arguments),
+    Status(status::Arguments),
+    #[command(subcommand)]
+    Policy(policy::Command),
+    Containers(containers::Arguments),
+    Flows(flows::Arguments),
+    Trace(trace::Arguments),
+    Demo(crate::demo::Arguments),
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let root = Root::new(cli.root);
+    let done = match &cli.command {
+        Command::Agent(arguments) => agent::run(root, arguments),
+        Command::Status(arguments) => status::run(&root, arguments),
+        Command::Policy(command) => policy::run(&root, command),
+        Command::Containers(arguments) => containers::run(&root, arguments),
+        Command::Flows(arguments) => flows::run(&root, arguments),
+        Command::Trace(arguments) => trace::run(&root, arguments),
+        Command::Demo(arguments) => crate::demo::run(arguments),
+    };
+    done.unwrap_or_else(|error| {
+        if output::reader_is_gone(&error) {
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("sarcenet: {}", output::explain(&error));
+        ExitCode::FAILURE
+    })
+}
+
+fn agent_client(root: &Root) -> Result<AgentClient> {
+    Ok(AgentClient::connect(&root.agent_socket())?)
+}
+
+fn dataplane_client(root: &Root) -> Result<Client> {
+    Client::connect(&root.dataplane_socket(), Role::Observer).map_err(|error| {
+        anyhow::anyhow!("{error}; is sarcenet-dataplane running, and are you root?")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_root_may_stand_anywhere() {
+        for line in ["sarcenet --root /x status", "sarcenet status --root /x --json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.root, PathBuf::from("/x"));
+        }
+    }
+
+    #[test]
+    fn a_policy_is_named_by_its_four_parts() {
+        let line = "sarcenet policy allow --from a --to b --protocol tcp --ports 7000-8000";
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok());
+        for wrong in ["--ports 0", "--ports 9-8", "--protocol icmp"] {
+            let mut words: Vec<_> = line.split(' ').collect();
+            let at = words.iter().position(|word| wrong.starts_with(word)).unwrap();
+            words.splice(at..at + 2, wrong.split(' '));
+            assert_eq!(Cli::try_parse_from(words).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The cells, containers and programs of the story.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, World};
+
+/// Begins the names of the demo's namespaces.
+pub(super) const LABEL: &str = "demo";
+/// Port on which every app serves HTTP.
+pub(super) const APP_PORT: u16 = 8080;
+/// Port of the bulk transfers.
+pub(super) const BULK_PORT: u16 = 5201;
+/// The apps and their tags.
+pub(super) const APPS: [(&str, u16); 3] = [("app-a", 1), ("app-b", 2), ("app-c", 3)];
+
+/// Two Sarcenet cells: app-a and an instance of app-b on the first, another instance of app-b and
+/// app-c on the second.
+pub(super) struct Setting {
+    pub(super) world: World,
+    pub(super) a: Container,
+    pub(super) b_near: Container,
+    pub(super) b_far: Container,
+    pub(super) c: Container,
+}
+
+impl Setting {
+    pub(super) fn build() -> Result<Self> {
+        let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet]).apps(APPS);
+        let world = World::new(plan)?;
+        let a = world.attach(0, Some("app-a"))?;
+        let b_near = world.attach(0, Some("app-b"))?;
+        let b_far = world.attach(1, Some("app-b"))?;
+        let c = world.attach(1, Some("app-c"))?;
+        Ok(Self { world, a, b_near, b_far, c })
+    }
+
+    pub(super) fn containers(&self) -> impl Iterator<Item = &Container> {
+        [&self.a, &self.b_near, &self.b_far, &self.c].into_iter()
+    }
+
+    /// The first cell, where the operator's commands are given.
+    pub(super) fn cell(&self) -> Result<&SarcenetCell> {
+        self.world.sarcenet_cells().next().context("the demo has a Sarcenet cell")
+    }
+
+    pub(super) fn describe(&self) {
+        for (number, cell) in self.world.cells().iter().enumerate() {
+            let plan = cell.plan();
+            let containers: Vec<String> = self
+                .containers()
+                .filter(|container| container.cell() == number)
+                .map(|c| format!("{} {}", c.app().unwrap_or_default(), c.address()))
+                .collect();
+            println!(
+                "{} on {} with {}: {}",
+                plan.name,
+                plan.underlay,
+                plan.subnet,
+                containers.join(", ")
+            );
+        }
+    }
+
+    /// The operator's command, for the first cell; it must succeed.
+    pub(super) fn sarcenet(&self, arguments: &[&str]) -> Result<()> {
+        let cell = self.cell()?;
+        let output = Command::new(&cell.binaries().sarcenet)
+            .arg("--root")
+            .arg(cell.root())
+            .args(arguments)
+            .output()
+            .context("run the sarcenet command")?;
+        if !output.status.success() {
+            bail!(
+                "sarcenet {} failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(())
+    }
+
+    /// Leaves it running, with a server in every container and app-a allowed to reach app-b.
+    pub(super) fn keep(self) -> Result<()> {
+        let cell = self.cell()?;
+        let sarcenet = cell.binaries().sarcenet.display().to_string();
+        self.sarcenet(&policy("allow", "app-a", "app-b", "8080"))?;
+        for container in self.containers() {
+            container.spawn(
+                Command::new(&sarcenet)
+                    .args(["demo", "--serve", container.app().unwrap_or_default()])
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null()),
+            )?;
+        }
+        println!("\nLeft running. app-a may reach app-b; everything else is refused:");
+        let inside = format!("ip netns exec {}", self.a.namespace().name());
+        for target in [&self.b_near, &self.b_far, &self.c] {
+            println!(
+                "  {inside} curl -sS http://{}:{APP_PORT}/    # {}",
+                target.address(),
+                target.app().unwrap_or_default()
+            );
+        }
+        println!("Look at the cells:");
+        for cell in self.world.sarcenet_cells() {
+            let root = cell.root().display();
+            for command in ["status", "containers", "flows", "policy list"] {
+                println!("  {sarcenet} --root {root} {command}");
+            }
+        }
+        println!("Follow packets, then run one of the curl lines in another terminal:");
+        println!("  {sarcenet} --root {} trace --from {}", cell.root().display(), self.a.address());
+        println!("End it:\n  {sarcenet} demo --end");
+        self.world.keep()
+    }
+}
+
+/// The arguments of `sarcenet policy`.
+pub(super) fn policy<'a>(
+    verb: &'a str,
+    from: &'a str,
+    to: &'a str,
+    ports: &'a str,
+) -> [&'a str; 10] {
+    ["policy", verb, "--from", from, "--to", to, "--protocol", "tcp", "--ports", ports]
+}

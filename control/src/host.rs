@@ -1,0 +1,71 @@
+//! The cell's own door into the overlay: a TUN in the agent's namespace, so that the cell's
+//! processes (health checks, routers) reach containers.
+//!
+//! Its address is the subnet's base with the overlay's prefix and link scope, as that of the
+//! kernel stack's VTEP (contract section 5.3); the connected route leads the whole overlay there.
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+
+use ipnet::Ipv4Net;
+use sarcenet_tun::TunDevice;
+
+use crate::attach::{AttachError, GSO_MAX_SIZE};
+use crate::netlink::{LinkSettings, Netlink, NetlinkError};
+
+/// Name of the device.
+pub const DEVICE: &str = "sarcenet0";
+
+/// Makes the device, or attaches to the one that an agent before left.
+///
+/// When it is held by a dataplane that cannot hand it back, it is made anew: conversations of the
+/// cell's own processes pause for a moment and go on.
+pub fn make(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<OwnedFd, AttachError> {
+    let netlink = Netlink::open()?;
+    let device = match TunDevice::open(DEVICE).map_err(AttachError::from) {
+        Err(e) if e.held_by_another() => {
+            if let Some(link) = netlink.link(DEVICE)? {
+                netlink.remove(&link)?;
+            }
+            TunDevice::open(DEVICE)?
+        }
+        other => other?,
+    };
+    device.persist(true)?;
+    let Some(link) = netlink.link(DEVICE)? else {
+        return Err(AttachError::Differs(format!("{DEVICE} went away while it was set up")));
+    };
+    let settings = LinkSettings { mtu: mtu.into(), gso_max_size: Some(GSO_MAX_SIZE) };
+    netlink.bring_up(&link, settings)?;
+    netlink.set_address(&link, subnet.network(), overlay.prefix_len(), true)?;
+    Ok(device.into_fd())
+}
+
+/// Removes the device; success when it is not there.
+pub fn remove() -> Result<(), NetlinkError> {
+    let netlink = Netlink::open()?;
+    match netlink.link(DEVICE)? {
+        Some(link) => netlink.remove(&link),
+        None => Ok(()),
+    }
+}
+
+/// Why the underlay cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// Netlink.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// No interface has the address.
+    #[error(
+        "no interface of this machine has the underlay address {0}; is --cell right, and is the \
+         network up?"
+    )]
+    NoInterface(Ipv4Addr),
+}
+
+/// MTU of the interface that carries the underlay address, in bytes.
+pub fn underlay_mtu(underlay: Ipv4Addr) -> Result<u32, UnderlayError> {
+    let link = Netlink::open()?.link_with(underlay)?;
+    link.map(|link| link.mtu).ok_or(UnderlayError::NoInterface(underlay))
+}

@@ -1,0 +1,250 @@
+//! The few questions and orders for the kernel's network configuration (rtnetlink(7)), blocking.
+//!
+//! A [`Netlink`] speaks to the namespace of the thread that opened it.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::runtime::Runtime;
+
+/// An order that the kernel did not follow.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}: {source}")]
+pub struct NetlinkError {
+    what: String,
+    source: io::Error,
+}
+
+impl NetlinkError {
+    /// What the system said.
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+/// A network device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// What a device shall be. All is set in one message.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkSettings {
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Largest super-packet in bytes; kernels before 6.3 take it for IPv4 too.
+    pub gso_max_size: Option<u32>,
+}
+
+/// A connection to the kernel.
+#[derive(Debug)]
+pub struct Netlink {
+    runtime: Runtime,
+    handle: Handle,
+}
+
+impl Netlink {
+    /// Opens a connection to the calling thread's namespace.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let failed = |source| NetlinkError { what: "open a netlink socket".into(), source };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let handle = {
+            let _entered = runtime.enter();
+            let (connection, handle, _) = rtnetlink::new_connection().map_err(failed)?;
+            runtime.spawn(connection);
+            handle
+        };
+        Ok(Self { runtime, handle })
+    }
+
+    fn ask<T>(
+        &self,
+        what: impl FnOnce() -> String,
+        order: impl Future<Output = Result<T, rtnetlink::Error>>,
+    ) -> Result<T, NetlinkError> {
+        self.runtime.block_on(order).map_err(|error| NetlinkError {
+            what: what(),
+            source: match error {
+                rtnetlink::Error::NetlinkError(message) => message.to_io(),
+                other => io::Error::other(other),
+            },
+        })
+    }
+
+    /// The device of that name, if there is one.
+    pub fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
+        let request = self.handle.link().get().match_name(name).execute();
+        let found = self.ask(|| format!("look at device {name}"), request.try_collect::<Vec<_>>());
+        match found {
+            Ok(links) => Ok(links.iter().find_map(link)),
+            Err(e) if e.source.raw_os_error() == Some(nix::Error::ENODEV as i32) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The device that carries `address`.
+    pub fn link_with(&self, address: Ipv4Addr) -> Result<Option<Link>, NetlinkError> {
+        let Some(index) = self
+            .all_addresses()?
+            .iter()
+            .find(|message| local(message) == Some(address))
+            .map(|message| message.header.index)
+        else {
+            return Ok(None);
+        };
+        let request = self.handle.link().get().match_index(index).execute();
+        let links = self.ask(|| "look at a device".into(), request.try_collect::<Vec<_>>())?;
+        Ok(links.iter().find_map(link))
+    }
+
+    /// Applies the settings and brings the device up.
+    pub fn bring_up(&self, device: &Link, settings: LinkSettings) -> Result<(), NetlinkError> {
+        let mut message = LinkUnspec::new_with_index(device.index).mtu(settings.mtu).up();
+        if let Some(size) = settings.gso_max_size {
+            message = message
+                .append_extra_attribute(LinkAttribute::GsoMaxSize(size))
+                .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(size));
+        }
+        let order = self.handle.link().set(message.build()).execute();
+        self.ask(|| format!("bring {} up with MTU {}", device.name, settings.mtu), order)
+    }
+
+    /// Brings the loopback device up.
+    pub fn bring_loopback_up(&self) -> Result<(), NetlinkError> {
+        let Some(lo) = self.link("lo")? else { return Ok(()) };
+        if lo.up {
+            return Ok(());
+        }
+        let message = LinkUnspec::new_with_index(lo.index).up().build();
+        self.ask(|| "bring lo up".into(), self.handle.link().set(message).execute())
+    }
+
+    /// Removes a device.
+    pub fn remove(&self, device: &Link) -> Result<(), NetlinkError> {
+        let order = self.handle.link().del(device.index).execute();
+        self.ask(|| format!("remove device {}", device.name), order)
+    }
+
+    /// The IPv4 addresses of a device with their prefix lengths.
+    pub fn addresses(&self, device: &Link) -> Result<Vec<(Ipv4Addr, u8)>, NetlinkError> {
+        Ok(self
+            .all_addresses()?
+            .iter()
+            .filter(|message| message.header.index == device.index)
+            .filter_map(|message| Some((local(message)?, message.header.prefix_len)))
+            .collect())
+    }
+
+    fn all_addresses(&self) -> Result<Vec<AddressMessage>, NetlinkError> {
+        let request = self.handle.address().get().execute();
+        self.ask(|| "list addresses".into(), request.try_collect::<Vec<_>>())
+    }
+
+    /// Gives a device this IPv4 address and takes all others from it.
+    pub fn set_address(
+        &self,
+        device: &Link,
+        address: Ipv4Addr,
+        prefix: u8,
+        link_scope: bool,
+    ) -> Result<(), NetlinkError> {
+        let mine = |message: &AddressMessage| {
+            message.header.index == device.index && message.header.family == AddressFamily::Inet
+        };
+        for message in self.all_addresses()?.into_iter().filter(mine) {
+            if (local(&message), message.header.prefix_len) != (Some(address), prefix) {
+                let what = || format!("remove a stale address from {}", device.name);
+                self.ask(what, self.handle.address().del(message).execute())?;
+            }
+        }
+        let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(device.index)
+            .address(address, prefix)
+            .build();
+        if link_scope {
+            message.header.scope = AddressScope::Link;
+        }
+        let mut order =
+            self.handle.address().add(device.index, IpAddr::V4(address), prefix).replace();
+        *order.message_mut() = message;
+        self.ask(|| format!("give {} the address {address}/{prefix}", device.name), order.execute())
+    }
+
+    /// Makes a device the way to everywhere, from `source`, without a gateway.
+    pub fn set_default_route(&self, device: &Link, source: Ipv4Addr) -> Result<(), NetlinkError> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .output_interface(device.index)
+            .scope(RouteScope::Link)
+            .pref_source(source)
+            .build();
+        let order = self.handle.route().add(route).replace().execute();
+        self.ask(|| format!("make {} the default route", device.name), order)
+    }
+
+    /// Whether the default route leads through the device, from `source`.
+    pub fn has_default_route(&self, device: &Link, source: Ipv4Addr) -> Result<bool, NetlinkError> {
+        let request = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
+        let routes: Vec<RouteMessage> =
+            self.ask(|| "list routes".into(), request.execute().try_collect::<Vec<_>>())?;
+        Ok(routes.iter().any(|route| {
+            let has =
+                |wanted: &dyn Fn(&RouteAttribute) -> bool| route.attributes.iter().any(wanted);
+            route.header.destination_prefix_length == 0
+                && has(&|a| matches!(a, RouteAttribute::Oif(index) if *index == device.index))
+                && has(&|a| {
+                    matches!(a, RouteAttribute::PrefSource(
+                        netlink_packet_route::route::RouteAddress::Inet(found)) if *found == source)
+                })
+        }))
+    }
+}
+
+fn link(message: &LinkMessage) -> Option<Link> {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })?;
+    let up = message.header.flags.contains(LinkFlags::Up);
+    Some(Link { index: message.header.index, name, mtu, up })
+}
+
+/// The address of the device itself (not of its peer).
+fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
+    let pick = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
+        message.attributes.iter().find_map(wanted)
+    };
+    let address = pick(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    })
+    .or_else(|| {
+        pick(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+    });
+    match address {
+        Some(IpAddr::V4(address)) => Some(address),
+        _ => None,
+    }
+}

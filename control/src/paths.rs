@@ -1,0 +1,45 @@
+//! Where everything is, under one movable root.
+
+use std::path::{Path, PathBuf};
+
+/// The directory that `/etc`, `/run` and `/var/lib` are looked for in; `/` normally, another one
+/// for each cell when several run on one machine.
+#[derive(Debug, Clone)]
+pub struct Root(PathBuf);
+
+impl Root {
+    /// Everything under `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self(directory.into())
+    }
+
+    /// The root itself.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The network file.
+    pub fn network_file(&self) -> PathBuf {
+        self.0.join("etc/sarcenet/network.yaml")
+    }
+
+    /// The agent's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        sarcenet_agent_api::socket_path(&self.0)
+    }
+
+    /// The dataplane's socket.
+    pub fn dataplane_socket(&self) -> PathBuf {
+        self.0.join("run/sarcenet/dataplane.sock")
+    }
+
+    /// The agent's durable state.
+    pub fn state_file(&self) -> PathBuf {
+        self.0.join("var/lib/sarcenet/containers.json")
+    }
+
+    /// A copy of it that lives as long as the containers do: until the machine restarts.
+    pub fn state_copy(&self) -> PathBuf {
+        self.0.join("run/sarcenet/containers.json")
+    }
+}

@@ -1,0 +1,188 @@
+//! The agent's socket.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use sarcenet_agent_api::{ErrorCode, Reply, Request, VERSION};
+use sarcenet_dataplane_api::transport::{Connection, Listener, TransportError};
+use tracing::{debug, warn};
+
+use crate::agent::{Agent, Failure};
+
+/// Most clients at a time; a cell starts containers a few at once.
+const CLIENTS: usize = 64;
+
+/// How long a client may keep silent between requests, and how long it may leave a reply unread.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// Most rule names in one reply.
+const RULES: usize = 256;
+
+/// A running server; ends when dropped. Requests that have begun are finished.
+#[derive(Debug)]
+pub struct Server {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Serves the agent on `path`, for root only.
+    pub fn start(agent: Arc<Agent>, path: &Path) -> Result<Self, TransportError> {
+        let listener = Listener::bind(path, 0o600)?;
+        let system = |source: std::io::Error| TransportError::Path {
+            operation: "serve",
+            path: path.to_owned(),
+            source,
+        };
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|e| system(e.into()))?;
+        let stop = Arc::new(stop);
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("server".into())
+            .spawn(move || accept(&agent, &listener, &stopped))
+            .map_err(system)?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Counts a client for as long as it is served.
+struct Seat(Arc<AtomicUsize>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd) {
+    let seats = Arc::new(AtomicUsize::new(0));
+    loop {
+        let connection = match listener.accept(stop.as_fd()) {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return,
+            Err(e) => {
+                // Out of descriptors, most likely: others will be closed.
+                warn!("{e}");
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        let taken = seats.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(Arc::clone(&seats));
+        if taken >= CLIENTS {
+            refuse(&connection, ErrorCode::Busy, "the agent serves too many clients already");
+            continue;
+        }
+        let agent = Arc::clone(agent);
+        let spawned = std::thread::Builder::new().name("client".into()).spawn(move || {
+            let _seat = seat;
+            if let Err(e) = serve(&agent, &connection) {
+                debug!("client: {e}");
+                refuse(&connection, ErrorCode::Invalid, &e.to_string());
+            }
+        });
+        if let Err(e) = spawned {
+            warn!("cannot serve a client: {e}");
+        }
+    }
+}
+
+/// Says why and lets go; the client may be gone already.
+fn refuse(connection: &Connection, code: ErrorCode, message: &str) {
+    let _ = connection.send(&Reply::Error { code, message: message.to_owned() }, &[]);
+}
+
+/// Serves one client until it goes. An error ends the connection.
+fn serve(agent: &Agent, connection: &Connection) -> Result<(), TransportError> {
+    connection.set_timeouts(Some(SILENCE), Some(SILENCE))?;
+    let uid = connection.peer()?.uid;
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        refuse(connection, ErrorCode::Invalid, "only root may speak to the agent");
+        return Ok(());
+    }
+    let mut welcome = false;
+    while let Some((request, fds)) = connection.recv::<Request>()? {
+        let reply = match (&request, welcome) {
+            (Request::Hello { version: VERSION }, _) => {
+                welcome = true;
+                Reply::Hello { version: VERSION, cell: agent.cell_name() }
+            }
+            (Request::Hello { version }, _) => {
+                // Answered with our version, so that the client can name both.
+                debug!("a client speaks version {version}");
+                Reply::Hello { version: VERSION, cell: agent.cell_name() }
+            }
+            (_, false) => {
+                refuse(connection, ErrorCode::Invalid, "the first message must be a hello");
+                return Ok(());
+            }
+            (_, true) => answer(agent, request, &fds).unwrap_or_else(Reply::from),
+        };
+        connection.send(&reply, &[])?;
+    }
+    Ok(())
+}
+
+fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Failure> {
+    let wanted = usize::from(matches!(request, Request::Add(_) | Request::Check { .. }));
+    if fds.len() != wanted {
+        let got = fds.len();
+        let message =
+            format!("the request goes with {wanted} file descriptors, {got} came with it");
+        return Err(Failure::new(ErrorCode::Invalid, message));
+    }
+    let netns = fds.first();
+    let missing = || Failure::new(ErrorCode::Invalid, "the network namespace is missing");
+    Ok(match request {
+        Request::Hello { .. } => Reply::Hello { version: VERSION, cell: agent.cell_name() },
+        Request::Add(wish) => Reply::Added(agent.add(wish, netns.ok_or_else(missing)?.as_fd())?),
+        Request::Del { id } => agent.del(&id).map(|()| Reply::Done)?,
+        Request::Check { id, address } => {
+            agent.check(&id, address, netns.ok_or_else(missing)?.as_fd())?;
+            Reply::Done
+        }
+        Request::Gc { valid } => agent.gc(&valid).map(|()| Reply::Done)?,
+        Request::Containers { after } => {
+            let (containers, more) = agent.containers(after);
+            Reply::Containers { containers, more }
+        }
+        Request::Status => Reply::Status(Box::new(agent.status())),
+        Request::PolicyAllow(policy) => {
+            Reply::Changed { changed: agent.change_policy(&policy, true)? }
+        }
+        Request::PolicyRevoke(policy) => {
+            Reply::Changed { changed: agent.change_policy(&policy, false)? }
+        }
+        Request::Policies { skip } => {
+            let (policies, more) = agent.policies(skip as usize);
+            Reply::Policies { policies, more }
+        }
+        Request::Apps { after } => {
+            let (apps, more) = agent.apps(after);
+            Reply::Apps { apps, more }
+        }
+        Request::Rules { ids } if ids.len() > RULES => {
+            let message = format!("{} rules at once, at most {RULES} are possible", ids.len());
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        Request::Rules { ids } => Reply::Rules { rules: agent.rules(&ids) },
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Any message, for property tests.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use ipnet::Ipv4Net;
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::{
+    Cell, Container, DropReason, Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus,
+    Peer, PortId, PortInfo, PortRange, Protocol, Reply, Request, Revoke, Role, Rule, RuleId,
+    RuleKey, Status, TraceFilter, TraceStep, Update, Walk, WorkerStatus,
+};
+
+fn net() -> impl Strategy<Value = Ipv4Net> {
+    (any::<Ipv4Addr>(), 0..=32_u8).prop_map(|(address, prefix)| {
+        Ipv4Net::new(address, prefix).expect("prefixes up to 32 are valid")
+    })
+}
+
+fn socket() -> impl Strategy<Value = SocketAddrV4> {
+    any::<(Ipv4Addr, u16)>().prop_map(|(address, port)| SocketAddrV4::new(address, port))
+}
+
+fn cell() -> impl Strategy<Value = Cell> {
+    let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
+    (any::<(Ipv4Addr, u32, u16, u16, bool)>(), net(), net(), revoke).prop_map(
+        |((underlay, vni, tunnel_port, mtu, host), subnet, overlay, revoke)| Cell {
+            underlay,
+            subnet,
+            overlay,
+            vni,
+            tunnel_port,
+            mtu,
+            revoke,
+            host,
+        },
+    )
+}
+
+fn peer() -> impl Strategy<Value = Peer> {
+    (net(), any::<Ipv4Addr>(), any::<[u8; 6]>()).prop_map(|(subnet, underlay, mac)| Peer {
+        subnet,
+        underlay,
+        mac,
+    })
+}
+
+fn container() -> impl Strategy<Value = Container> {
+    any::<(u16, Ipv4Addr, u16, String)>().prop_map(|(port, address, tag, name)| Container {
+        port: PortId(port),
+        address,
+        tag,
+        name,
+    })
+}
+
+fn rule_key() -> impl Strategy<Value = RuleKey> {
+    let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
+    (any::<(u16, Ipv4Addr, u16, u16)>(), protocol).prop_map(
+        |((source, destination, first, last), protocol)| RuleKey {
+            source,
+            destination,
+            protocol,
+            ports: PortRange { first, last },
+        },
+    )
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (any::<u32>(), rule_key()).prop_map(|(id, key)| Rule { id: RuleId(id), key })
+}
+
+pub(crate) fn update() -> impl Strategy<Value = Update> {
+    (
+        any::<u64>(),
+        option::of(cell()),
+        vec(peer(), 0..4),
+        vec(net(), 0..4),
+        vec(container(), 0..4),
+        vec(any::<u16>().prop_map(PortId), 0..4),
+        vec(rule(), 0..8),
+        vec(rule_key(), 0..8),
+    )
+        .prop_map(
+            |(
+                generation,
+                cell,
+                peers,
+                peers_gone,
+                containers,
+                containers_gone,
+                rules,
+                rules_gone,
+            )| {
+                Update {
+                    generation,
+                    cell,
+                    peers,
+                    peers_gone,
+                    containers,
+                    containers_gone,
+                    rules,
+                    rules_gone,
+                }
+            },
+        )
+}
+
+fn filter() -> impl Strategy<Value = TraceFilter> {
+    (option::of(net()), option::of(net()), any::<(Option<u8>, Option<u16>, bool)>()).prop_map(
+        |(from, to, (protocol, port, drops_only))| TraceFilter {
+            from,
+            to,
+            protocol,
+            port,
+            drops_only,
+        },
+    )
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    let role = select(vec![Role::Controller, Role::Observer]);
+    prop_oneof![
+        (any::<u32>(), role).prop_map(|(version, role)| Request::Hello { version, role }),
+        Just(Request::SnapshotBegin),
+        Just(Request::SnapshotEnd),
+        update().prop_map(|update| Request::Update(Box::new(update))),
+        any::<Option<u16>>().prop_map(|after| Request::Ports { after: after.map(PortId) }),
+        Just(Request::Status),
+        any::<(u64, u32)>().prop_map(|(cursor, limit)| Request::Flows { cursor, limit }),
+        filter().prop_map(Request::Trace),
+    ]
+}
+
+fn reason() -> impl Strategy<Value = DropReason> {
+    select(DropReason::ALL)
+}
+
+fn end() -> impl Strategy<Value = FlowEnd> {
+    prop_oneof![
+        Just(FlowEnd::Host),
+        any::<u16>().prop_map(|port| FlowEnd::Container(PortId(port))),
+        any::<Ipv4Addr>().prop_map(FlowEnd::Tunnel),
+    ]
+}
+
+fn state() -> impl Strategy<Value = FlowState> {
+    use FlowState::{Closed, Established, FinWait, New, SynReceived, SynSent, TimeWait};
+    select(vec![New, SynSent, SynReceived, Established, FinWait, TimeWait, Closed])
+}
+
+fn flow() -> impl Strategy<Value = FlowInfo> {
+    (
+        any::<(u8, u16, Option<u32>, u32, u32)>(),
+        (socket(), socket(), end(), end()),
+        state(),
+        any::<([u64; 2], [u64; 2])>(),
+    )
+        .prop_map(
+            |(
+                (protocol, tag, rule, generation, idle_s),
+                (source, destination, from, to),
+                state,
+                (packets, bytes),
+            )| FlowInfo {
+                protocol,
+                source,
+                destination,
+                from,
+                to,
+                tag,
+                state,
+                rule: rule.map(RuleId),
+                generation,
+                idle_s,
+                packets,
+                bytes,
+            },
+        )
+}
+
+fn link() -> impl Strategy<Value = LinkStatus> {
+    any::<(String, Option<u16>, String, u16, [u64; 4], u64)>().prop_map(
+        |(name, port, mode, mtu, [rx_packets, rx_bytes, tx_packets, tx_bytes], errors)| {
+            LinkStatus {
+                name,
+                port: port.map(PortId),
+                mode,
+                mtu,
+                rx_packets,
+                rx_bytes,
+                tx_packets,
+                tx_bytes,
+                errors,
+            }
+        },
+    )
+}
+
+fn status() -> impl Strategy<Value = Status> {
+    let worker =
+        any::<(u16, u32, u64, u64, u64)>().prop_map(|(worker, links, sleeps, batches, packets)| {
+            WorkerStatus { worker, links, sleeps, batches, packets }
+        });
+    let drops = (reason(), any::<u64>()).prop_map(|(reason, packets)| Drops { reason, packets });
+    let flows = any::<[u64; 5]>().prop_map(|[used, capacity, created, expired, evicted]| {
+        FlowTableStatus { used, capacity, created, expired, evicted }
+    });
+    (
+        any::<String>(),
+        any::<[u64; 7]>(),
+        vec(drops, 0..4),
+        flows,
+        vec(link(), 0..3),
+        vec(worker, 0..3),
+    )
+        .prop_map(|(program, n, drops, flows, links, workers)| Status {
+            program,
+            uptime_s: n[0],
+            generation: n[1],
+            transmitted: n[2],
+            answered: n[3],
+            answers_suppressed: n[4],
+            drops,
+            flows,
+            rules: n[5],
+            peers: n[6],
+            links,
+            workers,
+        })
+}
+
+fn step() -> impl Strategy<Value = TraceStep> {
+    let rule = any::<Option<u32>>().prop_map(|rule| rule.map(RuleId));
+    prop_oneof![
+        (end(), any::<(u32, Option<u16>)>())
+            .prop_map(|(from, (len, segment))| TraceStep::Received { from, len, segment }),
+        any::<(Option<u16>, u32)>().prop_map(|(tag, vni)| TraceStep::Decapsulated { tag, vni }),
+        (any::<(u8, u8)>(), socket(), socket()).prop_map(
+            |((protocol, tcp_flags), source, destination)| TraceStep::Parsed {
+                protocol,
+                source,
+                destination,
+                tcp_flags
+            }
+        ),
+        (state(), any::<bool>(), rule.clone())
+            .prop_map(|(state, forward, rule)| TraceStep::FlowHit { state, forward, rule }),
+        any::<bool>().prop_map(|stale| TraceStep::FlowMiss { stale }),
+        Just(TraceStep::SourceChecked),
+        end().prop_map(|to| TraceStep::Routed { to }),
+        (any::<u16>(), rule).prop_map(|(tag, rule)| TraceStep::Policy { tag, rule }),
+        Just(TraceStep::FlowCreated),
+        any::<(Ipv4Addr, u16)>().prop_map(|(peer, tag)| TraceStep::Encapsulated { peer, tag }),
+        end().prop_map(|to| TraceStep::Transmitted { to }),
+        any::<(u8, u8)>()
+            .prop_map(|(icmp_type, icmp_code)| TraceStep::Answered { icmp_type, icmp_code }),
+        reason().prop_map(|reason| TraceStep::Dropped { reason }),
+    ]
+}
+
+pub(crate) fn reply() -> impl Strategy<Value = Reply> {
+    let port = any::<(u16, Ipv4Addr)>()
+        .prop_map(|(port, address)| PortInfo { port: PortId(port), address });
+    let walk = (any::<(u64, u16)>(), vec(step(), 0..6)).prop_map(|((at_ns, worker), steps)| Walk {
+        at_ns,
+        worker,
+        steps,
+    });
+    prop_oneof![
+        any::<(u32, u64)>().prop_map(|(version, generation)| Reply::Hello { version, generation }),
+        any::<u64>().prop_map(|generation| Reply::Ack { generation }),
+        any::<String>().prop_map(|message| Reply::Error { message }),
+        (vec(port, 0..4), any::<bool>()).prop_map(|(ports, more)| Reply::Ports { ports, more }),
+        status().prop_map(|status| Reply::Status(Box::new(status))),
+        (vec(flow(), 0..4), any::<Option<u64>>())
+            .prop_map(|(flows, next)| Reply::Flows { flows, next }),
+        (vec(walk, 0..4), any::<u64>()).prop_map(|(walks, lost)| Reply::Walks { walks, lost }),
+    ]
+}

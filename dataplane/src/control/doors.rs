@@ -1,0 +1,111 @@
+//! The doors as the control side sees them.
+
+use std::{
+    error::Error,
+    net::Ipv4Addr,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
+use sarcenet_tun::TunDevice;
+
+use crate::{pipeline::Totals, worker::Workers};
+
+/// Why a door could not be opened, in its own words.
+pub type DoorError = Box<dyn Error + Send + Sync>;
+
+/// What can be opened and closed. The workers are it in the running program.
+pub trait Doors: Send + Sync + 'static {
+    /// Opens the tunnel's socket in place of the one before, which stays when this fails. `mtu`
+    /// is that of inner packets, in bytes. Returns the mode obtained.
+    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError>;
+
+    /// Takes the host TUN's queue and MTU in place of those before, or lets go of them.
+    fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError>;
+
+    /// Whether packets could be carried through this descriptor; changes nothing.
+    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError>;
+
+    /// Carries packets of `port` through `queue`, in place of the one before. `mtu` in bytes.
+    fn add_container(
+        &self,
+        port: PortId,
+        name: &str,
+        queue: OwnedFd,
+        mtu: u16,
+    ) -> Result<(), DoorError>;
+
+    /// Stops carrying packets of `port`.
+    fn remove_container(&self, port: PortId);
+
+    /// A duplicate of the queue of `port`.
+    fn port_fd(&self, port: PortId) -> Option<OwnedFd>;
+
+    /// A duplicate of the host TUN's queue.
+    fn host_fd(&self) -> Option<OwnedFd>;
+
+    /// All doors, with the mode they really got.
+    fn links(&self) -> Vec<LinkStatus>;
+
+    /// All workers.
+    fn workers(&self) -> Vec<WorkerStatus>;
+
+    /// The outcomes of all packets.
+    fn totals(&self) -> Totals;
+
+    /// Nanoseconds since the workers started: their clock.
+    fn now_ns(&self) -> u64;
+}
+
+impl Doors for Workers {
+    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError> {
+        Ok(self.set_uplink(underlay, port, mtu)?)
+    }
+
+    fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {
+        Ok(self.set_host(host)?)
+    }
+
+    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError> {
+        TunDevice::from_fd(queue.try_clone_to_owned()?)?;
+        Ok(())
+    }
+
+    fn add_container(
+        &self,
+        port: PortId,
+        name: &str,
+        queue: OwnedFd,
+        mtu: u16,
+    ) -> Result<(), DoorError> {
+        Ok(self.add_container(port, name.to_owned(), queue, mtu)?)
+    }
+
+    fn remove_container(&self, port: PortId) {
+        self.remove_container(port);
+    }
+
+    fn port_fd(&self, port: PortId) -> Option<OwnedFd> {
+        self.port_fd(port)
+    }
+
+    fn host_fd(&self) -> Option<OwnedFd> {
+        self.host_fd()
+    }
+
+    fn links(&self) -> Vec<LinkStatus> {
+        self.links()
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        self.workers()
+    }
+
+    fn totals(&self) -> Totals {
+        self.totals()
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.now_ns()
+    }
+}

@@ -1,0 +1,376 @@
+//! Puts desired state in force, step by step, so that at no moment a packet is admitted that
+//! neither the old nor the new state admits, or refused that both admit.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use sarcenet_dataplane_api::{Cell, PortId, PortInfo, Reply, Status, Update};
+use tracing::{info, warn};
+
+use super::{
+    desired::{Desired, Invalid, Places, RuleChange},
+    doors::{DoorError, Doors},
+};
+use crate::{packet::Via, pipeline::Shared, topology::Topology};
+
+/// How long a change waits for workers that are in the middle of a batch. Batches take less than
+/// a millisecond; a worker that takes this long is stuck in the kernel, and the change goes on.
+const BATCH_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Why a change was refused. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The state contradicts itself.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The tunnel's socket cannot be opened.
+    #[error("cannot open the tunnel: {0}")]
+    Uplink(#[source] DoorError),
+    /// A descriptor is not the queue of a TUN device.
+    #[error("cannot use the descriptor that came for {what}: {source}")]
+    Queue {
+        /// Whose it should be.
+        what: String,
+        /// What was found.
+        source: DoorError,
+    },
+}
+
+/// A snapshot as it comes in, piece by piece. Dropped without effect unless it is completed.
+#[derive(Debug, Default)]
+pub struct Staged {
+    desired: Desired,
+    generation: u64,
+    host: Option<OwnedFd>,
+    queues: HashMap<PortId, OwnedFd>,
+}
+
+impl Staged {
+    /// Adds a piece. An error spoils nothing but the piece.
+    pub fn add(&mut self, piece: &Update, fds: Vec<OwnedFd>) -> Result<(), Invalid> {
+        let (host, queues) = sort_descriptors(piece, fds)?;
+        self.desired.add_piece(piece)?;
+        self.generation = self.generation.max(piece.generation);
+        if piece.cell.is_some() {
+            self.host = host;
+        }
+        self.queues.extend(queues);
+        Ok(())
+    }
+}
+
+/// Descriptors in the order of the message: the host's first, then one for each container.
+fn sort_descriptors(
+    update: &Update,
+    fds: Vec<OwnedFd>,
+) -> Result<(Option<OwnedFd>, HashMap<PortId, OwnedFd>), Invalid> {
+    let with_host = update.cell.as_ref().is_some_and(|cell| cell.host);
+    let expected = usize::from(with_host) + update.containers.len();
+    if fds.len() != expected {
+        return Err(Invalid::Descriptors { expected, got: fds.len() });
+    }
+    let mut fds = fds.into_iter();
+    let host = if with_host { fds.next() } else { None };
+    Ok((host, update.containers.iter().map(|container| container.port).zip(fds).collect()))
+}
+
+struct InForce {
+    desired: Desired,
+    generation: u64,
+}
+
+/// A checked change, ready to be put in force.
+struct Change {
+    generation: u64,
+    places: Option<Places>,
+    rules: RuleChange,
+    host: Option<OwnedFd>,
+    queues: HashMap<PortId, OwnedFd>,
+}
+
+/// The state in force and everything that follows from it.
+pub struct Engine<D> {
+    shared: Arc<Shared>,
+    doors: D,
+    in_force: Mutex<InForce>,
+}
+
+impl<D: Doors> Engine<D> {
+    /// With no state yet.
+    pub fn new(shared: Arc<Shared>, doors: D) -> Self {
+        let in_force = Mutex::new(InForce { desired: Desired::default(), generation: 0 });
+        Self { shared, doors, in_force }
+    }
+
+    /// What workers share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The doors.
+    pub fn doors(&self) -> &D {
+        &self.doors
+    }
+
+    /// Ends the engine; the doors are left to the caller.
+    pub fn into_doors(self) -> D {
+        self.doors
+    }
+
+    /// Generation in force, 0 before the first state.
+    pub fn generation(&self) -> u64 {
+        self.in_force.lock().generation
+    }
+
+    /// Puts a change in force. Returns the generation then in force.
+    pub fn update(&self, update: &Update, fds: Vec<OwnedFd>) -> Result<u64, ApplyError> {
+        let (host, queues) = sort_descriptors(update, fds)?;
+        let mut in_force = self.in_force.lock();
+        check_generation(in_force.generation, update.generation)?;
+        let (places, rules) = in_force.desired.plan(update)?;
+        let generation = update.generation;
+        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+    }
+
+    /// Puts a whole state in force; what it does not mention goes.
+    pub fn complete(&self, staged: Staged) -> Result<u64, ApplyError> {
+        let mut in_force = self.in_force.lock();
+        staged.desired.places.check()?;
+        // A snapshot without any piece has no generation of its own.
+        let generation =
+            if staged.generation == 0 { in_force.generation + 1 } else { staged.generation };
+        check_generation(in_force.generation, generation)?;
+        let rules = in_force.desired.rules_towards(&staged.desired);
+        let places = Some(staged.desired.places);
+        let Staged { host, queues, .. } = staged;
+        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+    }
+
+    fn put_in_force(&self, now: &mut InForce, change: Change) -> Result<u64, ApplyError> {
+        let Change { generation, places, rules, host, queues } = change;
+        let begun = Instant::now();
+        // All that can fail, first.
+        if let Some(places) = &places {
+            self.check_queues(places, host.as_ref(), &queues)?;
+            self.move_uplink(now.desired.places.cell.as_ref(), places.cell.as_ref())?;
+        }
+
+        // A container that goes is gone for all workers before its address can mean another one.
+        // The generation stays, so that whatever is decided in between is decided once more.
+        let leaving =
+            places.as_ref().map_or_else(Vec::new, |new| leaving(&now.desired.places, new));
+        if !leaving.is_empty() {
+            let mut rest = now.desired.places.clone();
+            for port in &leaving {
+                rest.containers.remove(port);
+            }
+            self.shared.publish(topology(now.generation, &rest));
+            self.wait_for_batches();
+            for &port in &leaving {
+                self.doors.remove_container(port);
+            }
+            let gone = |via: Via| matches!(via, Via::Container(port) if leaving.contains(&port));
+            self.shared.flows.purge(|flow| gone(flow.from()) || gone(flow.to()));
+        }
+
+        self.change_rules(now.desired.rules.len(), &rules);
+        let (before, moved) = (now.desired.places.cell.clone(), places.is_some());
+        now.desired.accept(places, &rules);
+        now.generation = generation;
+        self.shared.publish(topology(generation, &now.desired.places));
+        if moved {
+            self.open_doors(&now.desired.places, before.as_ref(), host, queues);
+        }
+        self.wait_for_batches();
+        info!(
+            generation,
+            rules_new = rules.new.len(),
+            rules_gone = rules.gone.len(),
+            containers = now.desired.places.containers.len(),
+            peers = now.desired.places.peers.len(),
+            took_us = begun.elapsed().as_micros() as u64,
+            "state in force"
+        );
+        Ok(generation)
+    }
+
+    /// Changes the rules in force, of which there are `before`. What both states admit is admitted
+    /// all the time, either way.
+    fn change_rules(&self, before: usize, change: &RuleChange) {
+        if before == change.gone.len() {
+            self.shared.policy.replace(&change.new);
+        } else {
+            self.shared.policy.apply(&change.gone, &change.new);
+        }
+    }
+
+    fn check_queues(
+        &self,
+        places: &Places,
+        host: Option<&OwnedFd>,
+        queues: &HashMap<PortId, OwnedFd>,
+    ) -> Result<(), ApplyError> {
+        let check = |fd: &OwnedFd, what: &dyn Fn() -> String| {
+            let checked = self.doors.check_queue(fd.as_fd());
+            checked.map_err(|source| ApplyError::Queue { what: what(), source })
+        };
+        if let Some(host) = host {
+            check(host, &|| "the host".into())?;
+        }
+        for container in places.containers.values() {
+            if let Some(queue) = queues.get(&container.port) {
+                check(queue, &|| format!("container {}", container.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn move_uplink(&self, old: Option<&Cell>, new: Option<&Cell>) -> Result<(), ApplyError> {
+        let place = |cell: &Cell| (cell.underlay, cell.tunnel_port, cell.mtu);
+        let Some(new) = new.filter(|new| old.map(place) != Some(place(new))) else {
+            return Ok(());
+        };
+        let (underlay, port, mtu) = place(new);
+        let mode = self.doors.set_uplink(underlay, port, mtu).map_err(ApplyError::Uplink)?;
+        info!(%underlay, port, mtu, mode, "tunnel open");
+        Ok(())
+    }
+
+    /// Hands queues to the workers, once everything about their packets is in force.
+    fn open_doors(
+        &self,
+        places: &Places,
+        before: Option<&Cell>,
+        host: Option<OwnedFd>,
+        mut queues: HashMap<PortId, OwnedFd>,
+    ) {
+        let new_mtu = |cell: &Cell| before.is_some_and(|before| before.mtu != cell.mtu);
+        let new_host = match places.cell.as_ref().filter(|cell| cell.host) {
+            Some(cell) => host
+                .or_else(|| self.doors.host_fd().filter(|_| new_mtu(cell)))
+                .map(|fd| Some((fd, cell.mtu))),
+            None => before.is_some_and(|before| before.host).then_some(None),
+        };
+        if let Some(host) = new_host
+            && let Err(e) = self.doors.set_host(host)
+        {
+            warn!("cannot change the host's door: {e}");
+        }
+        let Some(cell) = &places.cell else { return };
+        for container in places.containers.values() {
+            let queue = queues
+                .remove(&container.port)
+                .or_else(|| self.doors.port_fd(container.port).filter(|_| new_mtu(cell)));
+            let Some(queue) = queue else { continue };
+            let opened = self.doors.add_container(container.port, &container.name, queue, cell.mtu);
+            if let Err(e) = opened {
+                warn!(container = container.name, "cannot use the container's queue: {e}");
+            }
+        }
+    }
+
+    /// Returns when every worker has begun a new batch or sleeps, so that none works with what
+    /// was in force before. Workers hold an epoch for the length of a batch: a deferred function
+    /// runs once all that were held when it was deferred are let go of.
+    fn wait_for_batches(&self) {
+        let passed = Arc::new(AtomicBool::new(false));
+        let signal = Arc::clone(&passed);
+        self.shared.flows.pin().defer(move || signal.store(true, Ordering::Release));
+        let begun = Instant::now();
+        let mut looks = 0_u32;
+        loop {
+            self.shared.flows.pin().flush();
+            if passed.load(Ordering::Acquire) {
+                return;
+            }
+            if begun.elapsed() > BATCH_PATIENCE {
+                warn!("a worker has been busy with one batch for over {BATCH_PATIENCE:?}");
+                return;
+            }
+            // Idle workers are passed at once, and the shortest sleep takes longer than a batch.
+            looks += 1;
+            if looks < 32 {
+                thread::yield_now();
+            } else {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    /// How everything is.
+    pub fn status(&self) -> Status {
+        let totals = self.doors.totals();
+        let (generation, peers) = {
+            let in_force = self.in_force.lock();
+            (in_force.generation, in_force.desired.places.peers.len() as u64)
+        };
+        Status {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: self.doors.now_ns() / 1_000_000_000,
+            generation,
+            transmitted: totals.transmitted,
+            answered: totals.answered,
+            answers_suppressed: totals.answers_suppressed,
+            drops: totals.drops,
+            flows: self.shared.flows.status(),
+            rules: self.shared.policy.len() as u64,
+            peers,
+            links: self.doors.links(),
+            workers: self.doors.workers(),
+        }
+    }
+
+    /// A page of container ports behind `after`, at most `limit`, with their queues.
+    pub fn ports(&self, after: Option<PortId>, limit: usize) -> (Reply, Vec<OwnedFd>) {
+        let in_force = self.in_force.lock();
+        let mut held = (in_force.desired.places.containers.values())
+            .filter(|container| after.is_none_or(|after| container.port > after))
+            .filter_map(|container| {
+                let info = PortInfo { port: container.port, address: container.address };
+                Some((info, self.doors.port_fd(container.port)?))
+            });
+        let (ports, fds): (Vec<_>, Vec<_>) = held.by_ref().take(limit).unzip();
+        (Reply::Ports { ports, more: held.next().is_some() }, fds)
+    }
+
+    /// A page of flows.
+    pub fn flows(&self, cursor: u64, limit: usize) -> Reply {
+        let now = (self.doors.now_ns() / 100_000_000) as u32;
+        let (flows, next) = self.shared.flows.page(cursor, limit, now);
+        Reply::Flows { flows, next }
+    }
+}
+
+fn check_generation(current: u64, got: u64) -> Result<(), Invalid> {
+    if got > current { Ok(()) } else { Err(Invalid::Generation { current, got }) }
+}
+
+fn topology(generation: u64, places: &Places) -> Topology {
+    Topology::new(
+        generation as u32,
+        places.cell.clone(),
+        places.peers.values().copied(),
+        places.containers.values().cloned(),
+    )
+}
+
+/// Ports whose container goes, or whose next one is another.
+fn leaving(old: &Places, new: &Places) -> Vec<PortId> {
+    let same = |port: &PortId| {
+        let (old, new) = (&old.containers[port], new.containers.get(port));
+        new.is_some_and(|new| new.address == old.address && new.name == old.name)
+    };
+    old.containers.keys().filter(|port| !same(port)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use std::net::Ipv4Addr;
+
+use sarcenet_dataplane_api::{Container, Peer, Rule, RuleId};
+
+use super::*;
+use crate::{
+    control::{
+        desired::fixtures::{cell, container, peer, rule},
+        testing::{Event, FakeDoors, no_queue, queue},
+    },
+    flow::{FlowKey, FlowTable, NewFlow},
+};
+
+fn engine() -> Engine<FakeDoors> {
+    let shared = Arc::new(Shared::new(FlowTable::new(1024).unwrap()));
+    Engine::new(Arc::clone(&shared), FakeDoors::new(shared))
+}
+
+fn first(host: bool) -> Update {
+    Update {
+        generation: 1,
+        cell: Some(Cell { host, ..cell() }),
+        peers: vec![peer("10.255.62.0/24")],
+        containers: vec![container(1, 2), container(2, 3)],
+        rules: vec![rule(1, 5, 2, 80, 80), rule(2, 5, 3, 7000, 8000)],
+        ..Update::default()
+    }
+}
+
+/// An engine with two containers, its log read.
+fn furnished() -> Engine<FakeDoors> {
+    let engine = engine();
+    engine.update(&first(false), vec![queue(), queue()]).unwrap();
+    engine.doors().take_log();
+    engine
+}
+
+fn admitted(engine: &Engine<FakeDoors>, last: u8, port: u16) -> bool {
+    let guard = engine.shared().flows.pin();
+    engine.shared().policy.admit(5, [10, 255, 55, last].into(), 6, port, &guard).is_some()
+}
+
+fn add(port: u16, mtu: u16, generation: u32, rules: usize) -> Event {
+    Event::Add { port: PortId(port), mtu, generation, rules }
+}
+
+#[test]
+fn rules_are_in_force_before_a_door_is_read() {
+    let engine = engine();
+    assert_eq!(engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap(), 1);
+    let uplink = Event::Uplink([192, 0, 2, 11].into(), 4789, 1450);
+    let expected = [uplink, Event::Host(Some(1450)), add(1, 1450, 1, 2), add(2, 1450, 1, 2)];
+    assert_eq!(engine.doors().take_log(), expected);
+    assert!(admitted(&engine, 2, 80) && admitted(&engine, 3, 7500));
+    let topology = engine.shared().topology();
+    assert_eq!(topology.container_at([10, 255, 55, 3].into()).unwrap().port, PortId(2));
+    assert_eq!(topology.peers().len(), 1);
+}
+
+#[test]
+fn a_rule_comes_and_goes_without_touching_doors() {
+    let engine = furnished();
+    let new = vec![rule(3, 5, 2, 443, 443)];
+    engine.update(&Update { generation: 7, rules: new, ..Update::default() }, vec![]).unwrap();
+    assert!(admitted(&engine, 2, 443));
+    let rules_gone = vec![rule(0, 5, 2, 443, 443).key];
+    engine.update(&Update { generation: 8, rules_gone, ..Update::default() }, vec![]).unwrap();
+    assert!(!admitted(&engine, 2, 443) && admitted(&engine, 2, 80));
+    assert_eq!(engine.shared().topology().generation(), 8);
+    assert_eq!(engine.doors().take_log(), []);
+}
+
+#[test]
+fn a_rule_takes_another_name_and_stays_one_rule() {
+    let engine = furnished();
+    let rules = vec![rule(9, 5, 2, 80, 80)];
+    engine.update(&Update { generation: 2, rules, ..Update::default() }, vec![]).unwrap();
+    assert_eq!(engine.status().rules, 2);
+    let rules_gone = vec![rule(9, 5, 2, 80, 80).key];
+    engine.update(&Update { generation: 3, rules_gone, ..Update::default() }, vec![]).unwrap();
+    assert!(!admitted(&engine, 2, 80));
+}
+
+fn flow(engine: &Engine<FakeDoors>, from: Via, to: Via, port: u16) {
+    let key = FlowKey {
+        source: Ipv4Addr::new(10, 255, 62, 9),
+        destination: Ipv4Addr::new(10, 255, 55, 2),
+        source_port: port,
+        destination_port: 80,
+        protocol: 6,
+    };
+    let new = NewFlow { key, from, to, tag: 5, rule: Some(RuleId(1)), generation: 1 };
+    let guard = engine.shared().flows.pin();
+    engine.shared().flows.insert(&new, 0, &guard).unwrap();
+}
+
+#[test]
+fn a_container_leaves_with_its_flows_before_its_address_is_another_ones() {
+    let engine = furnished();
+    let tunnel = Via::Tunnel([192, 0, 2, 62].into());
+    flow(&engine, tunnel, Via::Container(PortId(1)), 1);
+    flow(&engine, Via::Container(PortId(1)), Via::Container(PortId(2)), 2);
+    flow(&engine, tunnel, Via::Container(PortId(2)), 3);
+    // The same port and address, but another container.
+    let next = Container { name: "next".into(), ..container(1, 2) };
+    let update = Update {
+        generation: 2,
+        containers: vec![next],
+        rules_gone: vec![rule(1, 5, 2, 80, 80).key],
+        rules: vec![rule(3, 6, 2, 80, 80)],
+        ..Update::default()
+    };
+    engine.update(&update, vec![queue()]).unwrap();
+    let removed = Event::Remove { port: PortId(1), still_there: false };
+    assert_eq!(engine.doors().take_log(), [removed, add(1, 1450, 2, 2)]);
+    assert_eq!(engine.status().flows.used, 1);
+
+    let gone = Update { generation: 3, containers_gone: vec![PortId(1)], ..Update::default() };
+    engine.update(&gone, vec![]).unwrap();
+    let removed = Event::Remove { port: PortId(1), still_there: false };
+    assert_eq!(engine.doors().take_log(), [removed]);
+    assert!(engine.shared().topology().container(PortId(1)).is_none());
+}
+
+#[test]
+fn a_changed_mtu_reaches_every_door() {
+    let engine = engine();
+    engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap();
+    engine.doors().take_log();
+    let larger = Cell { mtu: 8950, host: true, ..cell() };
+    let update = Update { generation: 2, cell: Some(larger), ..Update::default() };
+    engine.update(&update, vec![queue()]).unwrap();
+    let uplink = Event::Uplink([192, 0, 2, 11].into(), 4789, 8950);
+    let expected = [uplink, Event::Host(Some(8950)), add(1, 8950, 2, 2), add(2, 8950, 2, 2)];
+    assert_eq!(engine.doors().take_log(), expected);
+
+    let update = Update { generation: 3, cell: Some(cell()), ..Update::default() };
+    engine.update(&update, vec![]).unwrap();
+    let expected = [
+        Event::Uplink([192, 0, 2, 11].into(), 4789, 1450),
+        Event::Host(None),
+        add(1, 1450, 3, 2),
+        add(2, 1450, 3, 2),
+    ];
+    assert_eq!(engine.doors().take_log(), expected);
+}
+
+#[test]
+fn refused_changes_change_nothing() {
+    let engine = furnished();
+    let before = engine.in_force.lock().desired.clone();
+    let change = Update { generation: 2, rules: vec![rule(7, 7, 2, 1, 1)], ..Update::default() };
+    let containers = |containers| Update { containers, ..change.clone() };
+    let moved = Cell { underlay: [192, 0, 2, 99].into(), ..cell() };
+    for (update, fds, words) in [
+        (Update { generation: 1, ..change.clone() }, vec![], "generation 1 is in force"),
+        (containers(vec![container(3, 4)]), vec![], "needs 1 file descriptors, 0 came"),
+        (change.clone(), vec![queue()], "needs 0 file descriptors, 1 came"),
+        (containers(vec![container(3, 2)]), vec![queue()], "that of container"),
+        (containers(vec![container(3, 4)]), vec![no_queue()], "that came for container c3-4"),
+        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the tunnel"),
+    ] {
+        engine.doors().uplink_fails.store(true, Ordering::Relaxed);
+        let message = engine.update(&update, fds).unwrap_err().to_string();
+        assert!(message.contains(words), "{words:?} not in {message:?}");
+        assert_eq!(engine.in_force.lock().desired, before);
+        assert_eq!((engine.generation(), engine.status().rules), (1, 2));
+        assert_eq!(engine.doors().take_log(), []);
+    }
+}
+
+fn staged(pieces: Vec<(Update, usize)>) -> Staged {
+    let mut staged = Staged::default();
+    for (piece, fds) in pieces {
+        staged.add(&piece, (0..fds).map(|_| queue()).collect()).unwrap();
+    }
+    staged
+}
+
+#[test]
+fn what_a_snapshot_does_not_mention_is_gone() {
+    let engine = furnished();
+    let cell = Update { generation: 2, cell: Some(cell()), ..Update::default() };
+    let rest = Update {
+        generation: 2,
+        containers: vec![container(2, 3)],
+        rules: vec![rule(2, 5, 3, 7000, 8000), rule(4, 5, 3, 22, 22)],
+        ..Update::default()
+    };
+    assert_eq!(engine.complete(staged(vec![(cell, 0), (rest, 1)])).unwrap(), 2);
+    let removed = Event::Remove { port: PortId(1), still_there: false };
+    assert_eq!(engine.doors().take_log(), [removed, add(2, 1450, 2, 2)]);
+    assert!(!admitted(&engine, 2, 80) && admitted(&engine, 3, 22) && admitted(&engine, 3, 7000));
+    assert_eq!((engine.status().peers, engine.status().rules), (0, 2));
+}
+
+#[test]
+fn an_empty_snapshot_takes_everything() {
+    let engine = furnished();
+    assert_eq!(engine.complete(Staged::default()).unwrap(), 2);
+    assert!(engine.shared().topology().cell().is_none());
+    assert_eq!((engine.status().rules, engine.status().links.len()), (0, 0));
+}
+
+#[test]
+fn a_contradictory_snapshot_changes_nothing() {
+    let engine = furnished();
+    let homeless = Update { generation: 2, containers: vec![container(1, 2)], ..Update::default() };
+    assert!(engine.complete(staged(vec![(homeless, 1)])).is_err());
+    let old = Update { generation: 1, cell: Some(cell()), ..Update::default() };
+    assert!(engine.complete(staged(vec![(old, 0)])).is_err());
+    assert_eq!((engine.generation(), engine.status().rules), (1, 2));
+    assert_eq!(engine.doors().take_log(), []);
+}
+
+/// Rules that stay are admitted all the time, others as soon and as long as they may.
+#[test]
+fn nothing_flickers_while_rules_change() {
+    let engine = Arc::new(furnished());
+    let stop = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
+        thread::spawn(move || {
+            let mut looks = 0_u32;
+            while !stop.load(Ordering::Relaxed) {
+                assert!(admitted(&engine, 2, 80), "a rule that stays was not in force");
+                assert!(admitted(&engine, 3, 7500), "both states admit this");
+                assert!(!admitted(&engine, 3, 9000), "no state admits this");
+                looks += 1;
+            }
+            looks
+        })
+    };
+    let wide: Rule = rule(2, 5, 3, 7000, 8000);
+    let wider: Rule = rule(3, 5, 3, 6000, 8500);
+    for generation in 2..200 {
+        let (new, gone) = if generation % 2 == 0 { (wider, wide) } else { (wide, wider) };
+        let update = Update {
+            generation,
+            rules: vec![new],
+            rules_gone: vec![gone.key],
+            ..Update::default()
+        };
+        engine.update(&update, vec![]).unwrap();
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(reader.join().unwrap() > 0);
+}
+
+/// Whoever holds an epoch from before a change is waited for.
+#[test]
+fn a_change_waits_for_batches_under_way() {
+    let engine = Arc::new(furnished());
+    let guard = engine.shared().flows.pin();
+    let done = Arc::new(AtomicBool::new(false));
+    let changer = {
+        let (engine, done) = (Arc::clone(&engine), Arc::clone(&done));
+        thread::spawn(move || {
+            let peers: Vec<Peer> = vec![peer("10.255.99.0/24")];
+            let update = Update { generation: 2, peers, ..Update::default() };
+            engine.update(&update, vec![]).unwrap();
+            done.store(true, Ordering::Release);
+        })
+    };
+    while engine.shared().topology().generation() != 2 {
+        thread::yield_now();
+    }
+    assert!(!done.load(Ordering::Acquire), "acknowledged while a batch was under way");
+    drop(guard);
+    changer.join().unwrap();
+    assert!(done.load(Ordering::Acquire));
+}

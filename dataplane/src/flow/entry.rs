@@ -1,0 +1,352 @@
+//! One conversation, in one cache line.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+use sarcenet_dataplane_api::{FlowInfo, FlowState, PortId, RuleId};
+use std::net::SocketAddrV4;
+
+use super::tracking::{Admission, Status};
+use super::{FlowKey, NewFlow};
+use crate::packet::Via;
+
+/// A conversation, both directions of it.
+///
+/// 64 bytes, all atomic: workers read and count without a lock. Each direction's counters are
+/// written by the one worker that owns the door it comes from, so plain loads and stores do not
+/// lose counts; the status, which both directions change, is exchanged in one step.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Flow {
+    /// `protocol << 48 | address << 16 | port` of who began.
+    source: AtomicU64,
+    /// `address << 16 | port` of the other side.
+    destination: AtomicU64,
+    /// Doors, `from << 32 | to`; see [`encode`].
+    doors: AtomicU64,
+    rule: AtomicU32,
+    generation: AtomicU32,
+    last_seen: AtomicU32,
+    tag: AtomicU16,
+    status: AtomicU8,
+    /// For each direction `bytes << 10 | packets`: one store counts both.
+    volume: [AtomicU64; 2],
+    /// The packets' bits that do not fit there.
+    packets_high: [AtomicU32; 2],
+}
+
+const _: () = assert!(size_of::<Flow>() == 64);
+
+const PACKET_BITS: u32 = 10;
+const PACKET_MASK: u64 = (1 << PACKET_BITS) - 1;
+
+impl Flow {
+    /// The conversation as its first packet said.
+    pub fn key(&self) -> FlowKey {
+        let source = self.source.load(Relaxed);
+        let destination = self.destination.load(Relaxed);
+        FlowKey {
+            source: Ipv4Addr::from((source >> 16) as u32),
+            destination: Ipv4Addr::from((destination >> 16) as u32),
+            source_port: source as u16,
+            destination_port: destination as u16,
+            protocol: (source >> 48) as u8,
+        }
+    }
+
+    /// Whether this is the conversation of a packet with that key: `Some(true)` when the packet
+    /// runs as the first one did, `Some(false)` when it runs the other way.
+    #[inline]
+    pub(super) fn direction(&self, key: &FlowKey) -> Option<bool> {
+        let (source, destination) = key.ends();
+        let protocol = u64::from(key.protocol) << 48;
+        let (ours, theirs) = (self.source.load(Relaxed), self.destination.load(Relaxed));
+        if ours == source | protocol && theirs == destination {
+            Some(true)
+        } else if ours == destination | protocol && theirs == source {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    /// Door on the side of who began.
+    pub fn from(&self) -> Via {
+        decode((self.doors.load(Relaxed) >> 32) as u32)
+    }
+
+    /// Door on the other side.
+    pub fn to(&self) -> Via {
+        decode(self.doors.load(Relaxed) as u32)
+    }
+
+    /// Tag of the beginner's packets, 0 for none.
+    pub fn tag(&self) -> u16 {
+        self.tag.load(Relaxed)
+    }
+
+    /// Rule that admitted it, where this cell decided.
+    pub fn rule(&self) -> Option<RuleId> {
+        Some(RuleId(self.rule.load(Relaxed))).filter(|rule| rule.0 != 0)
+    }
+
+    /// Generation under which it was last decided; 0 when it was taken over from a dataplane
+    /// before this one. Once it is read, everything else that was decided with it is seen too.
+    #[inline]
+    pub fn generation(&self) -> u32 {
+        self.generation.load(Acquire)
+    }
+
+    /// Where the conversation stands.
+    pub fn state(&self) -> FlowState {
+        self.status().state()
+    }
+
+    /// Whether the other side has answered: the kernel's `ctstate ESTABLISHED`.
+    #[inline]
+    pub fn established(&self) -> bool {
+        self.status().replied()
+    }
+
+    /// Puts a new decision about this conversation in force.
+    pub fn decide(&self, from: Via, to: Via, tag: u16, rule: Option<RuleId>, generation: u32) {
+        self.doors.store(u64::from(encode(from)) << 32 | u64::from(encode(to)), Relaxed);
+        self.tag.store(tag, Relaxed);
+        self.rule.store(rule.map_or(0, |rule| rule.0), Relaxed);
+        // Last: whoever sees the new generation sees the decision.
+        self.generation.store(generation, Release);
+    }
+
+    /// Whether a packet may be carried as part of this conversation. `tcp_flags` is none for
+    /// other protocols.
+    #[inline]
+    pub fn admits(&self, forward: bool, tcp_flags: Option<u8>) -> Admission {
+        self.status().admits(forward, tcp_flags)
+    }
+
+    /// Notes that packets of this conversation were carried: state, counters, time. `now` is in
+    /// tenths of a second since the dataplane started. Counters go round after 2^42 packets and
+    /// 2^54 bytes.
+    #[inline]
+    pub fn track(&self, forward: bool, tcp_flags: Option<u8>, packets: u32, bytes: u32, now: u32) {
+        // Stores only what is new, so that two workers do not fight over the cache line.
+        if self.last_seen.load(Relaxed) != now {
+            self.last_seen.store(now, Relaxed);
+        }
+        let side = usize::from(!forward);
+        let volume = self.volume[side].load(Relaxed);
+        let counted = (volume & PACKET_MASK) + u64::from(packets);
+        let total = (volume >> PACKET_BITS) + u64::from(bytes);
+        self.volume[side].store(total << PACKET_BITS | counted & PACKET_MASK, Relaxed);
+        let carry = (counted >> PACKET_BITS) as u32;
+        if carry != 0 {
+            let high = self.packets_high[side].load(Relaxed);
+            self.packets_high[side].store(high.wrapping_add(carry), Relaxed);
+        }
+        let mut status = self.status();
+        loop {
+            let next = status.after(forward, tcp_flags);
+            if next == status {
+                return;
+            }
+            match self.status.compare_exchange_weak(status.0, next.0, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(seen) => status = Status(seen),
+            }
+        }
+    }
+
+    /// Everything about it, for people. `now` as in [`Flow::track`].
+    pub fn info(&self, now: u32) -> FlowInfo {
+        let key = self.key();
+        let volume = [0, 1].map(|side: usize| self.volume[side].load(Relaxed));
+        FlowInfo {
+            protocol: key.protocol,
+            source: SocketAddrV4::new(key.source, key.source_port),
+            destination: SocketAddrV4::new(key.destination, key.destination_port),
+            from: self.from().into(),
+            to: self.to().into(),
+            tag: self.tag(),
+            state: self.state(),
+            rule: self.rule(),
+            generation: self.generation(),
+            idle_s: self.idle(now) / 10,
+            packets: [0, 1].map(|side: usize| {
+                u64::from(self.packets_high[side].load(Relaxed)) << PACKET_BITS
+                    | volume[side] & PACKET_MASK
+            }),
+            bytes: volume.map(|volume| volume >> PACKET_BITS),
+        }
+    }
+
+    /// Tenths of a second since the last packet. A worker may be a tick ahead of another.
+    pub(super) fn idle(&self, now: u32) -> u32 {
+        now.saturating_sub(self.last_seen.load(Relaxed))
+    }
+
+    #[inline]
+    pub(super) fn status(&self) -> Status {
+        Status(self.status.load(Acquire))
+    }
+
+    /// Writes a new flow into an entry that nobody else can reach.
+    pub(super) fn fill(&self, new: &NewFlow, now: u32) {
+        let (source, destination) = new.key.ends();
+        self.source.store(source | u64::from(new.key.protocol) << 48, Relaxed);
+        self.destination.store(destination, Relaxed);
+        for side in 0..2 {
+            self.volume[side].store(0, Relaxed);
+            self.packets_high[side].store(0, Relaxed);
+        }
+        self.last_seen.store(now, Relaxed);
+        self.decide(new.from, new.to, new.tag, new.rule, new.generation);
+        // Last: an entry is in use only when all of it is written, also for the next dataplane
+        // if this one is killed right here.
+        self.status.store(Status::FRESH.0, Release);
+    }
+
+    /// Marks it as taken out of the table; stays so until the entry is filled again.
+    pub(super) fn mark_removed(&self) {
+        self.status.fetch_or(Status::REMOVED, AcqRel);
+    }
+
+    /// Takes over an entry that the dataplane before has left: as if its last packet came just
+    /// now, and to be decided again. False when it holds no flow.
+    pub(super) fn adopt(&self) -> bool {
+        let status = self.status();
+        if !status.is_live() || !status.is_valid() || self.destination.load(Relaxed) >> 48 != 0 {
+            return false;
+        }
+        self.last_seen.store(0, Relaxed);
+        self.generation.store(0, Release);
+        true
+    }
+}
+
+/// A door in 32 bits: a peer's address as it is, everything else inside 0.0.0.0/8, which no host
+/// has (RFC 1122 section 3.2.1.3).
+fn encode(via: Via) -> u32 {
+    match via {
+        Via::Host => HOST,
+        Via::Container(port) => CONTAINER | u32::from(port.0),
+        Via::Tunnel(peer) => match u32::from(peer) {
+            address if address >> 24 == 0 => NOWHERE,
+            address => address,
+        },
+    }
+}
+
+fn decode(word: u32) -> Via {
+    match word {
+        HOST => Via::Host,
+        word if word & 0xffff_0000 == CONTAINER => Via::Container(PortId(word as u16)),
+        word => Via::Tunnel(word.into()),
+    }
+}
+
+const HOST: u32 = 0;
+const CONTAINER: u32 = 0x0001_0000;
+const NOWHERE: u32 = 0x00ff_ffff;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::TCP_SYN;
+
+    fn flow() -> Flow {
+        let flow = Flow::default();
+        let key = FlowKey {
+            source: Ipv4Addr::new(255, 255, 255, 255),
+            destination: Ipv4Addr::new(10, 255, 1, 2),
+            source_port: 65_535,
+            destination_port: 1,
+            protocol: 255,
+        };
+        let doors = (Via::Host, Via::Tunnel(Ipv4Addr::new(10, 77, 0, 12)));
+        let new =
+            NewFlow { key, from: doors.0, to: doors.1, tag: 5, rule: None, generation: u32::MAX };
+        flow.fill(&new, 100);
+        flow
+    }
+
+    #[test]
+    fn says_what_was_written() {
+        let flow = flow();
+        assert_eq!(flow.key().source_port, 65_535);
+        assert_eq!((flow.key().protocol, flow.key().destination_port), (255, 1));
+        assert_eq!((flow.from(), flow.rule(), flow.generation()), (Via::Host, None, u32::MAX));
+        assert_eq!(flow.direction(&flow.key()), Some(true));
+        assert_eq!(flow.direction(&flow.key().reversed()), Some(false));
+        flow.decide(Via::Container(PortId(65_535)), Via::Host, 6, Some(RuleId(7)), 1);
+        assert_eq!((flow.from(), flow.to()), (Via::Container(PortId(65_535)), Via::Host));
+        assert_eq!((flow.tag(), flow.rule(), flow.generation()), (6, Some(RuleId(7)), 1));
+        assert_eq!(flow.key().protocol, 255, "a decision does not touch the key");
+    }
+
+    #[test]
+    fn a_conversation_with_itself_runs_forward() {
+        let flow = flow();
+        let key = FlowKey {
+            destination: flow.key().source,
+            destination_port: flow.key().source_port,
+            ..flow.key()
+        };
+        let new =
+            NewFlow { key, from: Via::Host, to: Via::Host, tag: 0, rule: None, generation: 1 };
+        flow.fill(&new, 0);
+        assert_eq!(flow.direction(&key), Some(true));
+        assert_eq!(flow.direction(&key.reversed()), Some(true));
+    }
+
+    #[test]
+    fn doors_come_back_as_they_were() {
+        let ports = [0, 1, 255, 256, 65_535].map(|port| Via::Container(PortId(port)));
+        let peers = [[1, 0, 0, 0], [10, 77, 0, 11], [255, 255, 255, 255]];
+        let peers = peers.map(|address| Via::Tunnel(address.into()));
+        for via in [Via::Host].into_iter().chain(ports).chain(peers) {
+            assert_eq!(decode(encode(via)), via);
+        }
+        // Addresses that no host has must not turn into doors of this cell.
+        for nobody in [0, 0x0001_0003, 0x00ff_ffff] {
+            let back = decode(encode(Via::Tunnel(Ipv4Addr::from(nobody))));
+            assert_eq!(back, Via::Tunnel(Ipv4Addr::new(0, 255, 255, 255)));
+        }
+    }
+
+    #[test]
+    fn counts_each_direction_beyond_the_first_word() {
+        let flow = flow();
+        for _ in 0..3_000 {
+            flow.track(true, None, 45, 65_535, 101);
+        }
+        flow.track(false, None, u32::MAX, u32::MAX, 103);
+        flow.track(false, None, 1, 1, 102);
+        let info = flow.info(162);
+        assert_eq!(info.packets, [135_000, 1 << 32]);
+        assert_eq!(info.bytes, [3_000 * 65_535, 1 << 32]);
+        assert_eq!(info.idle_s, 6);
+        assert_eq!(flow.info(50).idle_s, 0, "a worker that is behind sees no idle time");
+    }
+
+    #[test]
+    fn filling_again_forgets_everything() {
+        let flow = flow();
+        flow.track(false, Some(TCP_SYN), 2_000, 9_999, 500);
+        flow.mark_removed();
+        assert!(!flow.status().is_live() && flow.established());
+        let again = NewFlow {
+            key: flow.key().reversed(),
+            from: Via::Host,
+            to: Via::Host,
+            tag: 0,
+            rule: None,
+            generation: 3,
+        };
+        flow.fill(&again, 600);
+        assert!(flow.status().is_live() && !flow.established());
+        let info = flow.info(600);
+        assert_eq!((info.packets, info.bytes, info.idle_s), ([0, 0], [0, 0], 0));
+        assert_eq!((info.state, info.tag), (FlowState::New, 0));
+    }
+}

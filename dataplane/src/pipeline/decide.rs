@@ -1,0 +1,157 @@
+//! The decision about a conversation: the first packet of a new one, and the next packet of one
+//! that was decided under an older generation.
+
+use sarcenet_dataplane_api::{DropReason, Revoke, RuleId, TraceStep};
+
+use super::parse::{Headers, Kind};
+use super::route::{check_source, route};
+use super::{Out, Run};
+use crate::flow::{
+    FlowKey, Hit, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
+    tcp_flags_valid,
+};
+use crate::packet::Via;
+
+/// What a packet that belongs to no known conversation can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// Open one.
+    Opens,
+    /// Take up one that was under way before this cell knew of it, where policy admits it.
+    PicksUp,
+    /// Nothing.
+    Never(DropReason),
+}
+
+/// Replies (SYN-ACK, RST, echo reply) never open a conversation, nor do impossible TCP flags.
+fn opening(kind: Kind) -> Opening {
+    match kind {
+        Kind::Tcp(flags) if tcp_flags_valid(flags) => match flags & (SYN | ACK | RST | FIN) {
+            SYN => Opening::Opens,
+            bits if bits & (SYN | RST) == 0 => Opening::PicksUp,
+            _ => Opening::Never(DropReason::Untracked),
+        },
+        Kind::Tcp(_) => Opening::Never(DropReason::Untracked),
+        Kind::Udp | Kind::EchoRequest | Kind::Other => Opening::Opens,
+        Kind::EchoReply => Opening::Never(DropReason::Untracked),
+        Kind::IcmpOther { .. } => Opening::Never(DropReason::PolicyDenied),
+        Kind::IcmpError => Opening::Never(DropReason::UnrelatedIcmp),
+        Kind::LaterFragment => Opening::Never(DropReason::OrphanFragment),
+    }
+}
+
+impl<'g> Run<'g> {
+    /// Decides a packet of which no conversation is known, and remembers the conversation.
+    #[cold]
+    pub(super) fn open(
+        &mut self,
+        headers: &Headers,
+        from: Via,
+        trace: Option<u16>,
+    ) -> Result<Out, DropReason> {
+        let key = &headers.key;
+        check_source(self.topology, from, key.source)?;
+        self.trace.step(trace, || TraceStep::SourceChecked);
+        let opening = opening(headers.kind);
+        if let Opening::Never(reason) = opening {
+            return Err(reason);
+        }
+        let to = route(self.topology, self.cell, from, key.destination)?;
+        self.trace.step(trace, || TraceStep::Routed { to: to.into() });
+        if opening == Opening::PicksUp && matches!((from, to), (Via::Container(_), Via::Tunnel(_)))
+        {
+            // Only the other cell knows the rules of its container. This is more likely a reply
+            // of a conversation that was forgotten than one that its opener lost.
+            return Err(DropReason::Untracked);
+        }
+        let rule = if is_judged_here(from, to) {
+            let rule = self.admit(headers.tag, key, trace);
+            Some(rule.ok_or(DropReason::PolicyDenied)?)
+        } else {
+            None
+        };
+        let new = NewFlow {
+            key: *key,
+            from,
+            to,
+            tag: headers.tag,
+            rule,
+            generation: self.topology.generation(),
+        };
+        let hit =
+            self.flows.insert(&new, self.now, self.guard).map_err(|_| DropReason::FlowTableFull)?;
+        self.changed = true;
+        self.trace.step(trace, || TraceStep::FlowCreated);
+        self.track(&hit, headers);
+        Ok(Out { to, tag: headers.tag })
+    }
+
+    /// Decides a known conversation once more, as its beginner's packets would be decided now.
+    ///
+    /// `Ok(None)` says that its ends are no longer where they were: then it is forgotten, and the
+    /// packet is one of an unknown conversation.
+    #[cold]
+    pub(super) fn decide_again(
+        &mut self,
+        headers: &Headers,
+        hit: &Hit<'g>,
+        trace: Option<u16>,
+    ) -> Result<Option<()>, DropReason> {
+        let flow = hit.flow;
+        self.trace.step(trace, || TraceStep::FlowMiss { stale: true });
+        let (key, from, to) = (flow.key(), flow.from(), flow.to());
+        let topology = self.topology;
+        if topology.door_of(key.source) != Some(from)
+            || topology.door_of(key.destination) != Some(to)
+        {
+            self.forget(hit);
+            return Ok(None);
+        }
+        self.trace.step(trace, || TraceStep::Routed { to: to.into() });
+        let tag = match from {
+            _ if hit.forward => headers.tag,
+            Via::Container(port) => topology.container(port).map_or(0, |c| c.tag),
+            Via::Tunnel(_) | Via::Host => flow.tag(),
+        };
+        let (tag, rule) = if !is_judged_here(from, to) {
+            (tag, None)
+        } else if let Some(rule) = self.admit(tag, &key, trace) {
+            (tag, Some(rule))
+        } else if !flow.established() {
+            // A packet with another tag says nothing about those with the right one.
+            if flow.generation() != topology.generation() {
+                self.forget(hit);
+            }
+            return Err(DropReason::PolicyDenied);
+        } else if self.cell.revoke == Revoke::Immediate {
+            self.forget(hit);
+            return Err(DropReason::PolicyRevoked);
+        } else {
+            (flow.tag(), flow.rule())
+        };
+        flow.decide(from, to, tag, rule, topology.generation());
+        Ok(Some(()))
+    }
+
+    /// The rule that admits a conversation. Rules name TCP and UDP only, so everything else is
+    /// refused.
+    fn admit(&mut self, tag: u16, key: &FlowKey, trace: Option<u16>) -> Option<RuleId> {
+        let rule =
+            self.policy.admit(tag, key.destination, key.protocol, key.destination_port, self.guard);
+        self.trace.step(trace, || TraceStep::Policy { tag, rule });
+        rule
+    }
+
+    /// Forgets a conversation.
+    pub(super) fn forget(&mut self, hit: &Hit<'g>) {
+        self.flows.remove(hit.flow, self.guard);
+        self.changed = true;
+    }
+}
+
+/// Whether this cell's rules decide: those of the destination's cell do. What the cell itself
+/// begins is always admitted, as locally generated traffic passes no FORWARD chain of a kernel
+/// cell.
+fn is_judged_here(from: Via, to: Via) -> bool {
+    matches!(to, Via::Container(_)) && from != Via::Host
+}

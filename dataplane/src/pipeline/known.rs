@@ -1,0 +1,120 @@
+//! Packets of conversations that are known.
+
+use sarcenet_dataplane_api::{DropReason, TraceStep};
+use smoltcp::wire::Ipv4Packet;
+
+use super::parse::{Headers, ICMP_HEADER_LEN, parse_quoted};
+use super::route::check_source;
+use super::{Out, Run};
+use crate::flow::{Admission, Hit};
+use crate::packet::{Batch, Via};
+
+/// The door by which packets of this direction come in, and the one by which they leave.
+#[inline]
+fn doors(hit: &Hit<'_>) -> (Via, Via) {
+    let (from, to) = (hit.flow.from(), hit.flow.to());
+    if hit.forward { (from, to) } else { (to, from) }
+}
+
+impl<'g> Run<'g> {
+    /// Decides packet `i` by its conversation, if `hit` is one.
+    #[inline]
+    pub(super) fn follow(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        headers: &Headers,
+        hit: Option<Hit<'g>>,
+    ) -> Result<Out, DropReason> {
+        let packet = batch.packet(i);
+        let (from, trace) = (packet.from, packet.trace);
+        let hit = if self.changed { self.flows.lookup(&headers.key, self.guard) } else { hit };
+        let Some(hit) = hit else {
+            self.trace.step(trace, || TraceStep::FlowMiss { stale: false });
+            return self.open(headers, from, trace);
+        };
+        let flow = hit.flow;
+        self.trace.step(trace, || TraceStep::FlowHit {
+            state: flow.state(),
+            forward: hit.forward,
+            rule: flow.rule(),
+        });
+        let (enter, leave) = doors(&hit);
+        if enter != from {
+            return self.enter_elsewhere(headers, from, &hit, trace);
+        }
+        match flow.admits(hit.forward, headers.tcp_flags()) {
+            Admission::Continue => {}
+            Admission::Reopen => {
+                self.forget(&hit);
+                return self.open(headers, from, trace);
+            }
+            Admission::Invalid => return Err(DropReason::Untracked),
+        }
+        let other_tag = hit.forward && flow.tag() != headers.tag && !flow.established();
+        if (flow.generation() != self.topology.generation() || other_tag)
+            && self.decide_again(headers, &hit, trace)?.is_none()
+        {
+            return self.open(headers, from, trace);
+        }
+        self.track(&hit, headers);
+        Ok(Out { to: leave, tag: headers.tag })
+    }
+
+    /// A packet of a known conversation at another door than the conversation's: somebody
+    /// pretends, or the address has moved. When its source does belong there, the conversation is
+    /// outdated.
+    #[cold]
+    fn enter_elsewhere(
+        &mut self,
+        headers: &Headers,
+        from: Via,
+        hit: &Hit<'g>,
+        trace: Option<u16>,
+    ) -> Result<Out, DropReason> {
+        check_source(self.topology, from, headers.key.source)?;
+        self.forget(hit);
+        self.open(headers, from, trace)
+    }
+
+    /// Accounts for a packet in its conversation.
+    #[inline]
+    pub(super) fn track(&mut self, hit: &Hit<'g>, headers: &Headers) {
+        let segments = u32::from(headers.segments);
+        let bytes = u32::from(headers.total_len);
+        hit.flow.track(hit.forward, headers.tcp_flags(), segments, bytes, self.now);
+    }
+
+    /// Decides packet `i`, an ICMP error: it follows the conversation of the packet it quotes
+    /// back to that packet's sender, if it comes from the other side. So path MTU discovery
+    /// works, and nobody can disturb conversations that he has no part in.
+    #[cold]
+    pub(super) fn relate(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        headers: &Headers,
+    ) -> Result<Out, DropReason> {
+        let packet = batch.packet(i);
+        let (from, trace) = (packet.from, packet.trace);
+        check_source(self.topology, from, headers.key.source)?;
+        self.trace.step(trace, || TraceStep::SourceChecked);
+        let head = batch.head(i);
+        let quoted = &head[usize::from(headers.header_len) + ICMP_HEADER_LEN..];
+        let sender: std::net::Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
+        let hit = parse_quoted(quoted)
+            .filter(|key| key.source == sender)
+            .and_then(|key| self.flows.lookup(&key, self.guard))
+            .ok_or(DropReason::UnrelatedIcmp)?;
+        let (sender_door, receiver_door) = doors(&hit);
+        if from != receiver_door || self.topology.door_of(sender) != Some(sender_door) {
+            return Err(DropReason::UnrelatedIcmp);
+        }
+        self.trace.step(trace, || TraceStep::FlowHit {
+            state: hit.flow.state(),
+            forward: !hit.forward,
+            rule: hit.flow.rule(),
+        });
+        Ok(Out { to: sender_door, tag: headers.tag })
+    }
+}

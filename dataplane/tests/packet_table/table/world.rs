@@ -1,0 +1,141 @@
+//! The cell all rows play on, and who is around it.
+
+use std::net::Ipv4Addr;
+
+use sarcenet_dataplane::packet::Via;
+use sarcenet_dataplane::topology::Topology;
+use sarcenet_dataplane_api::{
+    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+};
+
+/// The overlay's network identifier.
+pub(crate) const VNI: u32 = 1;
+
+/// MAC address of the cell's VTEP: `ee:ee` and its subnet's base address.
+pub(crate) const WORLD_MAC: [u8; 6] = [0xee, 0xee, 10, 255, 55, 0];
+
+/// Largest inner packet.
+pub(crate) const MTU: u16 = 1450;
+
+/// Somebody who sends or receives: an address, and the door to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub door: Via,
+    pub address: Ipv4Addr,
+    pub tag: u16,
+}
+
+const fn here(port: u16, last: u8, tag: u16) -> End {
+    let address = Ipv4Addr::new(10, 255, 55, last);
+    End { door: Via::Container(PortId(port)), address, tag }
+}
+
+const fn there(cell: u8, third: u8, last: u8, tag: u16) -> End {
+    let door = Via::Tunnel(Ipv4Addr::new(10, 77, 0, cell));
+    End { door, address: Ipv4Addr::new(10, 255, third, last), tag }
+}
+
+/// App a (tag 1): an instance here.
+pub(crate) const A: End = here(1, 2, 1);
+/// App a: a second instance here.
+pub(crate) const A2: End = here(2, 3, 1);
+/// App b (tag 2): an instance here.
+pub(crate) const B: End = here(3, 4, 2);
+/// App c (tag 3): an instance here.
+pub(crate) const C: End = here(4, 5, 3);
+/// An app that is the source of no policy and has no tag: an instance here.
+pub(crate) const UNTAGGED: End = here(5, 6, 0);
+/// App a on another cell.
+pub(crate) const REMOTE_A: End = there(12, 62, 2, 1);
+/// App b on another cell.
+pub(crate) const REMOTE_B: End = there(12, 62, 3, 2);
+/// App c on a third cell.
+pub(crate) const THIRD_C: End = there(13, 73, 5, 3);
+/// The other cell itself.
+pub(crate) const REMOTE_HOST: End = there(12, 62, 0, 0);
+/// This cell itself.
+pub(crate) const HOST: End =
+    End { door: Via::Host, address: Ipv4Addr::new(10, 255, 55, 0), tag: 0 };
+
+/// An address somewhere, for packets to or from whoever should not be there. Its door is the
+/// one of a container, so that such packets can also be sent.
+pub(crate) const fn nobody(address: [u8; 4]) -> End {
+    let [a, b, c, d] = address;
+    End { address: Ipv4Addr::new(a, b, c, d), ..A }
+}
+
+/// Desired state of the cell.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub cell: Option<Cell>,
+    pub peers: Vec<Peer>,
+    pub containers: Vec<Container>,
+    pub rules: Vec<Rule>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let cell = Cell {
+            underlay: Ipv4Addr::new(10, 77, 0, 11),
+            subnet: "10.255.55.0/24".parse().unwrap(),
+            overlay: "10.255.0.0/16".parse().unwrap(),
+            vni: VNI,
+            tunnel_port: 4789,
+            mtu: MTU,
+            revoke: Revoke::Drain,
+            host: true,
+        };
+        let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
+        let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();
+        Self { cell: Some(cell), peers, containers, rules: Vec::new() }
+    }
+}
+
+impl World {
+    /// What the workers look at.
+    pub(crate) fn topology(&self, generation: u32) -> Topology {
+        let Self { cell, peers, containers, .. } = self.clone();
+        Topology::new(generation, cell, peers.into_iter(), containers.into_iter())
+    }
+}
+
+/// The container of an end on this cell.
+pub(crate) fn container(end: End) -> Container {
+    let Via::Container(port) = end.door else { panic!("{end:?} is no container of this cell") };
+    Container { port, address: end.address, tag: end.tag, name: format!("container-{}", port.0) }
+}
+
+/// The cell of a remote end.
+pub(crate) fn peer(end: End) -> Peer {
+    let Via::Tunnel(underlay) = end.door else { panic!("{end:?} is not on another cell") };
+    let [a, b, c, _] = end.address.octets();
+    let subnet = format!("{a}.{b}.{c}.0/24").parse().unwrap();
+    Peer { subnet, underlay, mac: peer_mac(end) }
+}
+
+/// MAC address of the VTEP of a remote end's cell.
+pub(crate) fn peer_mac(end: End) -> [u8; 6] {
+    let [a, b, c, _] = end.address.octets();
+    [0xee, 0xee, a, b, c, 0]
+}
+
+/// "App `from` may talk to `to` on these ports."
+pub(crate) fn rule(id: u32, from: End, to: End, protocol: Protocol, first: u16, last: u16) -> Rule {
+    let key = RuleKey {
+        source: from.tag,
+        destination: to.address,
+        protocol,
+        ports: PortRange { first, last },
+    };
+    Rule { id: RuleId(id), key }
+}
+
+/// A rule for one TCP port.
+pub(crate) fn tcp_rule(from: End, to: End, port: u16) -> Rule {
+    rule(1, from, to, Protocol::Tcp, port, port)
+}
+
+/// A rule for one UDP port.
+pub(crate) fn udp_rule(from: End, to: End, port: u16) -> Rule {
+    rule(2, from, to, Protocol::Udp, port, port)
+}

@@ -1,0 +1,5 @@
+//! The wire module against other programs' idea of the same bytes.
+
+mod kernel_vectors;
+mod pcap;
+mod tshark;

@@ -1,0 +1,109 @@
+//! Two containers somewhere, and the words that checks are written in.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use sarcenet_rig::{CellKind, Container, Outcome, Policy, UdpAnswer, World, eventually};
+
+/// How long an answer may take that must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for something that must not come.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+
+/// A sender's app and a receiver's app with one container each.
+pub(crate) struct Case<'w> {
+    pub(crate) world: &'w World,
+    pub(crate) from: Container,
+    pub(crate) to: Container,
+}
+
+/// Runs a check from the first cell to the second, back, and within each.
+pub(crate) fn run(first: CellKind, second: CellKind, check: fn(&Case<'_>) -> Result<()>) {
+    let world = super::world(first, second);
+    for (from, to) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
+        let checked = Case::new(world, from, to).and_then(|case| check(&case));
+        if let Err(error) = checked {
+            panic!("from cell{} to cell{}: {error:#}\n{}", from + 1, to + 1, world.logs());
+        }
+    }
+}
+
+impl<'w> Case<'w> {
+    fn new(world: &'w World, from: usize, to: usize) -> Result<Self> {
+        let (sender, receiver) = (world.take_app()?.id, world.take_app()?.id);
+        let from = world.attach(from, Some(&sender))?;
+        let to = world.attach(to, Some(&receiver))?;
+        Ok(Self { world, from, to })
+    }
+
+    /// The sender's app.
+    pub(crate) fn sender(&self) -> &str {
+        self.from.app().unwrap_or_default()
+    }
+
+    /// The receiver's app.
+    pub(crate) fn receiver(&self) -> &str {
+        self.to.app().unwrap_or_default()
+    }
+
+    /// Allows a policy, and revokes it again when the check is over.
+    pub(crate) fn allow(&self, policy: Policy) -> Result<Allowed<'w>> {
+        self.world.allow(std::slice::from_ref(&policy))?;
+        Ok(Allowed { world: self.world, policy })
+    }
+}
+
+/// A policy in force for as long as this lives.
+pub(crate) struct Allowed<'w> {
+    world: &'w World,
+    policy: Policy,
+}
+
+impl Drop for Allowed<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.world.revoke(std::slice::from_ref(&self.policy)) {
+            // A check that failed already has more to say.
+            eprintln!("cannot revoke {}: {error:#}", self.policy);
+        }
+    }
+}
+
+/// A port of a container.
+pub(crate) fn port(container: &Container, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(container.address(), port)
+}
+
+/// The connection comes about.
+pub(crate) fn connects(from: &Container, to: SocketAddrV4) -> Result<()> {
+    let outcome = from.connect(to, PATIENCE)?;
+    ensure!(outcome.is_connected(), "{} to {to}: {outcome}", from.address());
+    Ok(())
+}
+
+/// The connection is refused, by ICMP where somebody listens at the other end.
+pub(crate) fn is_refused(from: &Container, to: SocketAddrV4) -> Result<()> {
+    let outcome = from.connect(to, PATIENCE)?;
+    ensure!(matches!(outcome, Outcome::Refused(_)), "{} to {to}: {outcome}", from.address());
+    Ok(())
+}
+
+/// The connection is refused before long; for policies that have just been revoked.
+pub(crate) fn becomes_refused(from: &Container, to: SocketAddrV4) -> Result<()> {
+    eventually(PATIENCE, || is_refused(from, to))
+}
+
+/// The datagram is answered, and the answer begins with the sender's own address.
+pub(crate) fn is_answered(from: &Container, to: SocketAddrV4) -> Result<()> {
+    let answer = from.ask_udp(to, b"ping", PATIENCE)?;
+    let expected = format!("{} ping", from.address()).into_bytes();
+    ensure!(answer == UdpAnswer::Answered(expected), "{} to {to}/udp: {answer:?}", from.address());
+    Ok(())
+}
+
+/// The datagram is refused.
+pub(crate) fn is_refused_udp(from: &Container, to: SocketAddrV4) -> Result<()> {
+    let answer = from.ask_udp(to, b"ping", PATIENCE)?;
+    ensure!(answer.is_refused(), "{} to {to}/udp: {answer:?}", from.address());
+    Ok(())
+}

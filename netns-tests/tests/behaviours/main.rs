@@ -1,0 +1,69 @@
+//! What apps see of the network, on every pair of cells: Sarcenet with Sarcenet, Sarcenet with a
+//! kernel cell, and - to show that the tests ask for what the kernel stack does - two kernel
+//! cells. Each behaviour is looked at from the first cell to the second, back, and within each.
+//! The numbers are those of the list of user-visible behaviours (contract section 15).
+#![forbid(unsafe_code)]
+
+mod case;
+mod egress;
+mod forgery;
+mod mtu;
+mod policy;
+
+use std::sync::{LazyLock, Mutex};
+
+use sarcenet_rig::{CellKind, Plan, World};
+
+/// A world that all tests of one pair share. It is removed when the test process ends.
+///
+/// Tests keep out of each other's way by taking apps and containers of their own.
+fn world(first: CellKind, second: CellKind) -> &'static World {
+    static WORLDS: LazyLock<Mutex<Vec<&'static World>>> = LazyLock::new(Mutex::default);
+    let wanted = [first, second];
+    // A test that failed to build a world says so itself; the next one tries again.
+    let mut worlds = WORLDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(world) = worlds.iter().find(|world| world.plan().cells == wanted) {
+        return world;
+    }
+    let world = World::new(Plan::new("t", &wanted)).unwrap_or_else(|error| panic!("{error:#}"));
+    let world: &'static World = Box::leak(Box::new(world));
+    worlds.push(world);
+    world
+}
+
+/// One test per behaviour and pair of cells.
+macro_rules! behaviours {
+    ($($name:ident: $check:path,)+) => {
+        behaviours!(@pair sarcenet_and_sarcenet, CellKind::Sarcenet, CellKind::Sarcenet, $($name: $check,)+);
+        behaviours!(@pair sarcenet_and_kernel, CellKind::Sarcenet, CellKind::KERNEL, $($name: $check,)+);
+        behaviours!(@pair kernel_and_kernel, CellKind::KERNEL, CellKind::KERNEL, $($name: $check,)+);
+    };
+    (@pair $pair:ident, $first:expr, $second:expr, $($name:ident: $check:path,)+) => {
+        mod $pair {
+            use super::*;
+            $(
+                #[test]
+                fn $name() {
+                    case::run($first, $second, $check);
+                }
+            )+
+        }
+    };
+}
+
+behaviours! {
+    b01_default_is_deny: policy::default_is_deny,
+    b02_policy_allows_every_instance: policy::allows_every_instance,
+    b03_policy_is_directional: policy::is_directional,
+    b04_ports_are_exact: policy::ports_are_exact,
+    b05_protocols_are_exact: policy::protocols_are_exact,
+    b06_self_policy: policy::between_instances_of_one_app,
+    b07_removal_stops_new_connections: policy::removal_stops_new_connections_only,
+    b08_source_address_is_kept: policy::source_address_is_kept,
+    b10_policy_does_not_open_egress: egress::is_not_opened_by_a_policy,
+    b19_refusals_are_rejects: egress::is_refused_with_port_unreachable,
+    b22_the_cell_itself_is_protected: egress::to_the_own_cell_is_refused,
+    b26_mtu_and_large_transfers: mtu::large_transfers_cross_unfragmented,
+    b31_spoofed_sources_stay_in: forgery::spoofed_sources_stay_in,
+    b32_containers_forge_no_tags: forgery::containers_forge_no_tags,
+}

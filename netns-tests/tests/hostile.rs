@@ -1,0 +1,208 @@
+//! Bytes that nobody should send, into every door of a Sarcenet cell: each ends with the counted
+//! reason it should, and honest traffic goes on.
+#![forbid(unsafe_code)]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
+use sarcenet_rig::{
+    CellKind, Container, Namespace, Plan, SarcenetCell, World, eventually, tcp, udp,
+};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Port that policies open.
+const PORT: u16 = 9090;
+
+/// app-1 on the first cell may reach app-2 on the second.
+struct Setting {
+    world: World,
+    from: Container,
+    to: Container,
+}
+
+impl Setting {
+    fn build() -> Result<Self> {
+        let world = World::new(Plan::new("h", &[CellKind::Sarcenet, CellKind::Sarcenet]))?;
+        let from = world.attach(0, Some("app-1"))?;
+        let to = world.attach(1, Some("app-2"))?;
+        world.allow(&[udp("app-1", "app-2", PORT..=PORT), tcp("app-1", "app-2", PORT..=PORT)])?;
+        Ok(Self { world, from, to })
+    }
+
+    fn cell(&self, number: usize) -> Result<&SarcenetCell> {
+        self.world.sarcenet_cells().nth(number).context("two Sarcenet cells")
+    }
+
+    /// An honest datagram to the policy's port.
+    fn honest(&self) -> Datagram<'_> {
+        Datagram {
+            source: self.from.address(),
+            destination: self.to.address(),
+            port: PORT,
+            payload: b"hostile",
+        }
+    }
+
+    /// Honest traffic passes.
+    fn works(&self) -> Result<()> {
+        let Self { from, to, .. } = self;
+        let _servers = (to.serve_udp(PORT)?, to.serve_http(PORT)?);
+        let target = SocketAddrV4::new(to.address(), PORT);
+        let answer = from.ask_udp(target, b"honest", PATIENCE)?;
+        ensure!(answer.is_answered(), "{answer:?}");
+        from.http(target, PATIENCE)?.download(1 << 20)
+    }
+}
+
+/// Does something and waits until exactly so many more packets were dropped for this reason.
+fn counted(
+    cell: &SarcenetCell,
+    reason: &str,
+    packets: u64,
+    what: &str,
+    act: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let before = cell.drops(reason)?;
+    act().with_context(|| what.to_owned())?;
+    eventually(PATIENCE, || {
+        let more = cell.drops(reason)? - before;
+        ensure!(
+            more == packets,
+            "{what}: {more} packets dropped for {reason}, not {packets}; drops now: {:?}",
+            cell.dataplane()?.status()?.drops
+        );
+        Ok(())
+    })
+}
+
+fn told(test: impl FnOnce(&Setting) -> Result<()>) {
+    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+    test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+}
+
+/// Changes bytes of a packet.
+fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
+    bytes[at..at + new.len()].copy_from_slice(new);
+    bytes
+}
+
+#[test]
+fn garbage_from_a_container() {
+    told(|setting| {
+        let honest = setting.honest();
+        let packet = honest.bytes();
+        let table: [(&str, &str, Vec<u8>); 9] = [
+            ("one byte", "malformed", vec![0x45]),
+            ("half a header", "malformed", packet[..10].to_vec()),
+            ("a header without its packet", "malformed", packet[..20].to_vec()),
+            ("IPv6", "not_ipv4", with(packet.clone(), 0, &[0x60])),
+            ("an ARP packet", "not_ipv4", vec![0, 1, 8, 0, 6, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ("a wrong header checksum", "bad_header_checksum", with(packet.clone(), 10, &[0, 0])),
+            (
+                "multicast",
+                "not_unicast",
+                Datagram { destination: Ipv4Addr::new(224, 0, 0, 251), ..honest }.bytes(),
+            ),
+            (
+                "a neighbour's address",
+                "spoofed_source",
+                Datagram { source: Ipv4Addr::new(10, 255, 55, 77), ..honest }.bytes(),
+            ),
+            (
+                "an address that nobody has",
+                "no_route",
+                Datagram { destination: Ipv4Addr::new(10, 255, 99, 2), ..honest }.bytes(),
+            ),
+        ];
+        let cell = setting.cell(0)?;
+        for (what, reason, packet) in table {
+            counted(cell, reason, 3, what, || setting.from.inject(&vec![packet; 3]))?;
+        }
+        setting.works()
+    });
+}
+
+#[test]
+fn garbage_from_the_tunnel() {
+    told(|setting| {
+        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() };
+        let bytes = honest.bytes();
+        let foreign = Datagram { source: Ipv4Addr::new(10, 255, 99, 2), ..setting.honest() };
+        let table: [(&str, &str, Vec<u8>); 10] = [
+            ("an empty datagram", "malformed", Vec::new()),
+            ("half a VXLAN header", "malformed", bytes[..5].to_vec()),
+            ("no inner frame", "malformed", bytes[..8].to_vec()),
+            ("half an inner frame", "malformed", bytes[..30].to_vec()),
+            ("no I flag", "bad_tunnel_flags", Tunneled { flags: 0x80, ..honest }.bytes()),
+            ("another network", "wrong_vni", Tunneled { vni: 2, ..honest }.bytes()),
+            ("another VTEP", "wrong_vtep", with(bytes.clone(), 8, &[2; 6])),
+            ("inner ARP", "not_ipv4", with(bytes.clone(), 20, &[0x08, 0x06])),
+            (
+                "an address of no peer",
+                "foreign_source",
+                Tunneled { inner: foreign, ..honest }.bytes(),
+            ),
+            (
+                "an address of the receiver's own",
+                "foreign_source",
+                Tunneled {
+                    inner: Datagram { source: Ipv4Addr::new(10, 255, 62, 77), ..honest.inner },
+                    ..honest
+                }
+                .bytes(),
+            ),
+        ];
+        let cell = setting.cell(1)?;
+        let peer = setting.world.cells()[0].plan().underlay;
+        let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
+        for (what, reason, payload) in table {
+            counted(cell, reason, 3, what, || {
+                send(setting.world.cells()[0].namespace(), peer, target, &[&payload[..]; 3])
+            })?;
+        }
+        setting.works()
+    });
+}
+
+/// VXLAN that would pass if a peer had sent it, from an underlay address that no peer has.
+#[test]
+fn a_stranger_on_the_underlay() {
+    told(|setting| {
+        let forged = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() }.bytes();
+        let server = setting.to.serve_udp(PORT)?;
+        let stranger = Ipv4Addr::new(10, 77, 0, 99);
+        let namespace = setting.world.cells()[0].namespace();
+        namespace.ip(&format!("addr add {stranger}/24 dev eth0\n"))?;
+        let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
+        counted(setting.cell(1)?, "unknown_peer", 3, "a stranger", || {
+            send(namespace, stranger, target, &[&forged[..]; 3])
+        })?;
+        ensure!(server.received().is_empty(), "{:?}", server.received());
+        // The same bytes from the peer are an honest packet: nothing else was wrong with them.
+        let peer = setting.world.cells()[0].plan().underlay;
+        send(namespace, peer, target, &[&forged])?;
+        eventually(PATIENCE, || {
+            ensure!(server.received().len() == 1, "the honest packet did not arrive");
+            Ok(())
+        })?;
+        drop(server);
+        setting.works()
+    });
+}
+
+/// Sends datagrams by a socket of the namespace, each alone.
+fn send(
+    namespace: &Namespace,
+    source: Ipv4Addr,
+    target: (Ipv4Addr, u16),
+    payloads: &[&[u8]],
+) -> Result<()> {
+    let socket = namespace.run(|| std::net::UdpSocket::bind((source, 0)))??;
+    for payload in payloads {
+        socket.send_to(payload, target).with_context(|| format!("send to {target:?}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Each process survives the death of the others, and traffic that of the control process.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, World, eventually, tcp};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes that show that a connection carries more than its keep-alive.
+const SOME: usize = 4 << 20;
+
+/// Two cells, app-1 on the first and app-2 on the second, which app-1 may reach on port 8080.
+struct Setting {
+    world: World,
+    from: Container,
+    to: Container,
+}
+
+impl Setting {
+    fn build() -> Result<Self> {
+        let world = World::new(Plan::new("r", &[CellKind::Sarcenet, CellKind::Sarcenet]))?;
+        let from = world.attach(0, Some("app-1"))?;
+        let to = world.attach(1, Some("app-2"))?;
+        world.allow(&[tcp("app-1", "app-2", 8080..=8080)])?;
+        Ok(Self { world, from, to })
+    }
+
+    fn cells(&self) -> Result<[&SarcenetCell; 2]> {
+        let cells: Vec<_> = self.world.sarcenet_cells().collect();
+        cells.try_into().ok().context("two Sarcenet cells")
+    }
+
+    fn target(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.to.address(), 8080)
+    }
+
+    /// Index of a container's interface; another one means that it was made anew.
+    fn eth0(container: &Container) -> Result<u32> {
+        container
+            .namespace()
+            .run(|| nix::net::if_::if_nametoindex("eth0"))?
+            .context("the container has lost its eth0")
+    }
+}
+
+fn told(setting: &Setting, test: impl FnOnce() -> Result<()>) {
+    test().unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+}
+
+#[test]
+fn agents_may_die_while_traffic_flows() {
+    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+    told(&setting, || {
+        let Setting { world, from, to } = &setting;
+        let target = setting.target();
+        let _server = to.serve_http(8080)?;
+        let mut open = from.http(target, PATIENCE)?;
+        open.greeting()?;
+        for cell in setting.cells()? {
+            cell.kill_agent()?;
+        }
+        open.download(SOME)?;
+        from.http(target, PATIENCE)?.download(SOME)?;
+        for cell in setting.cells()? {
+            cell.restart_agent()?;
+            cell.wait_ready()?;
+        }
+        open.download(SOME)?;
+        // The agent still has its containers, and can change policies and attach new ones.
+        let addresses = |cell: &SarcenetCell| -> Result<Vec<_>> {
+            Ok(cell.agent()?.containers()?.into_iter().map(|c| c.attachment.address).collect())
+        };
+        let [first, second] = setting.cells()?;
+        ensure!(addresses(first)? == [from.address()], "{:?}", addresses(first)?);
+        ensure!(addresses(second)? == [to.address()], "{:?}", addresses(second)?);
+        let new = world.attach(1, Some("app-2"))?;
+        ensure!(new.address() != to.address(), "{} was given twice", to.address());
+        let _server = new.serve_http(8080)?;
+        from.http(SocketAddrV4::new(new.address(), 8080), PATIENCE)?.greeting()?;
+        world.revoke(&[tcp("app-1", "app-2", 8080..=8080)])?;
+        eventually(PATIENCE, || {
+            let outcome = from.connect(target, PATIENCE)?;
+            ensure!(outcome.is_refused(), "{outcome}");
+            Ok(())
+        })
+    });
+}
+
+#[test]
+fn a_dead_dataplane_is_restored() {
+    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+    told(&setting, || {
+        let Setting { from, to, .. } = &setting;
+        let target = setting.target();
+        let _server = to.serve_http(8080)?;
+        let interfaces = (Setting::eth0(from)?, Setting::eth0(to)?);
+        let mut open = from.http(target, PATIENCE)?;
+        open.greeting()?;
+        for cell in setting.cells()? {
+            cell.kill_dataplane()?;
+            cell.restart_dataplane()?;
+        }
+        for cell in setting.cells()? {
+            cell.wait_ready()?;
+        }
+        ensure!(
+            interfaces == (Setting::eth0(from)?, Setting::eth0(to)?),
+            "a container's eth0 was made anew"
+        );
+        eventually(PATIENCE, || from.http(target, PATIENCE)?.greeting().map(drop))
+            .context("a new connection")?;
+        open.greeting().context("the connection that was open")?;
+        open.download(SOME).context("the connection that was open")
+    });
+}
+
+/// Both at once, as when a cell's supervisor restarts everything.
+#[test]
+fn everything_may_die_at_once() {
+    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+    told(&setting, || {
+        let Setting { from, to, .. } = &setting;
+        let _server = to.serve_http(8080)?;
+        let before = (from.address(), Setting::eth0(from)?);
+        for cell in setting.cells()? {
+            cell.kill_agent()?;
+            cell.kill_dataplane()?;
+            cell.restart_dataplane()?;
+            cell.restart_agent()?;
+        }
+        for cell in setting.cells()? {
+            cell.wait_ready()?;
+        }
+        ensure!(before == (from.address(), Setting::eth0(from)?), "eth0 was made anew");
+        eventually(PATIENCE, || from.http(setting.target(), PATIENCE)?.greeting().map(drop))
+    });
+}
