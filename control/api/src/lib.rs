@@ -1,1 +1,33 @@
-//! Messages between a cell's agent and its clients.
+//! What can be said to a cell's agent, and what it answers.
+//!
+//! CNI plugins and the `sarcenet` command speak to the agent over a Unix `SOCK_SEQPACKET` socket
+//! with the dataplane's codec and transport: one [`Request`] or [`Reply`] a packet, the
+//! container's network namespace as a file descriptor beside [`Request::Add`] and
+//! [`Request::Check`], the version in the first message. Every request is answered in order by
+//! one reply.
+
+#![forbid(unsafe_code)]
+
+mod client;
+mod messages;
+mod policy;
+mod status;
+
+pub use client::{AgentClient, AgentError};
+pub use messages::{
+    AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Reply, Request, RuleName,
+};
+pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
+pub use sarcenet_dataplane_api::{PortId, PortRange, Protocol, RuleId};
+pub use status::{AgentStatus, ConfigStatus, DataplaneState};
+
+use std::path::{Path, PathBuf};
+
+/// Version of the messages in this crate. Raised when any of them changes shape; both ends
+/// refuse a peer that speaks another one.
+pub const VERSION: u32 = 1;
+
+/// Where the agent of the cell rooted at `root` (`/` normally) listens.
+pub fn socket_path(root: &Path) -> PathBuf {
+    root.join("run/sarcenet/agent.sock")
+}

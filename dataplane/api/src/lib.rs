@@ -9,6 +9,8 @@
 //! [`Request::SnapshotBegin`] and [`Request::SnapshotEnd`], and what it did not mention is gone.
 //! Later changes are [`Request::Update`]s. Every change is acknowledged once it is in force.
 
+#![forbid(unsafe_code)]
+
 pub mod client;
 pub mod codec;
 mod drop_reason;

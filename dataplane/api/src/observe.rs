@@ -198,7 +198,7 @@ pub struct Walk {
 
 /// One step of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum TraceStep {
     /// Came in.
     Received {

@@ -1,0 +1,244 @@
+//! Requests and replies.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use sarcenet_dataplane_api::{PortId, RuleId};
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentStatus, Policy};
+
+/// One interface of one container: what CNI calls an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttachmentId {
+    /// The runtime's name for the container (`CNI_CONTAINERID`): 1 to 128 letters, digits, `_`,
+    /// `.` and `-`, the first one a letter or digit.
+    pub container: String,
+    /// The interface's name in the container (`CNI_IFNAME`): 1 to 15 characters.
+    pub ifname: String,
+}
+
+impl std::fmt::Display for AttachmentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.container, self.ifname)
+    }
+}
+
+/// A wish to have an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attach {
+    /// Which interface of which container.
+    pub id: AttachmentId,
+    /// Path of the container's network namespace (`CNI_NETNS`), as the agent sees it; kept to
+    /// find the container again after a restart of the agent.
+    pub netns_path: String,
+    /// The app that the container belongs to; none for a container that no policy names.
+    pub app: Option<String>,
+}
+
+/// An interface as it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Which interface of which container.
+    pub id: AttachmentId,
+    /// Its overlay address; set with prefix length 32.
+    pub address: Ipv4Addr,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// MAC address; none for the TUN, which has no link layer.
+    pub mac: Option<[u8; 6]>,
+    /// Routes that lead through the interface, without a gateway.
+    pub routes: Vec<Ipv4Net>,
+    /// Its port on the dataplane.
+    pub port: PortId,
+}
+
+/// A container as the agent knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerInfo {
+    /// The interface.
+    pub attachment: Attachment,
+    /// Path of the network namespace.
+    pub netns_path: String,
+    /// Its app.
+    pub app: Option<String>,
+    /// The tag that its packets carry; 0 when the app has none, because it is not named or the
+    /// configuration does not know it.
+    pub tag: u16,
+    /// Whether the dataplane has it.
+    pub connected: bool,
+}
+
+/// An app as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppInfo {
+    /// Its id.
+    pub id: String,
+    /// Its tag, never 0.
+    pub tag: u16,
+}
+
+/// What a rule of the dataplane stands for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleName {
+    /// The rule.
+    pub id: RuleId,
+    /// The policy that it was made from, in force or revoked a short while ago.
+    pub policy: Policy,
+}
+
+/// Said to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First message of every connection. [`Reply::Hello`].
+    Hello {
+        /// [`crate::VERSION`] of the sender.
+        version: u32,
+    },
+    /// Make an interface; accompanied by one descriptor, the container's network namespace.
+    /// Repeating it gives the same attachment again, repaired if something of it was lost.
+    /// [`Reply::Added`].
+    Add(Attach),
+    /// Remove an interface and free its address. Succeeds when there is nothing to remove, also
+    /// when the namespace is gone. [`Reply::Done`].
+    Del {
+        /// Which interface of which container.
+        id: AttachmentId,
+    },
+    /// Is the interface as it was made? Accompanied by one descriptor, the container's network
+    /// namespace. [`Reply::Done`], or an error that says what differs.
+    Check {
+        /// Which interface of which container.
+        id: AttachmentId,
+        /// The address that the caller believes it has.
+        address: Option<Ipv4Addr>,
+    },
+    /// Remove every interface that is not mentioned (CNI's garbage collection). [`Reply::Done`].
+    Gc {
+        /// The interfaces that are still wanted.
+        valid: Vec<AttachmentId>,
+    },
+    /// [`Reply::Containers`].
+    Containers {
+        /// Continue after this port.
+        after: Option<PortId>,
+    },
+    /// [`Reply::Status`].
+    Status,
+    /// Write a policy into the configuration and enforce it on this cell before answering.
+    /// [`Reply::Changed`].
+    PolicyAllow(Policy),
+    /// The opposite. [`Reply::Changed`].
+    PolicyRevoke(Policy),
+    /// [`Reply::Policies`].
+    Policies {
+        /// How many to skip.
+        skip: u32,
+    },
+    /// [`Reply::Apps`].
+    Apps {
+        /// Continue after this tag; 0 for the beginning.
+        after: u16,
+    },
+    /// What these rules stand for. [`Reply::Rules`]; unknown ones are left out.
+    Rules {
+        /// The rules, at most 256 at a time.
+        ids: Vec<RuleId>,
+    },
+}
+
+/// Said by the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Welcome.
+    Hello {
+        /// [`crate::VERSION`] of the agent.
+        version: u32,
+        /// Name of the cell.
+        cell: String,
+    },
+    /// The interface is there and the dataplane has it.
+    Added(Attachment),
+    /// Done.
+    Done,
+    /// The policy is, or is no longer, in force on this cell.
+    Changed {
+        /// False when it was so already.
+        changed: bool,
+    },
+    /// Not done; nothing was changed.
+    Error {
+        /// What kind of error, for programs.
+        code: ErrorCode,
+        /// What was wrong, for people.
+        message: String,
+    },
+    /// Containers.
+    Containers {
+        /// In order of port.
+        containers: Vec<ContainerInfo>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// How it is.
+    Status(Box<AgentStatus>),
+    /// Policies.
+    Policies {
+        /// In the order of the file.
+        policies: Vec<Policy>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// Apps.
+    Apps {
+        /// In order of tag.
+        apps: Vec<AppInfo>,
+        /// Whether there are more.
+        more: bool,
+    },
+    /// What rules stand for.
+    Rules {
+        /// In no particular order.
+        rules: Vec<RuleName>,
+    },
+}
+
+/// Kinds of errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request makes no sense, or this connection may not make it.
+    Invalid,
+    /// The other side speaks another version.
+    Version,
+    /// No such container, app or policy.
+    Unknown,
+    /// The cell's subnet has no free address.
+    NoAddress,
+    /// Something in the container's namespace could not be made or is not as it was.
+    Namespace,
+    /// The state could not be written to disk.
+    Storage,
+    /// The configuration cannot be changed or is not valid.
+    Config,
+    /// The dataplane does not answer; try again.
+    Dataplane,
+    /// The agent has too much to do; try again.
+    Busy,
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Invalid => "invalid request",
+            Self::Version => "version mismatch",
+            Self::Unknown => "unknown",
+            Self::NoAddress => "no free address",
+            Self::Namespace => "container namespace",
+            Self::Storage => "storage",
+            Self::Config => "configuration",
+            Self::Dataplane => "dataplane unavailable",
+            Self::Busy => "busy",
+        })
+    }
+}

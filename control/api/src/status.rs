@@ -1,0 +1,68 @@
+//! What the agent says about itself.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// The agent's own state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Version of the program.
+    pub program: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Name of the cell.
+    pub cell: String,
+    /// Its address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// Its part of the overlay.
+    pub subnet: Ipv4Net,
+    /// The whole overlay.
+    pub overlay: Ipv4Net,
+    /// Largest inner IP packet, in bytes.
+    pub mtu: u16,
+    /// Containers attached.
+    pub containers: u32,
+    /// Addresses that are still free.
+    pub addresses_free: u32,
+    /// Cells known, this one included.
+    pub cells: u32,
+    /// Apps known.
+    pub apps: u32,
+    /// Policies in force.
+    pub policies: u32,
+    /// Rules on this cell that were made from them.
+    pub rules: u32,
+    /// The configuration file.
+    pub config: ConfigStatus,
+    /// The connection to the dataplane.
+    pub dataplane: DataplaneState,
+    /// What somebody should look at, one sentence each. Empty when all is well.
+    pub problems: Vec<String>,
+}
+
+/// The configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Where it is.
+    pub path: String,
+    /// Seconds since the content that is in force was read.
+    pub age_s: u64,
+    /// Mistakes in the newest content, which is not in force because of them. Empty when the
+    /// newest content is in force.
+    pub mistakes: Vec<String>,
+}
+
+/// The connection to the dataplane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataplaneState {
+    /// Whether it is connected and has the whole desired state.
+    pub ready: bool,
+    /// Generation of the desired state.
+    pub generation: u64,
+    /// Generation that the dataplane has acknowledged.
+    pub acknowledged: u64,
+    /// Why it is not ready.
+    pub error: Option<String>,
+}

@@ -1,0 +1,98 @@
+//! The network file: overlay, cells, apps and policies, the same on every cell.
+//!
+//! All mistakes are found in one pass and reported together, each with its place and its cure;
+//! a file with any mistake is not used at all.
+
+mod check;
+mod edit;
+mod mistake;
+mod read;
+mod tree;
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use ipnet::Ipv4Net;
+use sarcenet_agent_api::{AppInfo, Policy};
+use sarcenet_dataplane_api::Revoke;
+
+pub use edit::{EditError, PolicyFile, with_policy, without_policy};
+pub use mistake::{ConfigError, Mistake};
+
+/// VXLAN network identifier of the overlay (contract section 5.3).
+pub const DEFAULT_VNI: u32 = 1;
+/// UDP port of the tunnel (RFC 7348 section 5).
+pub const DEFAULT_PORT: u16 = 4789;
+/// Bytes that the tunnel adds to an inner IP packet: IPv4 20, UDP 8, VXLAN 8, Ethernet 14.
+pub const TUNNEL_OVERHEAD: u16 = 50;
+
+/// What a network file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// The whole overlay.
+    pub overlay: Ipv4Net,
+    /// All cells, in the order of the file.
+    pub cells: Vec<CellSpec>,
+    /// All apps, in the order of the file.
+    pub apps: Vec<AppInfo>,
+    /// All policies, in the order of the file.
+    pub policies: Vec<Policy>,
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP port of the tunnel.
+    pub port: u16,
+    /// Largest inner IP packet in bytes; none means the underlay's MTU - 50.
+    pub mtu: Option<u16>,
+    /// What happens to established conversations on revocation.
+    pub revoke: Revoke,
+}
+
+/// One cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellSpec {
+    /// Its name.
+    pub name: String,
+    /// Its address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// Its part of the overlay.
+    pub subnet: Ipv4Net,
+}
+
+impl Network {
+    /// Reads the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::read(path, &e))?;
+        Self::parse(&text).map_err(|mistakes| ConfigError::Mistakes {
+            path: path.display().to_string(),
+            mistakes,
+        })
+    }
+
+    /// Reads `text`. All mistakes are returned, in the order of the text.
+    pub fn parse(text: &str) -> Result<Self, Vec<Mistake>> {
+        read::network(text)
+    }
+
+    /// The cell of that name.
+    pub fn cell(&self, name: &str) -> Option<&CellSpec> {
+        self.cells.iter().find(|cell| cell.name == name)
+    }
+
+    /// The tag of an app; none when the file does not name it.
+    pub fn tag(&self, app: &str) -> Option<u16> {
+        self.apps.iter().find(|known| known.id == app).map(|known| known.tag)
+    }
+
+    /// Explains that there is no cell `name`.
+    pub fn no_such_cell(&self, name: &str) -> String {
+        let known: Vec<_> = self.cells.iter().map(|cell| cell.name.as_str()).collect();
+        format!(
+            "no cell is named `{name}`{}; add it under `cells:` or start the agent with one of: {}",
+            mistake::suggestion(name, known.iter().copied()),
+            if known.is_empty() { "(none yet)".to_owned() } else { known.join(", ") }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;

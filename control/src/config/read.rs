@@ -1,0 +1,365 @@
+//! From the tree to [`Network`]: types, required and unknown keys.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
+use sarcenet_dataplane_api::{PortRange, Revoke};
+
+use super::mistake::suggestion;
+use super::tree::{At, Node, Place};
+use super::{CellSpec, DEFAULT_PORT, DEFAULT_VNI, Mistake, Network, check, tree};
+
+/// Longest name of a cell or app, in bytes.
+const NAME_MAX: usize = 200;
+
+/// The parts of a network file that could be read, each with its place.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    pub(super) overlay: Option<At<Ipv4Net>>,
+    pub(super) cells: Vec<At<CellParts>>,
+    pub(super) apps: Vec<At<AppParts>>,
+    pub(super) policies: Vec<At<PolicyParts>>,
+    pub(super) vni: Option<u32>,
+    pub(super) port: Option<u16>,
+    pub(super) mtu: Option<u16>,
+    pub(super) revoke: Option<Revoke>,
+}
+
+#[derive(Debug)]
+pub(super) struct CellParts {
+    pub(super) name: Option<At<String>>,
+    pub(super) underlay: Option<At<Ipv4Addr>>,
+    pub(super) subnet: Option<At<Ipv4Net>>,
+}
+
+#[derive(Debug)]
+pub(super) struct AppParts {
+    pub(super) id: Option<At<String>>,
+    pub(super) tag: Option<At<u16>>,
+}
+
+#[derive(Debug)]
+pub(super) struct PolicyParts {
+    pub(super) from: Option<At<String>>,
+    pub(super) to: Option<At<String>>,
+    pub(super) protocol: Option<sarcenet_dataplane_api::Protocol>,
+    pub(super) ports: Option<PortRange>,
+}
+
+/// Reads a whole file.
+pub(super) fn network(text: &str) -> Result<Network, Vec<Mistake>> {
+    let root = tree::read(text).map_err(|mistake| vec![mistake])?;
+    let mut reader = Reader { mistakes: Vec::new() };
+    let parts = reader.network(root);
+    check::contradictions(&parts, &mut reader.mistakes);
+    match assemble(parts) {
+        Some(network) if reader.mistakes.is_empty() => Ok(network),
+        _ => {
+            reader.mistakes.sort();
+            Err(reader.mistakes)
+        }
+    }
+}
+
+/// Succeeds when no part is missing.
+fn assemble(parts: Parts) -> Option<Network> {
+    let cells = parts.cells.into_iter().map(|At { value: cell, .. }| {
+        let (name, underlay, subnet) = (cell.name?, cell.underlay?, cell.subnet?);
+        Some(CellSpec { name: name.value, underlay: underlay.value, subnet: subnet.value })
+    });
+    let apps = parts.apps.into_iter().map(|At { value: app, .. }| {
+        Some(AppInfo { id: app.id?.value, tag: app.tag?.value })
+    });
+    let policies = parts.policies.into_iter().map(|At { value: policy, .. }| {
+        let (from, to) = (policy.from?.value, policy.to?.value);
+        Some(Policy { from, to, protocol: policy.protocol?, ports: policy.ports? })
+    });
+    Some(Network {
+        overlay: parts.overlay?.value,
+        cells: cells.collect::<Option<_>>()?,
+        apps: apps.collect::<Option<_>>()?,
+        policies: policies.collect::<Option<_>>()?,
+        vni: parts.vni.unwrap_or(DEFAULT_VNI),
+        port: parts.port.unwrap_or(DEFAULT_PORT),
+        mtu: parts.mtu,
+        revoke: parts.revoke.unwrap_or_default(),
+    })
+}
+
+/// The entries of one map, taken out by name.
+struct Entries<'a> {
+    place: Place,
+    what: &'a str,
+    entries: Vec<(At<String>, At<Node>)>,
+}
+
+struct Reader {
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    fn wrong(&mut self, place: Place, message: impl Into<String>) {
+        self.mistakes.push(Mistake::at(place, message));
+    }
+
+    fn network(&mut self, root: At<Node>) -> Parts {
+        let known =
+            ["overlay", "cells", "apps", "policies", "vni", "port", "mtu", "revoke"].as_slice();
+        let Some(mut top) = self.map(root, "the network file", known) else {
+            return Parts::default();
+        };
+        let overlay = self.required(&mut top, "overlay", "10.255.0.0/16");
+        let cells =
+            self.required(&mut top, "cells", "[{name: cell1, underlay: 10.0.0.11, subnet: 10.255.1.0/24}]");
+        Parts {
+            overlay: overlay.and_then(|node| self.network_address(node, "overlay")),
+            cells: self.each(cells, "cells", Self::cell),
+            apps: self.each(top.take("apps"), "apps", Self::app),
+            policies: self.each(top.take("policies"), "policies", Self::policy),
+            vni: top.take("vni").and_then(|node| {
+                self.number(node, "vni", 0..=0xff_ffff, "24 bits").map(|vni| vni.value as u32)
+            }),
+            port: top.take("port").and_then(|node| {
+                self.number(node, "port", 1..=65535, "a UDP port").map(|port| port.value as u16)
+            }),
+            mtu: top.take("mtu").and_then(|node| {
+                let hint = "bytes of the largest inner IP packet: the underlay's MTU - 50";
+                self.number(node, "mtu", 576..=65485, hint).map(|mtu| mtu.value as u16)
+            }),
+            revoke: top.take("revoke").and_then(|node| self.revoke(node)),
+        }
+    }
+
+    fn cell(&mut self, node: At<Node>) -> Option<CellParts> {
+        let mut entry = self.map(node, "a cell", &["name", "underlay", "subnet"])?;
+        let name = self.required(&mut entry, "name", "cell1");
+        let underlay = self.required(&mut entry, "underlay", "10.0.0.11");
+        let subnet = self.required(&mut entry, "subnet", "10.255.1.0/24");
+        Some(CellParts {
+            name: name.and_then(|node| self.name(node, "the name of a cell")),
+            underlay: underlay.and_then(|node| self.underlay(node)),
+            subnet: subnet.and_then(|node| self.network_address(node, "subnet")),
+        })
+    }
+
+    fn app(&mut self, node: At<Node>) -> Option<AppParts> {
+        let mut entry = self.map(node, "an app", &["id", "tag"])?;
+        let id = self.required(&mut entry, "id", "app-a");
+        let tag = self.required(&mut entry, "tag", "1");
+        Some(AppParts {
+            id: id.and_then(|node| self.name(node, "the id of an app")),
+            tag: tag.and_then(|node| {
+                let hint = "the 16 bits of the tunnel header, without 0, which means no tag";
+                let tag = self.number(node, "tag", 1..=65535, hint)?;
+                Some(At { place: tag.place, value: tag.value as u16 })
+            }),
+        })
+    }
+
+    fn policy(&mut self, node: At<Node>) -> Option<PolicyParts> {
+        let mut entry = self.map(node, "a policy", &["from", "to", "protocol", "ports"])?;
+        let from = self.required(&mut entry, "from", "app-a");
+        let to = self.required(&mut entry, "to", "app-b");
+        let protocol = self.required(&mut entry, "protocol", "tcp");
+        let ports = self.required(&mut entry, "ports", "8080");
+        Some(PolicyParts {
+            from: from.and_then(|node| self.name(node, "the id of an app")),
+            to: to.and_then(|node| self.name(node, "the id of an app")),
+            protocol: protocol.and_then(|node| {
+                let text = self.text(node, "protocol")?;
+                parse_protocol(&text.value).map_err(|e| self.wrong(text.place, e.to_string())).ok()
+            }),
+            ports: ports.and_then(|At { place, value }| {
+                let text = match value {
+                    Node::Integer(port) => port.to_string(),
+                    Node::Text(text) => text,
+                    other => {
+                        let kind = other.kind();
+                        self.wrong(place, format!("ports is {kind}; write 8080 or 7000-8000"));
+                        return None;
+                    }
+                };
+                parse_ports(&text).map_err(|e| self.wrong(place, e.to_string())).ok()
+            }),
+        })
+    }
+
+    /// A map whose keys are all known and different.
+    fn map<'a>(&mut self, node: At<Node>, what: &'a str, known: &[&str]) -> Option<Entries<'a>> {
+        let At { place, value } = node;
+        let entries = match value {
+            Node::Map(entries) => entries,
+            Node::Null => Vec::new(),
+            other => {
+                let (kind, keys) = (other.kind(), known.join(", "));
+                self.wrong(place, format!("{what} is {kind}; it must be a map with {keys}"));
+                return None;
+            }
+        };
+        let mut seen: Vec<(At<String>, At<Node>)> = Vec::new();
+        for (key, value) in entries {
+            if let Some((first, _)) = seen.iter().find(|(other, _)| other.value == key.value) {
+                let message = format!(
+                    "`{}` is already given in line {}; keep one of them",
+                    key.value, first.place.line
+                );
+                self.wrong(key.place, message);
+            } else if known.contains(&key.value.as_str()) {
+                seen.push((key, value));
+            } else {
+                let hint = match suggestion(&key.value, known.iter().copied()) {
+                    none if none.is_empty() => format!("; known keys are {}", known.join(", ")),
+                    near => near,
+                };
+                self.wrong(key.place, format!("{what} has no key `{}`{hint}", key.value));
+            }
+        }
+        Some(Entries { place, what, entries: seen })
+    }
+
+    fn required(
+        &mut self,
+        entries: &mut Entries<'_>,
+        key: &str,
+        example: &str,
+    ) -> Option<At<Node>> {
+        let found = entries.take(key).filter(|node| node.value != Node::Null);
+        if found.is_none() {
+            let message =
+                format!("{} has no `{key}`; add it, e.g. `{key}: {example}`", entries.what);
+            self.wrong(entries.place, message);
+        }
+        found
+    }
+
+    /// Reads every item of a list; nothing at all is an empty list.
+    fn each<T>(
+        &mut self,
+        list: Option<At<Node>>,
+        key: &str,
+        read: impl Fn(&mut Self, At<Node>) -> Option<T>,
+    ) -> Vec<At<T>> {
+        match list {
+            None | Some(At { value: Node::Null, .. }) => Vec::new(),
+            Some(At { value: Node::List(items), .. }) => items
+                .into_iter()
+                .filter_map(|item| {
+                    let place = item.place;
+                    read(self, item).map(|value| At { place, value })
+                })
+                .collect(),
+            Some(At { place, value }) => {
+                let kind = value.kind();
+                self.wrong(place, format!("{key} is {kind}; it must be a list, each item after `- `"));
+                Vec::new()
+            }
+        }
+    }
+
+    fn text(&mut self, node: At<Node>, key: &str) -> Option<At<String>> {
+        let At { place, value } = node;
+        match value {
+            Node::Text(value) => Some(At { place, value }),
+            Node::Bool(_) | Node::Integer(_) | Node::Float(_) => {
+                let kind = value.kind();
+                self.wrong(place, format!("{key} reads as {kind}; put it in quotes to make it text"));
+                None
+            }
+            other => {
+                self.wrong(place, format!("{key} is {}; it must be text", other.kind()));
+                None
+            }
+        }
+    }
+
+    fn name(&mut self, node: At<Node>, key: &str) -> Option<At<String>> {
+        let text = self.text(node, key)?;
+        let bad = text.value.chars().any(|c| c.is_control() || c.is_whitespace());
+        if text.value.is_empty() || text.value.len() > NAME_MAX || bad {
+            let rule = format!("use 1 to {NAME_MAX} characters without spaces");
+            self.wrong(text.place, format!("`{}` cannot be {key}; {rule}", text.value));
+            return None;
+        }
+        Some(text)
+    }
+
+    fn number(
+        &mut self,
+        node: At<Node>,
+        key: &str,
+        range: std::ops::RangeInclusive<i128>,
+        hint: &str,
+    ) -> Option<At<i128>> {
+        let At { place, value } = node;
+        let (first, last) = (range.start(), range.end());
+        match value {
+            Node::Integer(value) if range.contains(&value) => Some(At { place, value }),
+            Node::Integer(value) => {
+                self.wrong(place, format!("{key} {value} is not in {first} to {last} ({hint})"));
+                None
+            }
+            other => {
+                let kind = other.kind();
+                self.wrong(place, format!("{key} is {kind}; it must be a number in {first} to {last}"));
+                None
+            }
+        }
+    }
+
+    fn underlay(&mut self, node: At<Node>) -> Option<At<Ipv4Addr>> {
+        let At { place, value } = self.text(node, "underlay")?;
+        match value.parse::<Ipv4Addr>() {
+            Ok(address)
+                if !(address.is_unspecified() || address.is_multicast() || address.is_broadcast()) =>
+            {
+                Some(At { place, value: address })
+            }
+            _ => {
+                let what = "the cell's own IPv4 address, e.g. 10.0.0.11, without a prefix length";
+                self.wrong(place, format!("underlay `{value}` is not {what}"));
+                None
+            }
+        }
+    }
+
+    /// A network in prefix notation without host bits.
+    fn network_address(&mut self, node: At<Node>, key: &str) -> Option<At<Ipv4Net>> {
+        let At { place, value } = self.text(node, key)?;
+        match value.parse::<Ipv4Net>() {
+            Ok(net) if net.trunc() == net => Some(At { place, value: net }),
+            Ok(net) => {
+                let right = net.trunc();
+                self.wrong(place, format!("{key} {net} has host bits set; write {right}"));
+                None
+            }
+            Err(_) => {
+                self.wrong(
+                    place,
+                    format!("{key} `{value}` is not an IPv4 network; write it like 10.255.1.0/24"),
+                );
+                None
+            }
+        }
+    }
+
+    fn revoke(&mut self, node: At<Node>) -> Option<Revoke> {
+        let text = self.text(node, "revoke")?;
+        match text.value.as_str() {
+            "drain" => Some(Revoke::Drain),
+            "immediate" => Some(Revoke::Immediate),
+            other => {
+                let hint = "use drain (established conversations live on) or immediate";
+                self.wrong(text.place, format!("revoke `{other}` is not known; {hint}"));
+                None
+            }
+        }
+    }
+}
+
+impl Entries<'_> {
+    fn take(&mut self, key: &str) -> Option<At<Node>> {
+        let index = self.entries.iter().position(|(name, _)| name.value == key)?;
+        Some(self.entries.swap_remove(index).1)
+    }
+}

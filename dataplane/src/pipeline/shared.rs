@@ -1,0 +1,55 @@
+//! What all workers and the control thread share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::trace::TraceHub;
+use crate::flow::FlowTable;
+use crate::policy::PolicyTable;
+use crate::topology::Topology;
+
+/// Tables, the topology in force, and the observers of traced packets.
+pub struct Shared {
+    /// Known conversations.
+    pub flows: FlowTable,
+    /// Which conversations may begin. Changed by the control thread before the topology that
+    /// carries the change's generation is published, so that whatever a worker decided in between
+    /// is decided once more.
+    pub policy: PolicyTable,
+    /// Who watches packets.
+    pub trace: TraceHub,
+    topology: Mutex<Arc<Topology>>,
+    published: AtomicU64,
+}
+
+impl Shared {
+    /// With these flows, no rules, and a topology that carries nothing.
+    pub fn new(flows: FlowTable) -> Self {
+        Self {
+            flows,
+            policy: PolicyTable::new(),
+            trace: TraceHub::default(),
+            topology: Mutex::default(),
+            published: AtomicU64::new(0),
+        }
+    }
+
+    /// The topology in force.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.lock())
+    }
+
+    /// Puts a topology in force: workers take it up with their next batch.
+    pub fn publish(&self, topology: Topology) {
+        *self.topology.lock() = Arc::new(topology);
+        self.published.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many topologies have been published; workers compare it once per batch. A worker that
+    /// reads the number first and the topology second never misses one.
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,121 @@
+//! Containers: a namespace with an `eth0` that its cell gave it.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::namespace::Namespace;
+use crate::traffic::{HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, tcp, udp};
+
+/// What a cell answers when it attaches a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    /// Overlay address.
+    pub(crate) address: Ipv4Addr,
+    /// MTU of its `eth0` in bytes.
+    pub(crate) mtu: u16,
+}
+
+/// A running container.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub(crate) namespace: Namespace,
+    pub(crate) handle: String,
+    pub(crate) app: Option<String>,
+    pub(crate) cell: usize,
+    pub(crate) attachment: Attachment,
+}
+
+impl Container {
+    /// Its overlay address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.attachment.address
+    }
+
+    /// MTU that its cell said it has, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.attachment.mtu
+    }
+
+    /// Its app.
+    pub fn app(&self) -> Option<&str> {
+        self.app.as_deref()
+    }
+
+    /// Its runtime's name for it.
+    pub fn handle(&self) -> &str {
+        &self.handle
+    }
+
+    /// Number of its cell in the world.
+    pub fn cell(&self) -> usize {
+        self.cell
+    }
+
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Runs a program in it to its end.
+    pub fn output(&self, command: &mut Command) -> Result<Output> {
+        self.namespace.output(command)
+    }
+
+    /// Starts a program in it.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        self.namespace.spawn(command)
+    }
+
+    /// Opens a TCP connection and closes it at once; gives up after `patience`.
+    pub fn connect(&self, to: SocketAddrV4, patience: Duration) -> Result<Outcome> {
+        self.namespace.run(|| tcp::connect(to, patience))
+    }
+
+    /// Opens a TCP connection and keeps it.
+    pub fn stream(&self, to: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
+        self.namespace
+            .run(|| TcpStream::connect_timeout(&to.into(), patience))?
+            .with_context(|| format!("connect from {} to {to}", self.address()))
+    }
+
+    /// Opens an HTTP connection on which several requests can be made.
+    pub fn http(&self, to: SocketAddrV4, patience: Duration) -> Result<HttpClient> {
+        HttpClient::new(self.stream(to, patience)?, patience)
+    }
+
+    /// Serves HTTP on a port of the container until the server is dropped.
+    pub fn serve_http(&self, port: u16) -> Result<HttpServer> {
+        let name = self.app.clone().unwrap_or_else(|| self.namespace.name().to_owned());
+        let listener = self
+            .namespace
+            .run(|| tcp::listen(port))?
+            .with_context(|| format!("listen on port {port} in {}", self.namespace.name()))?;
+        HttpServer::start(listener, name)
+    }
+
+    /// Answers UDP datagrams on a port of the container until the server is dropped.
+    pub fn serve_udp(&self, port: u16) -> Result<UdpServer> {
+        UdpServer::start(self.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?)
+    }
+
+    /// Sends one UDP datagram and waits for an answer or a refusal.
+    pub fn ask_udp(
+        &self,
+        to: SocketAddrV4,
+        payload: &[u8],
+        patience: Duration,
+    ) -> Result<UdpAnswer> {
+        let socket = self.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
+        udp::ask(&socket, to, payload, patience)
+    }
+
+    /// A UDP socket in the container.
+    pub fn udp_socket(&self, local: SocketAddrV4) -> Result<UdpSocket> {
+        self.namespace
+            .run(|| UdpSocket::bind(local))?
+            .with_context(|| format!("bind {local}/udp in {}", self.namespace.name()))
+    }
+}

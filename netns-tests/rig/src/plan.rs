@@ -1,0 +1,180 @@
+//! What a world is to be.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use ipnet::Ipv4Net;
+use sarcenet_agent_api::{Policy, PortRange, Protocol};
+
+/// The overlay of every world.
+pub(crate) const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
+/// Network identifier of the tunnel.
+pub(crate) const VNI: u32 = 1;
+/// UDP port of the tunnel.
+pub(crate) const TUNNEL_PORT: u16 = 4789;
+/// Bytes that the tunnel puts in front of an inner IP packet: outer IPv4 and UDP, VXLAN, inner
+/// Ethernet.
+const TUNNEL_OVERHEAD: u16 = 50;
+
+/// How a cell moves packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CellKind {
+    /// `sarcenet-dataplane` and `sarcenet agent`.
+    Sarcenet,
+    /// The kernel's VXLAN device and iptables.
+    Kernel(Backend),
+}
+
+impl CellKind {
+    /// A kernel cell as most are: iptables on xtables.
+    pub const KERNEL: Self = Self::Kernel(Backend::Legacy);
+}
+
+/// What is behind a kernel cell's iptables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// `iptables-legacy`.
+    Legacy,
+    /// `iptables-nft`.
+    Nft,
+}
+
+impl Backend {
+    pub(crate) const fn restore(self) -> &'static str {
+        match self {
+            Self::Legacy => "iptables-legacy-restore",
+            Self::Nft => "iptables-nft-restore",
+        }
+    }
+}
+
+/// An app and the tag its packets carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppTag {
+    /// Its name in policies.
+    pub id: String,
+    /// Its tag, never 0.
+    pub tag: u16,
+}
+
+/// What a world is to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Goes into the names of its namespaces; short, of letters and digits.
+    pub label: String,
+    /// Its cells, in order.
+    pub cells: Vec<CellKind>,
+    /// All apps there will be.
+    pub apps: Vec<AppTag>,
+    /// MTU of the underlay in bytes.
+    pub underlay_mtu: u16,
+    /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
+    pub dataplane_arguments: Vec<String>,
+}
+
+impl Plan {
+    /// A world of these cells with the apps `app-1` to `app-200`, tags 1 to 200, and an Ethernet
+    /// underlay.
+    pub fn new(label: &str, cells: &[CellKind]) -> Self {
+        Self {
+            label: label.to_owned(),
+            cells: cells.to_vec(),
+            apps: (1..=200).map(|tag| AppTag { id: format!("app-{tag}"), tag }).collect(),
+            underlay_mtu: 1500,
+            dataplane_arguments: Vec::new(),
+        }
+    }
+
+    /// The same with these apps instead.
+    #[must_use]
+    pub fn apps<'a>(mut self, apps: impl IntoIterator<Item = (&'a str, u16)>) -> Self {
+        self.apps =
+            apps.into_iter().map(|(id, tag)| AppTag { id: id.to_owned(), tag }).collect();
+        self
+    }
+
+    /// Addresses of the cells.
+    pub(crate) fn cell_plans(&self) -> Vec<CellPlan> {
+        (0_u8..).zip(&self.cells).map(|(index, &kind)| CellPlan::new(index, kind)).collect()
+    }
+
+    /// Largest inner IP packet, in bytes.
+    pub fn overlay_mtu(&self) -> u16 {
+        self.underlay_mtu - TUNNEL_OVERHEAD
+    }
+
+    /// The network file that Sarcenet's agents read, without policies.
+    pub(crate) fn network_file(&self) -> String {
+        let mut text = format!("overlay: {OVERLAY}\nmtu: {}\ncells:\n", self.overlay_mtu());
+        for cell in self.cell_plans() {
+            let CellPlan { name, underlay, subnet, .. } = cell;
+            let _ = writeln!(
+                text,
+                "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}"
+            );
+        }
+        text.push_str("apps:\n");
+        for AppTag { id, tag } in &self.apps {
+            let _ = writeln!(text, "  - {{id: {id}, tag: {tag}}}");
+        }
+        text.push_str("policies: []\n");
+        text
+    }
+}
+
+/// Names and addresses of one cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CellPlan {
+    /// `cell1`, `cell2`, ...
+    pub name: String,
+    /// How it moves packets.
+    pub kind: CellKind,
+    /// Its address on the underlay.
+    pub underlay: Ipv4Addr,
+    /// Its part of the overlay.
+    pub subnet: Ipv4Net,
+}
+
+impl CellPlan {
+    fn new(index: u8, kind: CellKind) -> Self {
+        Self {
+            name: format!("cell{}", index + 1),
+            kind,
+            underlay: Ipv4Addr::new(10, 77, 0, 11 + index),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 55 + 7 * index, 0), 24),
+        }
+    }
+
+    /// MAC address of the cell's VTEP: `ee:ee` and the subnet's base address.
+    pub(crate) fn vtep_mac(&self) -> String {
+        mac([0xee, 0xee], self.subnet.network())
+    }
+}
+
+/// A MAC address made of two bytes and an IPv4 address, as Silk makes all of its own.
+pub(crate) fn mac(prefix: [u8; 2], address: Ipv4Addr) -> String {
+    let [a, b, c, d] = address.octets();
+    let [x, y] = prefix;
+    format!("{x:02x}:{y:02x}:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// A TCP policy between two apps.
+pub fn tcp(from: &str, to: &str, ports: RangeInclusive<u16>) -> Policy {
+    policy(from, to, Protocol::Tcp, ports)
+}
+
+/// A UDP policy between two apps.
+pub fn udp(from: &str, to: &str, ports: RangeInclusive<u16>) -> Policy {
+    policy(from, to, Protocol::Udp, ports)
+}
+
+fn policy(from: &str, to: &str, protocol: Protocol, ports: RangeInclusive<u16>) -> Policy {
+    let (first, last) = ports.into_inner();
+    Policy {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        protocol,
+        ports: PortRange { first, last },
+    }
+}

@@ -1,0 +1,296 @@
+//! A cell as Sarcenet makes it: the real programs, in a namespace, under a directory of their own.
+
+mod binaries;
+mod process;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use sarcenet_agent_api::{AgentClient, Policy, Reply, Request};
+use sarcenet_dataplane_api::{Client, Role};
+
+use crate::container::Attachment;
+use crate::namespace::Namespace;
+use crate::plan::CellPlan;
+pub use binaries::Binaries;
+use process::Process;
+
+/// How long the programs may take until they serve.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the rig looks whether they do.
+const TICK: Duration = Duration::from_millis(5);
+
+/// A running Sarcenet cell.
+#[derive(Debug)]
+pub struct SarcenetCell {
+    plan: CellPlan,
+    namespace: Namespace,
+    root: PathBuf,
+    binaries: Binaries,
+    processes: Mutex<Processes>,
+}
+
+#[derive(Debug)]
+struct Processes {
+    dataplane: Process,
+    agent: Process,
+}
+
+impl SarcenetCell {
+    pub(crate) fn start(
+        plan: &CellPlan,
+        namespace: Namespace,
+        root: PathBuf,
+        network: &Path,
+        dataplane_arguments: &[String],
+    ) -> Result<Self> {
+        let binaries = Binaries::find()?;
+        for directory in ["etc/sarcenet", "run/sarcenet", "var/lib/sarcenet", "log"] {
+            let path = root.join(directory);
+            std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
+        }
+        let rooted = |rest: &[&str]| -> Vec<OsString> {
+            let mut arguments = vec!["--root".into(), root.clone().into_os_string()];
+            arguments.extend(rest.iter().map(OsString::from));
+            arguments
+        };
+        let extra: Vec<&str> = dataplane_arguments.iter().map(String::as_str).collect();
+        let dataplane = Process::start(
+            &namespace,
+            &binaries.dataplane,
+            rooted(&extra),
+            root.join("log/dataplane.log"),
+        )?;
+        let mut arguments: Vec<OsString> = vec!["agent".into()];
+        arguments.extend(rooted(&["--cell", &plan.name, "--network"]));
+        arguments.push(network.into());
+        let agent =
+            Process::start(&namespace, &binaries.sarcenet, arguments, root.join("log/agent.log"))?;
+        let cell = Self {
+            plan: plan.clone(),
+            namespace,
+            root,
+            binaries,
+            processes: Mutex::new(Processes { dataplane, agent }),
+        };
+        cell.wait_ready()?;
+        Ok(cell)
+    }
+
+    pub(crate) fn plan(&self) -> &CellPlan {
+        &self.plan
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The directory that stands for `/` in its paths.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its programs.
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Processes> {
+        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection to its agent.
+    pub fn agent(&self) -> Result<AgentClient> {
+        let path = sarcenet_agent_api::socket_path(&self.root);
+        AgentClient::connect(&path).with_context(|| format!("connect to {}", path.display()))
+    }
+
+    /// A new connection to its dataplane that only looks.
+    pub fn dataplane(&self) -> Result<Client> {
+        let path = self.root.join("run/sarcenet/dataplane.sock");
+        Client::connect(&path, Role::Observer)
+            .with_context(|| format!("connect to {}", path.display()))
+    }
+
+    /// Packets that its dataplane has dropped for a reason, by the reason's token.
+    pub fn drops(&self, token: &str) -> Result<u64> {
+        let status = self.dataplane()?.status()?;
+        Ok(status.drops.iter().filter(|d| d.reason.token() == token).map(|d| d.packets).sum())
+    }
+
+    /// Process identifiers of the dataplane and the agent.
+    pub fn pids(&self) -> (u32, u32) {
+        let processes = self.processes();
+        (processes.dataplane.pid(), processes.agent.pid())
+    }
+
+    /// Waits until the agent has given its whole desired state to the dataplane.
+    pub fn wait_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            {
+                let mut processes = self.processes();
+                processes.dataplane.check_alive()?;
+                processes.agent.check_alive()?;
+            }
+            let last = match self.readiness() {
+                Ok(None) => return Ok(()),
+                Ok(Some(reason)) => reason,
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() > deadline {
+                bail!("{} is not ready: {last}\n{}", self.plan.name, self.logs());
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// Why it is not ready; none if it is.
+    fn readiness(&self) -> Result<Option<String>> {
+        let Reply::Status(status) = self.agent()?.request(&Request::Status)? else {
+            bail!("the agent answers Status with something else");
+        };
+        let dataplane = status.dataplane;
+        Ok((!dataplane.ready)
+            .then(|| dataplane.error.unwrap_or_else(|| "no dataplane yet".to_owned())))
+    }
+
+    /// Kills the dataplane at once.
+    pub fn kill_dataplane(&self) -> Result<()> {
+        self.processes().dataplane.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// Starts the dataplane again.
+    pub fn restart_dataplane(&self) -> Result<()> {
+        self.processes().dataplane.restart()
+    }
+
+    /// Kills the agent at once.
+    pub fn kill_agent(&self) -> Result<()> {
+        self.processes().agent.end(Signal::SIGKILL).map(drop)
+    }
+
+    /// Starts the agent again.
+    pub fn restart_agent(&self) -> Result<()> {
+        self.processes().agent.restart()
+    }
+
+    /// Attaches a namespace as a container, as a container runtime does.
+    pub(crate) fn attach(
+        &self,
+        container: &Namespace,
+        handle: &str,
+        app: Option<&str>,
+    ) -> Result<Attachment> {
+        let result = self.cni("ADD", container, handle, app)?;
+        let result: serde_json::Value = serde_json::from_str(&result)
+            .with_context(|| format!("read the CNI result {result:?}"))?;
+        let address = result
+            .pointer("/ips/0/address")
+            .and_then(serde_json::Value::as_str)
+            .and_then(|text| text.strip_suffix("/32"))
+            .and_then(|text| text.parse::<Ipv4Addr>().ok())
+            .with_context(|| format!("no address with prefix length 32 in {result}"))?;
+        let mtu = container.run(|| {
+            // /sys shows the namespace that mounted it; an ioctl-free way that follows the thread
+            // is the netlink of ip.
+            crate::namespace::checked(Command::new("ip").args(["-json", "link", "show", "eth0"]))
+        })??;
+        let mtu: serde_json::Value = serde_json::from_str(&mtu).context("read ip's answer")?;
+        let mtu = mtu
+            .pointer("/0/mtu")
+            .and_then(serde_json::Value::as_u64)
+            .and_then(|mtu| u16::try_from(mtu).ok())
+            .context("eth0 has no MTU")?;
+        Ok(Attachment { address, mtu })
+    }
+
+    /// Detaches a container.
+    pub(crate) fn detach(&self, container: &Namespace, handle: &str) -> Result<()> {
+        self.cni("DEL", container, handle, None).map(drop)
+    }
+
+    fn cni(
+        &self,
+        command: &str,
+        container: &Namespace,
+        handle: &str,
+        app: Option<&str>,
+    ) -> Result<String> {
+        let mut config = serde_json::json!({
+            "cniVersion": "1.0.0",
+            "name": "sarcenet",
+            "type": "sarcenet-cni",
+            "agentSocket": sarcenet_agent_api::socket_path(&self.root),
+        });
+        if let Some(app) = app {
+            config["metadata"] = serde_json::json!({"policy_group_id": app});
+        }
+        let mut child = self.namespace.spawn(
+            Command::new(&self.binaries.cni)
+                .env("CNI_COMMAND", command)
+                .env("CNI_CONTAINERID", handle)
+                .env("CNI_NETNS", container.path())
+                .env("CNI_IFNAME", "eth0")
+                .env("CNI_PATH", self.binaries.cni.parent().unwrap_or(Path::new("/")))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
+        let mut stdin = child.stdin.take().context("a piped child has a standard input")?;
+        stdin.write_all(config.to_string().as_bytes()).context("write to sarcenet-cni")?;
+        drop(stdin);
+        let output = child.wait_with_output().context("wait for sarcenet-cni")?;
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "sarcenet-cni {command} failed: {stdout}{stderr}\n{}",
+            self.logs()
+        );
+        Ok(stdout.into_owned())
+    }
+
+    /// Writes a policy into the network file through the agent; the other cells watch that file.
+    pub(crate) fn change_policy(&self, policy: &Policy, allow: bool) -> Result<()> {
+        let request = if allow {
+            Request::PolicyAllow(policy.clone())
+        } else {
+            Request::PolicyRevoke(policy.clone())
+        };
+        match self.agent()?.request(&request)? {
+            Reply::Changed { .. } => Ok(()),
+            other => bail!("the agent answers {request:?} with {other:?}"),
+        }
+    }
+
+    /// Policies that the agent enforces.
+    pub(crate) fn policies(&self) -> Result<Vec<Policy>> {
+        let mut agent = self.agent()?;
+        let mut all = Vec::new();
+        loop {
+            match agent.request(&Request::Policies { skip: all.len() as u32 })? {
+                Reply::Policies { policies, more } => {
+                    all.extend(policies);
+                    if !more {
+                        return Ok(all);
+                    }
+                }
+                other => bail!("the agent answers Policies with {other:?}"),
+            }
+        }
+    }
+
+    /// The ends of both logs, for people.
+    pub fn logs(&self) -> String {
+        let processes = self.processes();
+        format!("{}\n{}", processes.dataplane.log_tail(), processes.agent.log_tail())
+    }
+}

@@ -1,0 +1,68 @@
+//! Opening TCP connections.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+/// How an attempt to connect ended, and after how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was accepted.
+    Connected(Duration),
+    /// It was refused: ICMP port unreachable or a TCP reset (`ECONNREFUSED`).
+    Refused(Duration),
+    /// Nothing came back in time.
+    TimedOut,
+    /// It failed in another way.
+    Failed(io::ErrorKind),
+}
+
+impl Outcome {
+    /// Whether it was accepted.
+    pub fn is_connected(self) -> bool {
+        matches!(self, Self::Connected(_))
+    }
+
+    /// Whether it was refused.
+    pub fn is_refused(self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connected(after) => write!(f, "connected after {}", Milliseconds(*after)),
+            Self::Refused(after) => write!(f, "refused after {}", Milliseconds(*after)),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::Failed(kind) => write!(f, "failed: {kind}"),
+        }
+    }
+}
+
+/// A duration for people: milliseconds with one decimal.
+struct Milliseconds(Duration);
+
+impl std::fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} ms", self.0.as_secs_f64() * 1e3)
+    }
+}
+
+/// Connects from the calling thread's namespace.
+pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
+    let began = Instant::now();
+    match TcpStream::connect_timeout(&to.into(), patience) {
+        Ok(_) => Outcome::Connected(began.elapsed()),
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => Outcome::Refused(began.elapsed()),
+            io::ErrorKind::TimedOut => Outcome::TimedOut,
+            other => Outcome::Failed(other),
+        },
+    }
+}
+
+/// Listens on all addresses of the calling thread's namespace.
+pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
+}

@@ -1,0 +1,116 @@
+//! Datagrams there and back.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+/// How often a server looks whether it should end.
+const TICK: Duration = Duration::from_millis(20);
+
+/// What came back for a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UdpAnswer {
+    /// The server answered with this.
+    Answered(Vec<u8>),
+    /// ICMP port unreachable came back after this long.
+    Refused(Duration),
+    /// Nothing came back in time.
+    Silence,
+}
+
+impl UdpAnswer {
+    /// Whether the server answered.
+    pub fn is_answered(&self) -> bool {
+        matches!(self, Self::Answered(_))
+    }
+
+    /// Whether it was refused.
+    pub fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+}
+
+/// Answers each datagram with the sender's address and what it sent, and remembers them all.
+#[derive(Debug)]
+pub struct UdpServer {
+    received: Arc<Mutex<Vec<Datagram>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Sender and payload.
+type Datagram = (SocketAddr, Vec<u8>);
+
+impl UdpServer {
+    pub(crate) fn start(socket: UdpSocket) -> Result<Self> {
+        socket.set_read_timeout(Some(TICK)).context("set a socket's timeout")?;
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (received, stop) = (Arc::clone(&received), Arc::clone(&stop));
+            move || answer(&socket, &received, &stop)
+        });
+        Ok(Self { received, stop, thread: Some(thread) })
+    }
+
+    /// All datagrams so far.
+    pub fn received(&self) -> Vec<(SocketAddr, Vec<u8>)> {
+        self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("a UDP server's thread panicked");
+        }
+    }
+}
+
+fn answer(socket: &UdpSocket, received: &Mutex<Vec<Datagram>>, stop: &AtomicBool) {
+    let mut buffer = vec![0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        // Errors are time-outs, and refusals of earlier answers.
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
+        let payload = buffer[..length].to_vec();
+        let mut reply = format!("{} ", from.ip()).into_bytes();
+        reply.extend_from_slice(&payload);
+        received.lock().unwrap_or_else(PoisonError::into_inner).push((from, payload));
+        if let Err(error) = socket.send_to(&reply, from) {
+            eprintln!("a UDP server cannot answer {from}: {error}");
+        }
+    }
+}
+
+/// Sends one datagram and waits for what comes back.
+pub(crate) fn ask(
+    socket: &UdpSocket,
+    to: SocketAddrV4,
+    payload: &[u8],
+    patience: Duration,
+) -> Result<UdpAnswer> {
+    socket.connect(to).with_context(|| format!("connect a UDP socket to {to}"))?;
+    socket.set_read_timeout(Some(patience)).context("set a socket's timeout")?;
+    let began = Instant::now();
+    socket.send(payload).with_context(|| format!("send a datagram to {to}"))?;
+    let mut buffer = vec![0; 65_536];
+    match socket.recv(&mut buffer) {
+        Ok(length) => {
+            buffer.truncate(length);
+            Ok(UdpAnswer::Answered(buffer))
+        }
+        Err(error) => match error.kind() {
+            io::ErrorKind::ConnectionRefused => Ok(UdpAnswer::Refused(began.elapsed())),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(UdpAnswer::Silence),
+            _ => Err(error).with_context(|| format!("receive an answer from {to}")),
+        },
+    }
+}

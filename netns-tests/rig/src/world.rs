@@ -1,0 +1,331 @@
+//! Cells, their underlay and their containers.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use ipnet::Ipv4Net;
+use sarcenet_agent_api::Policy;
+
+use crate::container::Container;
+use crate::kernel::KernelCell;
+use crate::namespace::Namespace;
+use crate::plan::{AppTag, CellKind, CellPlan, Plan};
+use crate::reaper::Reaper;
+use crate::sarcenet::SarcenetCell;
+
+/// Where worlds keep their files: on tmpfs, as `/run` is on a real cell.
+const BASE: &str = "/dev/shm/sarcenet-rig";
+/// The file in a world's directory that names its namespaces, for those who come later.
+const NAMESPACES: &str = "namespaces";
+/// How long a change of policies may take to reach every cell.
+const POLICY_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the rig looks whether something has happened.
+const TICK: Duration = Duration::from_millis(2);
+
+/// A cell of either kind.
+#[derive(Debug)]
+pub enum Cell {
+    /// With the real programs.
+    Sarcenet(SarcenetCell),
+    /// With the kernel's devices.
+    Kernel(KernelCell),
+}
+
+impl Cell {
+    /// Its name and addresses.
+    pub fn plan(&self) -> &CellPlan {
+        match self {
+            Self::Sarcenet(cell) => cell.plan(),
+            Self::Kernel(cell) => cell.plan(),
+        }
+    }
+
+    /// Its network namespace; the underlay is `eth0` there.
+    pub fn namespace(&self) -> &Namespace {
+        match self {
+            Self::Sarcenet(cell) => cell.namespace(),
+            Self::Kernel(cell) => cell.namespace(),
+        }
+    }
+}
+
+/// Cells joined by an underlay. Everything goes when it is dropped.
+#[derive(Debug)]
+pub struct World {
+    id: String,
+    directory: PathBuf,
+    plan: Plan,
+    cells: Vec<Cell>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    reaper: Reaper,
+    namespaces: Vec<String>,
+    containers: u32,
+    apps_taken: usize,
+    policies: Vec<Policy>,
+}
+
+impl World {
+    /// Builds it. Needs root.
+    pub fn new(plan: Plan) -> Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "worlds are made of network namespaces, which only root can make"
+        );
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}{}-{number}", plan.label, std::process::id());
+        let directory = Path::new(BASE).join(&id);
+        let mut reaper = Reaper::start()?;
+        reaper.directory(&directory)?;
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("make {}", directory.display()))?;
+        std::fs::write(directory.join("network.yaml"), plan.network_file())
+            .context("write the network file")?;
+        let state = State {
+            reaper,
+            namespaces: Vec::new(),
+            containers: 0,
+            apps_taken: 0,
+            policies: Vec::new(),
+        };
+        let mut world =
+            Self { id, directory, plan, cells: Vec::new(), state: Mutex::new(state) };
+        world.build()?;
+        Ok(world)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        let plans = self.plan.cell_plans();
+        let namespaces = plans
+            .iter()
+            .map(|cell| self.create_namespace(&cell.name))
+            .collect::<Result<Vec<_>>>()?;
+        self.join(&plans, &namespaces).context("make the underlay")?;
+        for (plan, namespace) in plans.iter().zip(namespaces) {
+            let cell = match plan.kind {
+                CellKind::Sarcenet => SarcenetCell::start(
+                    plan,
+                    namespace,
+                    self.directory.join(&plan.name),
+                    &self.network_file(),
+                    &self.plan.dataplane_arguments,
+                )
+                .map(Cell::Sarcenet),
+                CellKind::Kernel(backend) => {
+                    let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
+                    let mtu = self.plan.overlay_mtu();
+                    KernelCell::start(plan, namespace, backend, mtu, &self.plan.apps, &peers)
+                        .map(Cell::Kernel)
+                }
+            };
+            self.cells.push(cell.with_context(|| format!("start {}", plan.name))?);
+        }
+        Ok(())
+    }
+
+    /// Joins the cells: two by one veth pair, as fast as the kernel can; others by a bridge.
+    fn join(&self, plans: &[CellPlan], namespaces: &[Namespace]) -> Result<()> {
+        let mtu = self.plan.underlay_mtu;
+        if let [first, second] = namespaces {
+            first.ip(&format!(
+                "link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
+                second.name()
+            ))?;
+        } else {
+            let hub = self.create_namespace("hub")?;
+            hub.ip("link add bridge0 type bridge\nlink set bridge0 up\n")?;
+            for (port, cell) in namespaces.iter().enumerate() {
+                hub.ip(&format!(
+                    "link add port{port} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n\
+                     link set port{port} master bridge0 up\n",
+                    cell.name()
+                ))?;
+            }
+        }
+        for (plan, cell) in plans.iter().zip(namespaces) {
+            cell.ip(&format!("addr add {}/24 dev eth0\nlink set eth0 up\n", plan.underlay))?;
+        }
+        Ok(())
+    }
+
+    fn create_namespace(&self, name: &str) -> Result<Namespace> {
+        let name = format!("sn-{}-{name}", self.id);
+        let mut state = self.state();
+        state.reaper.namespace(&name)?;
+        state.namespaces.push(name.clone());
+        let list = state.namespaces.join("\n") + "\n";
+        std::fs::write(self.directory.join(NAMESPACES), list)
+            .context("write the list of namespaces")?;
+        Namespace::create(name)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its namespaces are called after `sn-`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its files.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The network file that all Sarcenet cells read.
+    pub fn network_file(&self) -> PathBuf {
+        self.directory.join("network.yaml")
+    }
+
+    /// What it was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// All cells, in the order of the plan.
+    pub fn cells(&self) -> &[Cell] {
+        &self.cells
+    }
+
+    /// Those that run Sarcenet.
+    pub fn sarcenet_cells(&self) -> impl Iterator<Item = &SarcenetCell> {
+        self.cells.iter().filter_map(|cell| match cell {
+            Cell::Sarcenet(cell) => Some(cell),
+            Cell::Kernel(_) => None,
+        })
+    }
+
+    /// An app of the plan that nobody has been given before.
+    pub fn take_app(&self) -> Result<AppTag> {
+        let mut state = self.state();
+        let app = self.plan.apps.get(state.apps_taken).context("the plan has no app left")?;
+        state.apps_taken += 1;
+        Ok(app.clone())
+    }
+
+    /// Makes a container of an app on a cell.
+    pub fn attach(&self, cell: usize, app: Option<&str>) -> Result<Container> {
+        let number = {
+            let mut state = self.state();
+            state.containers += 1;
+            state.containers
+        };
+        let on = &self.cells[cell];
+        let namespace = self.create_namespace(&format!("{}-{number}", on.plan().name))?;
+        // A Garden handle: 8-4-4-4-4 hex digits, different in the first ones, because chain names
+        // are made of those.
+        let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);
+        let attachment = match on {
+            Cell::Sarcenet(on) => on.attach(&namespace, &handle, app),
+            Cell::Kernel(on) => on.attach(&namespace, &handle, app),
+        }
+        .with_context(|| format!("attach a container to {}", on.plan().name))?;
+        Ok(Container { namespace, handle, app: app.map(str::to_owned), cell, attachment })
+    }
+
+    /// Detaches a container of a Sarcenet cell.
+    pub fn detach(&self, container: &Container) -> Result<()> {
+        match &self.cells[container.cell] {
+            Cell::Sarcenet(cell) => cell.detach(&container.namespace, &container.handle),
+            Cell::Kernel(_) => anyhow::bail!("kernel cells keep their containers"),
+        }
+    }
+
+    /// Puts policies in force on every cell, and returns when they are.
+    pub fn allow(&self, policies: &[Policy]) -> Result<()> {
+        self.change(policies, true)
+    }
+
+    /// Takes them out of force on every cell, and returns when they are.
+    pub fn revoke(&self, policies: &[Policy]) -> Result<()> {
+        self.change(policies, false)
+    }
+
+    fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
+        let mut state = self.state();
+        state.policies.retain(|policy| !policies.contains(policy));
+        if allow {
+            state.policies.extend_from_slice(policies);
+        }
+        for cell in &self.cells {
+            if let Cell::Kernel(cell) = cell {
+                cell.set_policies(&state.policies)?;
+            }
+        }
+        if let Some(first) = self.sarcenet_cells().next() {
+            for policy in policies {
+                first.change_policy(policy, allow)?;
+            }
+        }
+        for cell in self.sarcenet_cells() {
+            eventually(POLICY_PATIENCE, || {
+                let have = cell.policies()?;
+                let done = policies.iter().all(|policy| have.contains(policy) == allow);
+                ensure!(done, "{} has the policies {have:?}", cell.plan().name);
+                Ok(())
+            })
+            .with_context(|| format!("allow={allow} {policies:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// The ends of all logs, for people.
+    pub fn logs(&self) -> String {
+        self.sarcenet_cells().map(SarcenetCell::logs).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Leaves everything running; [`World::end_kept`] ends it.
+    pub fn keep(self) -> Result<()> {
+        self.state.into_inner().unwrap_or_else(PoisonError::into_inner).reaper.keep()
+    }
+
+    /// Ends all worlds with this label that were kept; returns how many.
+    pub fn end_kept(label: &str) -> Result<usize> {
+        let Ok(entries) = std::fs::read_dir(BASE) else { return Ok(0) };
+        let mut ended = 0;
+        for entry in entries {
+            let path = entry.context("list the worlds")?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let mine = name
+                .strip_prefix(label)
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            let Ok(namespaces) = std::fs::read_to_string(path.join(NAMESPACES)) else { continue };
+            if !mine {
+                continue;
+            }
+            let mut reaper = Reaper::start()?;
+            reaper.directory(&path)?;
+            for namespace in namespaces.lines().filter(|name| name.starts_with("sn-")) {
+                reaper.namespace(namespace)?;
+            }
+            drop(reaper);
+            ended += 1;
+        }
+        Ok(ended)
+    }
+
+    /// The subnet of a cell.
+    pub fn subnet(&self, cell: usize) -> Ipv4Net {
+        self.cells[cell].plan().subnet
+    }
+}
+
+/// Tries until it succeeds; the last error if that takes longer than `patience`.
+pub fn eventually<T>(patience: Duration, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(TICK),
+        }
+    }
+}
