@@ -6,6 +6,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Outcome {
     pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) ours: Vec<f64>,
     pub(crate) kernel: Vec<f64>,
