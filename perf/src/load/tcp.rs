@@ -1,0 +1,162 @@
+//! Bulk TCP. Congestion control is cubic from the socket's birth: set after connect, a system
+//! default of bbr leaves its pacing behind.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
+};
+
+use super::Seen;
+use crate::cpu::BusyTime;
+
+const BLOCK: usize = 128 << 10;
+
+/// How long a receiver waits for its streams.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn open(to: SocketAddrV4) -> Result<TcpStream> {
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::TcpCongestion, &"cubic".into())
+        .context("choose cubic congestion control (is it built into this kernel?)")?;
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to)).with_context(|| format!("connect to {to}"))?;
+    Ok(TcpStream::from(fd))
+}
+
+fn accept(listen: SocketAddrV4, streams: usize) -> Result<Vec<TcpStream>> {
+    let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
+    listener.set_nonblocking(true)?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut accepted = Vec::with_capacity(streams);
+    while accepted.len() < streams {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                stream.set_read_timeout(Some(PATIENCE))?;
+                accepted.push(stream);
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                ensure!(
+                    Instant::now() < deadline,
+                    "{} of {streams} streams came to {listen}; does a policy admit them?",
+                    accepted.len()
+                );
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(e).context("accept"),
+        }
+    }
+    Ok(accepted)
+}
+
+pub(super) fn receive(
+    listen: SocketAddrV4,
+    streams: usize,
+    omit: Duration,
+    seconds: Duration,
+) -> Result<Seen> {
+    let total = Arc::new(AtomicU64::new(0));
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = accept(listen, streams)?
+        .into_iter()
+        .map(|mut stream| {
+            let (total, done) = (Arc::clone(&total), Arc::clone(&done));
+            thread::spawn(move || {
+                let mut block = vec![0; BLOCK];
+                while !done.load(Ordering::Relaxed) {
+                    match stream.read(&mut block) {
+                        Ok(0) | Err(_) => return,
+                        Ok(n) => total.fetch_add(n as u64, Ordering::Relaxed),
+                    };
+                }
+            })
+        })
+        .collect();
+    thread::sleep(omit);
+    let (before, busy, began) = (total.load(Ordering::Relaxed), BusyTime::now()?, Instant::now());
+    thread::sleep(seconds);
+    let seen = Seen {
+        bytes: total.load(Ordering::Relaxed) - before,
+        packets: 0,
+        seconds: began.elapsed().as_secs_f64(),
+        cpu_seconds: busy.elapsed()?,
+    };
+    done.store(true, Ordering::Relaxed);
+    for reader in readers {
+        if reader.join().is_err() {
+            bail!("a reading thread died");
+        }
+    }
+    Ok(seen)
+}
+
+pub(super) fn send(to: SocketAddrV4, streams: usize, bound: Duration) -> Result<Seen> {
+    let began = Instant::now();
+    let writers: Vec<_> = (0..streams)
+        .map(|_| {
+            let mut stream = open(to)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            Ok(thread::spawn(move || {
+                let block = vec![0x5a; BLOCK];
+                let mut sent = 0;
+                while began.elapsed() < bound {
+                    match stream.write(&block) {
+                        Ok(n) => sent += n as u64,
+                        Err(_) => break, // the receiver has seen enough
+                    }
+                }
+                sent
+            }))
+        })
+        .collect::<Result<_>>()?;
+    let bytes = writers.into_iter().map(|writer| writer.join().unwrap_or(0)).sum();
+    Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
+}
+
+/// The byte at `position` of the test stream: a counter in each 8-byte word, mixed, so that
+/// swapped, lost or repeated segments show.
+fn fill(position: u64, block: &mut [u8]) {
+    for (i, word) in block.chunks_mut(8).enumerate() {
+        let mixed = (position / 8 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+        word.copy_from_slice(&mixed.to_le_bytes()[..word.len()]);
+    }
+}
+
+pub(super) fn verify_send(to: SocketAddrV4, bytes: u64) -> Result<Seen> {
+    let began = Instant::now();
+    let mut stream = open(to)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut block = vec![0; BLOCK];
+    let mut position = 0;
+    while position < bytes {
+        let len = (bytes - position).min(BLOCK as u64) as usize;
+        fill(position, &mut block[..len]);
+        stream.write_all(&block[..len]).context("write to the verifying receiver")?;
+        position += len as u64;
+    }
+    Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
+}
+
+pub(super) fn verify_receive(listen: SocketAddrV4, bytes: u64) -> Result<Seen> {
+    let mut stream = accept(listen, 1)?.remove(0);
+    let began = Instant::now();
+    let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
+    let mut position = 0;
+    while position < bytes {
+        let len = (bytes - position).min(BLOCK as u64) as usize;
+        stream
+            .read_exact(&mut block[..len])
+            .with_context(|| format!("the stream ended or stalled after {position} bytes"))?;
+        fill(position, &mut expected[..len]);
+        ensure!(block[..len] == expected[..len], "wrong bytes in the block at {position}");
+        position += len as u64;
+    }
+    Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
+}

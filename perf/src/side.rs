@@ -1,0 +1,82 @@
+//! One side of a comparison: two cells of one kind with their containers and policies in place.
+
+use std::net::SocketAddrV4;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use sarcenet_rig::{CellKind, Container, Plan, World, plan};
+
+use crate::load::Seen;
+
+/// Where generators listen; a policy admits these ports.
+const PORTS: std::ops::RangeInclusive<u16> = 7000..=7999;
+
+/// Where the receiver is, seen from the sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// On the other cell.
+    CrossCell,
+    /// On the same cell.
+    SameCell,
+}
+
+/// Two cells of one kind.
+pub(crate) struct Side {
+    // Containers before the world: it removes what they lie in.
+    sender: Container,
+    near: Container,
+    far: Container,
+    next_port: std::cell::Cell<u16>,
+    world: World,
+}
+
+impl Side {
+    /// Builds the world and waits until its policies are in force.
+    pub(crate) fn new(label: &str, kind: CellKind) -> Result<Self> {
+        let world =
+            World::new(Plan::new(label, &[kind, kind]).apps([("client", 1), ("server", 2)]))?;
+        let sender = world.attach(0, Some("client"))?;
+        let near = world.attach(0, Some("server"))?;
+        let far = world.attach(1, Some("server"))?;
+        world
+            .allow(&[plan::tcp("client", "server", PORTS), plan::udp("client", "server", PORTS)])?;
+        Ok(Self { sender, near, far, next_port: (*PORTS.start()).into(), world })
+    }
+
+    /// What its links really are, one line each; empty for the kernel.
+    pub(crate) fn modes(&self) -> Result<Vec<String>> {
+        let mut modes = Vec::new();
+        for cell in self.world.sarcenet_cells() {
+            for link in cell.dataplane()?.status()?.links {
+                modes.push(format!("{} {}: {}", cell.plan().name, link.name, link.mode));
+            }
+        }
+        Ok(modes)
+    }
+
+    /// Runs one generator against another and returns what the receiver saw. `receive` and `send`
+    /// are arguments of `sarcenet-perf load`, without the address.
+    pub(crate) fn measure(&self, span: Span, receive: &[&str], send: &[&str]) -> Result<Seen> {
+        let receiver = match span {
+            Span::CrossCell => &self.far,
+            Span::SameCell => &self.near,
+        };
+        let port = self.next_port.get();
+        self.next_port.set(if port == *PORTS.end() { *PORTS.start() } else { port + 1 });
+        let address = SocketAddrV4::new(receiver.address(), port).to_string();
+        let receiving = receiver.spawn(generator(receive, &address)?.stdout(Stdio::piped()))?;
+        std::thread::sleep(Duration::from_millis(150)); // until it listens
+        let mut sending = self.sender.spawn(generator(send, &address)?.stdout(Stdio::null()))?;
+        let output = receiving.wait_with_output().context("wait for the receiver")?;
+        sending.wait().context("wait for the sender")?;
+        ensure!(output.status.success(), "the receiver failed\n{}", self.world.logs());
+        serde_json::from_slice(&output.stdout).context("understand what the receiver printed")
+    }
+}
+
+fn generator(arguments: &[&str], address: &str) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load").args(arguments).arg(address);
+    Ok(command)
+}
