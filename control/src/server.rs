@@ -183,6 +183,3 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
         Request::Rules { ids } => Reply::Rules { rules: agent.rules(&ids) },
     })
 }
-
-#[cfg(test)]
-mod tests;
