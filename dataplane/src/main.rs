@@ -2,7 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
@@ -15,7 +21,7 @@ use sarcenet_dataplane::{
     worker::{WorkerConfig, Workers},
 };
 use sarcenet_dataplane_api::transport::Listener;
-use tracing::info;
+use tracing::{error, info};
 use tracing_subscriber::EnvFilter;
 
 /// Carries the packets of a cell's containers: between them, to and from other cells through
@@ -93,10 +99,19 @@ enum LogFormat {
     Json,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     start_log(arguments.log);
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Blocked here, before any thread is there, and waited for below.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -134,14 +149,9 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Opens the tables, with the conversations of the dataplane before this one.
-fn open_shared(run: &std::path::Path, flows: u32) -> anyhow::Result<Shared> {
+fn open_shared(run: &Path, flows: u32) -> anyhow::Result<Shared> {
     let (flows, adopted) = FlowTable::open(&run.join("flows"), flows as usize)?;
     if adopted > 0 {
-        // The generations under which they were decided mean nothing here: 0 is none of ours.
-        flows.purge(|flow| {
-            flow.decide(flow.from(), flow.to(), flow.tag(), flow.rule(), 0);
-            false
-        });
         info!(adopted, "took up the conversations of an earlier dataplane");
     }
     Ok(Shared::new(flows))
@@ -149,7 +159,10 @@ fn open_shared(run: &std::path::Path, flows: u32) -> anyhow::Result<Shared> {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Human => log.init(),
         LogFormat::Json => log.json().init(),

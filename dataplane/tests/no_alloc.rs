@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use sarcenet_dataplane::flow::FlowTable;
-use sarcenet_dataplane::packet::{
-    Batch, Checksum, Offload, Piece, Segmentation, Verdict, Via,
-};
+use sarcenet_dataplane::packet::{Batch, Checksum, Offload, Piece, Segmentation, Verdict, Via};
 use sarcenet_dataplane::pipeline::{Counters, Pipeline, Shared};
-use sarcenet_dataplane::topology::Topology;
-use sarcenet_dataplane_api::{Cell, Container, Peer, PortId, Revoke};
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpPacket};
+use world::{A, B, REMOTE_B, World};
+
+#[path = "packet_table/table/world.rs"]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
+mod world;
 
 /// The system's allocator, counting.
 struct Counting;
@@ -36,39 +37,13 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 2);
-const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 255, 62, 2);
-const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 3);
-
 fn pipeline() -> Pipeline {
     let shared = Arc::new(Shared::new(FlowTable::new(4096).unwrap()));
-    let cell = Cell {
-        underlay: Ipv4Addr::new(10, 77, 0, 11),
-        subnet: "10.255.55.0/24".parse().unwrap(),
-        overlay: "10.255.0.0/16".parse().unwrap(),
-        vni: 1,
-        tunnel_port: 4789,
-        mtu: 1450,
-        revoke: Revoke::Drain,
-        host: false,
-    };
-    let peer = Peer {
-        subnet: "10.255.62.0/24".parse().unwrap(),
-        underlay: Ipv4Addr::new(10, 77, 0, 12),
-        mac: [0xee, 0xee, 10, 255, 62, 0],
-    };
-    let container = |port, address| Container {
-        port: PortId(port),
-        address,
-        tag: 1,
-        name: format!("container-{port}"),
-    };
-    let containers = [container(1, SOURCE), container(2, LOCAL)];
-    shared.publish(Topology::new(1, Some(cell), [peer].into_iter(), containers.into_iter()));
+    shared.publish(World::default().topology(1));
     Pipeline::new(shared, 0, Arc::new(Counters::new()))
 }
 
-/// A TCP SYN of `len` bytes from one of `flows` source ports.
+/// A TCP SYN that fills `bytes`.
 fn write_packet(bytes: &mut [u8], destination: Ipv4Addr, source_port: u16) {
     let len = bytes.len() as u16;
     bytes[..40].fill(0);
@@ -78,7 +53,7 @@ fn write_packet(bytes: &mut [u8], destination: Ipv4Addr, source_port: u16) {
     ip.set_total_len(len);
     ip.set_hop_limit(64);
     ip.set_next_header(IpProtocol::Tcp);
-    ip.set_src_addr(SOURCE);
+    ip.set_src_addr(A.address);
     ip.set_dst_addr(destination);
     ip.set_dont_frag(true);
     ip.fill_checksum();
@@ -107,7 +82,7 @@ fn allocations(
         for i in 0..64 {
             let piece = Piece { len, ..batch.take_buffer().unwrap() };
             write_packet(batch.bytes_mut(piece), destination, 1024 + i * 8 + (n % 8) as u16);
-            batch.push(piece, Offload { checksum, segmentation }, Via::Container(PortId(1)));
+            batch.push(piece, Offload { checksum, segmentation }, A.door);
         }
         pipeline.process(batch, u64::from(n) * 1_000_000);
         assert!(batch.packets()[..64].iter().all(|packet| expected(packet.verdict)));
@@ -122,13 +97,12 @@ fn carrying_packets_allocates_nothing() {
     let passes: fn(Verdict) -> bool = |verdict| matches!(verdict, Verdict::Forward(Via::Tunnel(_)));
     let refused: fn(Verdict) -> bool = |verdict| matches!(verdict, Verdict::Drop(_));
     for (what, len, destination, expected) in [
-        ("small packets", 64, REMOTE, passes),
-        ("super-packets", 61_000, REMOTE, passes),
-        ("refused packets, answered", 64, LOCAL, refused),
+        ("small packets", 64, REMOTE_B.address, passes),
+        ("super-packets", 61_000, REMOTE_B.address, passes),
+        ("refused packets, answered", 64, B.address, refused),
     ] {
-        let mut carry = |batches| {
-            allocations(&mut pipeline, &mut batch, batches, len, destination, expected)
-        };
+        let mut carry =
+            |batches| allocations(&mut pipeline, &mut batch, batches, len, destination, expected);
         carry(100);
         assert_eq!(carry(1000), 0, "allocations for 64,000 {what}");
     }

@@ -117,7 +117,11 @@ impl Client {
         request: &Request,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
-        self.connection.send(request, fds)?;
+        match self.connection.send(request, fds) {
+            // Its last words, which say why, may be waiting.
+            Ok(()) | Err(TransportError::Closed) => {}
+            Err(e) => return Err(e.into()),
+        }
         match self.connection.recv()?.ok_or(TransportError::Closed)? {
             (Reply::Error { message }, _) => Err(ClientError::Refused(message)),
             answer => Ok(answer),

@@ -2,7 +2,7 @@
 //! neither the old nor the new state admits, or refused that both admit.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Cell, PortId, PortInfo, Reply, RuleKey, Status, Update};
+use sarcenet_dataplane_api::{Cell, PortId, PortInfo, Reply, Status, Update};
 use tracing::{info, warn};
 
 use super::{
@@ -182,13 +182,7 @@ impl<D: Doors> Engine<D> {
             self.shared.flows.purge(|flow| gone(flow.from()) || gone(flow.to()));
         }
 
-        // Additions first: what both states admit is admitted all the time.
-        let replaced: HashSet<RuleKey> = rules.new.iter().map(|rule| rule.key).collect();
-        let gone: Vec<RuleKey> =
-            rules.gone.iter().filter(|key| !replaced.contains(key)).copied().collect();
-        self.shared.policy.apply(&[], &rules.new);
-        self.shared.policy.apply(&gone, &[]);
-
+        self.change_rules(now.desired.rules.len(), &rules);
         let (before, moved) = (now.desired.places.cell.clone(), places.is_some());
         now.desired.accept(places, &rules);
         now.generation = generation;
@@ -207,6 +201,16 @@ impl<D: Doors> Engine<D> {
             "state in force"
         );
         Ok(generation)
+    }
+
+    /// Changes the rules in force, of which there are `before`. What both states admit is admitted
+    /// all the time, either way.
+    fn change_rules(&self, before: usize, change: &RuleChange) {
+        if before == change.gone.len() {
+            self.shared.policy.replace(&change.new);
+        } else {
+            self.shared.policy.apply(&change.gone, &change.new);
+        }
     }
 
     fn check_queues(
@@ -282,7 +286,7 @@ impl<D: Doors> Engine<D> {
         let signal = Arc::clone(&passed);
         self.shared.flows.pin().defer(move || signal.store(true, Ordering::Release));
         let begun = Instant::now();
-        let mut pause = Duration::from_micros(10);
+        let mut looks = 0_u32;
         loop {
             self.shared.flows.pin().flush();
             if passed.load(Ordering::Acquire) {
@@ -292,8 +296,13 @@ impl<D: Doors> Engine<D> {
                 warn!("a worker has been busy with one batch for over {BATCH_PATIENCE:?}");
                 return;
             }
-            thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(1));
+            // Idle workers are passed at once, and the shortest sleep takes longer than a batch.
+            looks += 1;
+            if looks < 32 {
+                thread::yield_now();
+            } else {
+                thread::sleep(Duration::from_micros(200));
+            }
         }
     }
 

@@ -18,3 +18,5 @@ pub use server::{MAX_CONNECTIONS, Server};
 
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

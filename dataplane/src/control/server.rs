@@ -116,7 +116,26 @@ pub struct Server {
     /// Dropped to stop the accepting thread.
     running: PipeWriter,
     acceptor: JoinHandle<()>,
-    close_all: Box<dyn FnOnce() + Send>,
+    sessions: Box<dyn Open + Send>,
+}
+
+/// Connections, whatever doors they talk about.
+trait Open {
+    fn count(&self) -> usize;
+    fn close(&self);
+}
+
+impl<D: Doors> Open for Arc<Sessions<D>> {
+    fn count(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    fn close(&self) {
+        for connection in self.open.lock().values() {
+            // It ends by itself otherwise, with the process at the latest.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 impl Server {
@@ -143,22 +162,12 @@ impl Server {
                 }
             }
         })?;
-        let close_all = Box::new(move || {
-            let begun = Instant::now();
-            loop {
-                let open = sessions.open.lock();
-                if open.is_empty() || begun.elapsed() > STOP_PATIENCE {
-                    return;
-                }
-                for connection in open.values() {
-                    // It ends by itself otherwise, with the process at the latest.
-                    let _ = connection.shutdown(Shutdown::Both);
-                }
-                drop(open);
-                thread::sleep(Duration::from_millis(2));
-            }
-        });
-        Ok(Self { running, acceptor, close_all })
+        Ok(Self { running, acceptor, sessions: Box::new(sessions) })
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.sessions.count()
     }
 
     /// Closes the socket and all connections. The state in force stays.
@@ -167,6 +176,10 @@ impl Server {
         if self.acceptor.join().is_err() {
             warn!("the control server's thread had panicked");
         }
-        (self.close_all)();
+        let begun = Instant::now();
+        while self.sessions.count() > 0 && begun.elapsed() < STOP_PATIENCE {
+            self.sessions.close();
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }

@@ -100,9 +100,10 @@ struct Inner {
     limbo: CachePadded<Mutex<Vec<u32>>>,
 }
 
-/// Places beyond the capacity, for removed flows that somebody may still look at: some batches'
-/// worth for each worker, fewer for small tables.
-const SPARE: std::ops::RangeInclusive<usize> = 256..=8192;
+/// Places beyond the capacity, for removed flows that somebody may still look at: what a
+/// flood replaces while a worker that holds a guard is kept from its processor for some
+/// milliseconds. Touched only when that happens.
+const SPARE: std::ops::RangeInclusive<usize> = 1024..=65_536;
 
 /// Places that a walk over the table looks at under one guard.
 const WALK: usize = 8192;

@@ -13,6 +13,8 @@ pub mod segment;
 pub(crate) mod sys;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod tun;
 pub mod udp;
 pub mod virtio;

@@ -23,8 +23,8 @@ pub struct TunLink {
     fd: OwnedFd,
     via: Via,
     mtu: u16,
-    csum: bool,
-    /// Whether super-packets may be written whole; taken back when the kernel refuses one.
+    /// What may be left to the device; taken back when the kernel refuses it.
+    csum: AtomicBool,
     tso: AtomicBool,
     uso: AtomicBool,
     gone: AtomicBool,
@@ -71,7 +71,7 @@ impl TunLink {
             fd,
             via,
             mtu,
-            csum,
+            csum: AtomicBool::new(csum),
             tso: AtomicBool::new(tso),
             uso: AtomicBool::new(uso),
             gone: AtomicBool::new(false),
@@ -99,8 +99,12 @@ impl TunLink {
         if self.gone.load(Relaxed) {
             return "tun gone".to_owned();
         }
-        let (tso, uso) = (self.tso.load(Relaxed), self.uso.load(Relaxed));
-        format!("tun {}", Features { csum: self.csum, tso, uso })
+        let features = Features {
+            csum: self.csum.load(Relaxed),
+            tso: self.tso.load(Relaxed),
+            uso: self.uso.load(Relaxed),
+        };
+        format!("tun {features}")
     }
 
     /// Reads up to `max` packets into the batch.
@@ -202,7 +206,8 @@ impl TunLink {
     /// Whether the device takes this packet as it is.
     fn takes(&self, batch: &Batch, packet: &Packet) -> bool {
         let offload = match packet.offload.segmentation {
-            Segmentation::None => return self.csum || !is_partial(packet.offload),
+            Segmentation::None if !is_partial(packet.offload) => return true,
+            Segmentation::None => &self.csum,
             Segmentation::Tcp { .. } => &self.tso,
             Segmentation::Udp { .. } => &self.uso,
         };
@@ -216,7 +221,7 @@ impl TunLink {
                 return result;
             }
             match packet.offload.segmentation {
-                // Its headers are not to be mended.
+                // Nothing was asked of the device: it is the packet that is wrong.
                 Segmentation::None => return result,
                 Segmentation::Tcp { .. } => self.tso.store(false, Relaxed),
                 Segmentation::Udp { .. } => self.uso.store(false, Relaxed),
@@ -279,6 +284,14 @@ impl TunLink {
                 Err(Errno::EINTR) => {}
                 result => return result.map(drop),
             }
+        }
+    }
+
+    /// Makes it a link to a device without offloads.
+    #[cfg(test)]
+    pub(super) fn refuse_offloads(&self) {
+        for offload in [&self.csum, &self.tso, &self.uso] {
+            offload.store(false, Relaxed);
         }
     }
 }

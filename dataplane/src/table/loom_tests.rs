@@ -4,7 +4,7 @@
 //! run under loom: a place is used again only when no reader was seen after it was taken out.
 
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicU64, AtomicUsize};
+use loom::sync::atomic::{AtomicU64, AtomicUsize, fence};
 use loom::thread;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
@@ -52,6 +52,7 @@ impl Table {
     /// Looks a key up and checks that what was found is all there.
     fn read(&self, key: u64) -> bool {
         self.readers.fetch_add(1, SeqCst);
+        fence(SeqCst);
         let found = self.find(key);
         if let Some(place) = found {
             let (its_key, data) = &self.places[place as usize];
@@ -139,7 +140,9 @@ fn loom_a_place_is_not_used_again_under_a_reader() {
             let table = table.clone();
             thread::spawn(move || {
                 assert!(table.index.remove(HASH, 0));
-                // The stand-in for the epoch.
+                // The stand-in for the epoch: it too fences between taking out and looking for
+                // readers, and between becoming a reader and looking up.
+                fence(SeqCst);
                 if table.readers.load(SeqCst) == 0 {
                     assert!(table.insert(0, 8));
                 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use sarcenet_dataplane::flow::FlowTable;
 use sarcenet_dataplane::packet::{Batch, Piece, Verdict, Via};
 use sarcenet_dataplane::pipeline::{Counters, Pipeline, Shared, Totals};
-use sarcenet_dataplane::topology::Topology;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet};
 
 use crate::table::packet::{Packet, Tunnel, encapsulated};
@@ -50,12 +49,9 @@ impl TestCell {
     }
 
     fn publish(&mut self) {
-        let World { cell, peers, containers, rules } = self.world.clone();
         self.generation += 1;
-        self.shared.policy.replace(&rules);
-        let topology =
-            Topology::new(self.generation, cell, peers.into_iter(), containers.into_iter());
-        self.shared.publish(topology);
+        self.shared.policy.replace(&self.world.rules);
+        self.shared.publish(self.world.topology(self.generation));
     }
 
     /// Plays a row; an error tells what was expected and what was seen.

@@ -60,14 +60,7 @@ impl UdpTunnel {
                 train.add(datagram, slices.len());
                 next = feed.next(outcomes);
             }
-            match self.send(&train, &slices) {
-                Ok(()) => bytes += train.bytes as u64,
-                Err(reason) => {
-                    for outcome in &mut outcomes[train.first..=train.last] {
-                        outcome.get_or_insert(reason);
-                    }
-                }
-            }
+            bytes += self.send(&train, &slices, outcomes) as u64;
             *spare = recycle(slices);
         }
         let (mut packets, mut errors) = (0, 0);
@@ -84,23 +77,53 @@ impl UdpTunnel {
         packets as usize
     }
 
-    /// Sends a train; datagram by datagram when the kernel or the device cannot.
-    fn send(&self, train: &Train, slices: &[IoSlice<'_>]) -> Result<(), DropReason> {
+    /// Sends a train; datagram by datagram when the kernel or the device does not take it whole.
+    /// Sets the outcome of packets that fail. Returns how many bytes were sent.
+    fn send(
+        &self,
+        train: &Train,
+        slices: &[IoSlice<'_>],
+        outcomes: &mut [Option<DropReason>],
+    ) -> usize {
         let segment = (train.count > 1).then_some(train.size as u16);
-        match self.send_message(train, slices, segment) {
-            Ok(()) => return Ok(()),
-            Err(Errno::EINVAL | Errno::EIO | Errno::EOPNOTSUPP) if segment.is_some() => {}
-            Err(errno) => return Err(failure(errno)),
+        let refused = match self.send_message(train, slices, segment) {
+            Ok(()) => return train.bytes,
+            Err(refused) => refused,
+        };
+        let divisible =
+            [Errno::EINVAL, Errno::EIO, Errno::EOPNOTSUPP, Errno::EMSGSIZE].contains(&refused);
+        if segment.is_none() || !divisible {
+            for &entry in &train.entries[..train.count] {
+                outcomes[usize::from(entry)].get_or_insert(failure(refused));
+            }
+            return 0;
         }
-        let mut start = 0;
-        for &end in &train.ends[..train.count] {
-            let datagram = &slices[start..usize::from(end)];
-            self.send_message(train, datagram, None).map_err(failure)?;
-            start = usize::from(end);
+        let (mut sent, mut start) = (0, 0);
+        let mut too_large = usize::MAX;
+        for number in 0..train.count {
+            let (end, len) = (usize::from(train.ends[number]), train.len(number));
+            let datagram = &slices[start..end];
+            start = end;
+            let result = if len < too_large {
+                self.send_message(train, datagram, None)
+            } else {
+                Err(Errno::EMSGSIZE)
+            };
+            match result {
+                Ok(()) => sent += len,
+                Err(errno) => {
+                    if errno == Errno::EMSGSIZE {
+                        too_large = len;
+                    }
+                    outcomes[usize::from(train.entries[number])].get_or_insert(failure(errno));
+                }
+            }
         }
-        // They are fine one by one, so it was the train that was refused.
-        self.gso.store(false, Relaxed);
-        Ok(())
+        if sent == train.bytes {
+            // Each by itself is fine, so it was the train that was refused.
+            self.gso.store(false, Relaxed);
+        }
+        sent
     }
 
     fn send_message(
@@ -164,9 +187,8 @@ struct Train {
     bytes: usize,
     /// Whether a shorter datagram has ended it.
     closed: bool,
-    /// Packets that it is made of.
-    first: usize,
-    last: usize,
+    /// The packet that each datagram belongs to.
+    entries: [u16; MAX_DATAGRAMS],
     /// Where each datagram ends among the slices.
     ends: [u16; MAX_DATAGRAMS],
 }
@@ -180,8 +202,7 @@ impl Train {
             count: 0,
             bytes: 0,
             closed: false,
-            first: first.entry,
-            last: first.entry,
+            entries: [0; MAX_DATAGRAMS],
             ends: [0; MAX_DATAGRAMS],
         }
     }
@@ -199,12 +220,17 @@ impl Train {
                 && next.header_len <= room)
     }
 
+    /// Length of one of its datagrams, in bytes.
+    fn len(&self, number: usize) -> usize {
+        self.size.min(self.bytes - self.size * number)
+    }
+
     fn add(&mut self, datagram: Datagram, slices: usize) {
+        self.entries[self.count] = datagram.entry as u16;
         self.ends[self.count] = slices as u16;
         self.count += 1;
         self.bytes += datagram.len;
         self.closed = datagram.len < self.size;
-        self.last = datagram.entry;
     }
 }
 

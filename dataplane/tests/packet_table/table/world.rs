@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sarcenet_dataplane::packet::Via;
+use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane_api::{
     Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
 };
@@ -87,6 +88,14 @@ impl Default for World {
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
         let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();
         Self { cell: Some(cell), peers, containers, rules: Vec::new() }
+    }
+}
+
+impl World {
+    /// What the workers look at.
+    pub(crate) fn topology(&self, generation: u32) -> Topology {
+        let Self { cell, peers, containers, .. } = self.clone();
+        Topology::new(generation, cell, peers.into_iter(), containers.into_iter())
     }
 }
 

@@ -1,0 +1,210 @@
+//! The program itself: started, told, stopped, killed and started again. Its tunnel is on the
+//! loopback interface and carries nothing here.
+
+use std::{
+    fs,
+    io::Read as _,
+    net::{Ipv4Addr, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use sarcenet_dataplane_api::{
+    Cell, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, TraceFilter, Update,
+    client::{Client, Snapshot},
+};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running dataplane; killed when dropped.
+struct Dataplane {
+    child: Child,
+}
+
+impl Dataplane {
+    fn start(root: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_sarcenet-dataplane"))
+            .args(["--workers", "2", "--flows", "4096", "--log", "json", "--root"])
+            .arg(root)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for its end. Returns its exit code and what it logged.
+    fn finish(mut self) -> (Option<i32>, String) {
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status.code(), log)
+    }
+}
+
+impl Drop for Dataplane {
+    fn drop(&mut self) {
+        // It has ended already when the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn socket(root: &TempDir) -> PathBuf {
+    root.path().join("run/sarcenet/dataplane.sock")
+}
+
+fn connect(root: &TempDir, role: Role) -> Client {
+    let begun = Instant::now();
+    loop {
+        match Client::connect(&socket(root), role) {
+            Ok(client) => return client,
+            Err(e) => assert!(begun.elapsed() < PATIENCE, "{e}"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A cell whose tunnel is on a port of the loopback interface that is free.
+fn cell() -> Cell {
+    let free = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    Cell {
+        underlay: Ipv4Addr::LOCALHOST,
+        subnet: "10.255.55.0/24".parse().unwrap(),
+        overlay: "10.255.0.0/16".parse().unwrap(),
+        vni: 1,
+        tunnel_port: free,
+        mtu: 1450,
+        revoke: Revoke::Drain,
+        host: false,
+    }
+}
+
+fn rules(count: u16) -> Vec<Rule> {
+    let key = |n| RuleKey {
+        source: n,
+        destination: Ipv4Addr::new(10, 255, 55, 2),
+        protocol: Protocol::Tcp,
+        ports: PortRange { first: 8080, last: 8080 },
+    };
+    (1..=count).map(|n| Rule { id: RuleId(n.into()), key: key(n) }).collect()
+}
+
+fn furnish(client: &mut Client, count: u16) -> u64 {
+    let snapshot =
+        Snapshot { cell: Some((cell(), None)), rules: rules(count), ..Snapshot::default() };
+    client.snapshot(&snapshot).unwrap()
+}
+
+#[test]
+fn it_takes_state_and_stops_when_told() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    let mut controller = connect(&root, Role::Controller);
+    assert_eq!(controller.generation(), 0);
+    assert_eq!(furnish(&mut controller, 5_000), 1);
+    let update = Update { rules_gone: vec![rules(1)[0].key], ..Update::default() };
+    assert_eq!(controller.apply(update, &[]).unwrap(), 2);
+
+    let status = connect(&root, Role::Observer).status().unwrap();
+    assert_eq!((status.generation, status.rules, status.workers.len()), (2, 4_999, 2));
+    let [uplink] = &status.links[..] else { panic!("{:?}", status.links) };
+    assert_eq!((uplink.name.as_str(), uplink.mtu), ("uplink", 1450));
+    assert!(uplink.mode.starts_with("udp"), "{}", uplink.mode);
+    assert_eq!(status.flows.capacity, 4096);
+
+    let trace = connect(&root, Role::Observer).trace(TraceFilter::default()).unwrap();
+    dataplane.signal(Signal::SIGTERM);
+    assert_eq!(trace.count(), 0);
+    let (code, log) = dataplane.finish();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!socket(&root).exists());
+    assert!(controller.status().is_err());
+}
+
+#[test]
+fn it_gives_its_privileges_up() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    connect(&root, Role::Observer);
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", dataplane.child.id())).unwrap() {
+        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line[name.len() + 1..].trim().to_owned()
+        };
+        let set = |name| u64::from_str_radix(&field(name), 16).unwrap();
+        let net_admin = 1 << 12;
+        assert_eq!(set("CapPrm") & !net_admin, 0, "{status}");
+        assert_eq!((set("CapInh"), set("CapAmb"), field("NoNewPrivs").as_str()), (0, 0, "1"));
+        threads += 1;
+    }
+    assert!(threads >= 4, "main, control and two workers, not {threads}");
+    dataplane.signal(Signal::SIGINT);
+    assert_eq!(dataplane.finish().0, Some(0));
+}
+
+#[test]
+fn a_second_one_leaves_the_first_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    let mut controller = connect(&root, Role::Controller);
+    let (code, log) = Dataplane::start(root.path()).finish();
+    assert_eq!(code, Some(1));
+    assert!(log.contains("is already served by another process"), "{log}");
+    assert_eq!(furnish(&mut controller, 1), 1);
+    drop(dataplane);
+}
+
+#[test]
+fn a_killed_one_makes_room_for_the_next() {
+    let root = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let dataplane = Dataplane::start(root.path());
+        let mut controller = connect(&root, Role::Controller);
+        assert_eq!(controller.generation(), 0, "it must say that it has no state");
+        assert_eq!(furnish(&mut controller, 10), 1);
+        dataplane.signal(Signal::SIGKILL);
+        dataplane.finish();
+        assert!(socket(&root).exists(), "nobody was there to remove it");
+    }
+}
+
+#[test]
+fn a_tunnel_that_cannot_be_opened_is_a_refusal() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    let mut controller = connect(&root, Role::Controller);
+    let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken_port = Cell { tunnel_port: taken.local_addr().unwrap().port(), ..cell() };
+    let not_ours = Cell { underlay: [192, 0, 2, 1].into(), ..cell() };
+    for cell in [taken_port, not_ours] {
+        let snapshot =
+            Snapshot { cell: Some((cell, None)), rules: rules(3), ..Snapshot::default() };
+        let why = controller.snapshot(&snapshot).unwrap_err().to_string();
+        assert!(why.contains("cannot open the tunnel"), "{why}");
+        let status = controller.status().unwrap();
+        assert_eq!((status.generation, status.rules, status.links.len()), (0, 0, 0));
+    }
+    assert_eq!(furnish(&mut controller, 3), 1);
+    drop(dataplane);
+}
