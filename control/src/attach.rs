@@ -139,8 +139,9 @@ impl Interface {
     }
 }
 
-/// The overlay is IPv4; what sends router solicitations into it would only fill the drop counters.
-pub(crate) fn turn_ipv6_off(ifname: &str) -> Result<(), AttachError> {
+/// Turns IPv6 off on a device of the calling thread's namespace: the overlay is IPv4, and router
+/// solicitations into it would only fill the drop counters.
+pub fn turn_ipv6_off(ifname: &str) -> Result<(), AttachError> {
     match std::fs::write(format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"), "1") {
         Ok(()) => Ok(()),
         // A kernel without IPv6.
