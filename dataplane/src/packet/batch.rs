@@ -2,8 +2,8 @@
 
 use super::{Offload, Packet, Verdict, Via};
 
-/// Most packets in one batch.
-pub const MAX_PACKETS: usize = 256;
+/// Most packets in one batch: eight trains of 64 datagrams, as a tunnel socket hands them out.
+pub const MAX_PACKETS: usize = 512;
 
 /// Free bytes in front of whatever a link receives into a buffer; enough for any outer header.
 pub const HEADROOM: usize = 128;
@@ -112,6 +112,27 @@ impl Batch {
     /// Bytes of a piece, to be written.
     pub fn bytes_mut(&mut self, piece: Piece) -> &mut [u8] {
         &mut self.memory[piece.at as usize..][..piece.len as usize]
+    }
+
+    /// Bytes of several pieces, to be written together. The pieces must follow each other in
+    /// memory, as buffers that were taken one after the other do.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn each_bytes_mut<'a>(
+        &'a mut self,
+        pieces: impl IntoIterator<Item = Piece>,
+        mut each: impl FnMut(&'a mut [u8]),
+    ) {
+        let mut rest = &mut self.memory[..];
+        let mut at = 0;
+        for piece in pieces {
+            let (_, from) = rest.split_at_mut(piece.at as usize - at);
+            let (bytes, behind) = from.split_at_mut(piece.len as usize);
+            each(bytes);
+            at = (piece.at + piece.len) as usize;
+            rest = behind;
+        }
     }
 
     /// Adds a packet that lies in one piece. Returns its index, or none when the batch is full.

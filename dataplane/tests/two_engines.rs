@@ -1,0 +1,230 @@
+//! Two whole engines in one process: real TUNs, real sockets, a veth between two cells. Each test
+//! in network namespaces of its own. Needs root.
+
+mod support;
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sarcenet_dataplane::flow::FlowTable;
+use sarcenet_dataplane::pipeline::Shared;
+use sarcenet_dataplane::topology::Topology;
+use sarcenet_dataplane::wire::tunnel::vtep_mac;
+use sarcenet_dataplane::worker::{WorkerConfig, Workers};
+use sarcenet_dataplane_api::{
+    Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+};
+use support::{Namespace, traffic};
+
+const MTU: u16 = 1450;
+const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
+const SUBNET: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 255, 55, 0), Ipv4Addr::new(10, 255, 62, 0)];
+/// The first container of each cell, and a second one of the first cell.
+const ADDRESS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 255, 55, 2), Ipv4Addr::new(10, 255, 62, 2)];
+const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 3);
+const TAG: u16 = 7;
+const PORTS: PortRange = PortRange { first: 8000, last: 8010 };
+
+/// One cell: its namespace, its engine, and a container.
+struct Engine {
+    shared: Arc<Shared>,
+    workers: Workers,
+    container: Namespace,
+    cell: Namespace,
+}
+
+fn container(port: u16, address: Ipv4Addr) -> Container {
+    Container { port: PortId(port), address, tag: TAG, name: format!("container-{port}") }
+}
+
+fn rule(destination: Ipv4Addr, protocol: Protocol, id: u32) -> Rule {
+    Rule { id: RuleId(id), key: RuleKey { source: TAG, destination, protocol, ports: PORTS } }
+}
+
+impl Engine {
+    fn start(number: usize, cell: Namespace, containers: &[Container], workers: usize) -> Self {
+        let shared = Arc::new(Shared::new(FlowTable::new(4096).unwrap()));
+        let cell_state = Cell {
+            underlay: UNDERLAY[number],
+            subnet: format!("{}/24", SUBNET[number]).parse().unwrap(),
+            overlay: "10.255.0.0/16".parse().unwrap(),
+            vni: 1,
+            tunnel_port: 4789,
+            mtu: MTU,
+            revoke: Revoke::Drain,
+            host: false,
+        };
+        let other = 1 - number;
+        let peer = Peer {
+            subnet: format!("{}/24", SUBNET[other]).parse().unwrap(),
+            underlay: UNDERLAY[other],
+            mac: vtep_mac(SUBNET[other]),
+        };
+        let rules: Vec<_> = (1..)
+            .zip(containers)
+            .flat_map(|(id, container)| {
+                [Protocol::Tcp, Protocol::Udp].map(|protocol| {
+                    rule(container.address, protocol, id * 2 + u32::from(protocol.number() == 6))
+                })
+            })
+            .collect();
+        shared.policy.apply(&[], &rules);
+        shared.publish(Topology::new(
+            1,
+            Some(cell_state),
+            std::iter::once(peer),
+            containers.iter().cloned(),
+        ));
+        let config = WorkerConfig { count: workers, ..WorkerConfig::default() };
+        let workers = cell.run({
+            let shared = Arc::clone(&shared);
+            move || {
+                let workers = Workers::start(&shared, config).unwrap();
+                assert_eq!(workers.set_uplink(UNDERLAY[number], 4789, MTU).unwrap(), "udp gso gro");
+                workers
+            }
+        });
+        let container = Namespace::new();
+        let fd = container.container(ADDRESS[number], MTU);
+        workers.add_container(PortId(1), "container-1".to_owned(), fd, MTU).unwrap();
+        Self { shared, workers, container, cell }
+    }
+
+    fn drops(&self) -> Vec<(DropReason, u64)> {
+        self.workers.totals().drops.iter().map(|drops| (drops.reason, drops.packets)).collect()
+    }
+}
+
+/// Two cells with a veth between them.
+fn world(workers: usize) -> [Engine; 2] {
+    let cells = [Namespace::new(), Namespace::new()];
+    cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id));
+    for (cell, address) in cells.iter().zip(UNDERLAY) {
+        cell.ip(&format!("addr add {address}/24 dev underlay"));
+        cell.ip("link set underlay up");
+    }
+    let [one, other] = cells;
+    [
+        Engine::start(0, one, &[container(1, ADDRESS[0]), container(2, NEIGHBOUR)], workers),
+        Engine::start(1, other, &[container(1, ADDRESS[1])], workers),
+    ]
+}
+
+/// Waits until something holds; the limit only ends a test that has failed.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn tcp_bulk_between_cells_arrives_byte_by_byte() {
+    let [a, b] = world(1);
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 64 << 20);
+    let status = &a.workers.links()[0];
+    assert_eq!((status.name.as_str(), status.mode.as_str()), ("uplink", "udp gso gro"));
+    let mean = status.tx_bytes / status.tx_packets;
+    assert!(mean > 8_000, "super-packets stay whole up to the uplink: {mean} bytes each");
+    let received = &b.workers.links()[0];
+    let mean = received.rx_bytes / received.rx_packets;
+    assert!(mean > 8_000, "segments are put together again: {mean} bytes each");
+    assert_eq!(b.workers.links()[1].mode, "tun vnet-hdr csum tso uso");
+    assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
+    assert!(a.shared.flows.status().created > 0);
+}
+
+#[test]
+fn tcp_bulk_with_two_workers_a_cell() {
+    let [a, b] = world(2);
+    traffic::tcp(&b.container, &a.container, ADDRESS[0], 8001, 16 << 20);
+    assert_eq!(a.workers.workers().len(), 2);
+}
+
+#[test]
+fn tcp_bulk_on_one_cell() {
+    let [a, _b] = world(1);
+    let neighbour = Namespace::new();
+    let fd = neighbour.container(NEIGHBOUR, MTU);
+    a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
+    traffic::tcp(&a.container, &neighbour, NEIGHBOUR, 8002, 64 << 20);
+    assert_eq!(a.drops(), []);
+}
+
+#[test]
+fn datagrams_come_back_as_they_were_sent() {
+    let [a, b] = world(1);
+    traffic::udp_echo(&a.container, &b.container, ADDRESS[1], 8003, 100);
+    traffic::udp_segments(&a.container, &b.container, ADDRESS[1], 8004);
+    assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
+}
+
+#[test]
+fn an_underlay_without_offloads_works() {
+    let [a, b] = world(1);
+    for engine in [&a, &b] {
+        engine.cell.run(|| {
+            let status = std::process::Command::new("ethtool")
+                .args(["-K", "underlay", "tso", "off", "gso", "off", "tx-udp-segmentation", "off"])
+                .args(["gro", "off", "tx", "off"])
+                .status()
+                .expect("ethtool");
+            assert!(status.success());
+        });
+    }
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8005, 16 << 20);
+    traffic::udp_echo(&b.container, &a.container, ADDRESS[0], 8006, 20);
+}
+
+#[test]
+fn garbage_through_every_door_ends_counted() {
+    let [a, b] = world(1);
+    // Any bytes to the tunnel port, from the other cell.
+    b.cell.run(|| {
+        let socket = UdpSocket::bind((UNDERLAY[1], 0)).unwrap();
+        let mut bytes = [0; 300];
+        for len in 0..300_usize {
+            support::pattern(len as u64 * 8, &mut bytes[..len]);
+            socket.send_to(&bytes[..len], (UNDERLAY[0], 4789)).unwrap();
+        }
+    });
+    eventually("300 datagrams are dropped", || {
+        a.drops().iter().map(|&(_, packets)| packets).sum::<u64>() >= 300
+    });
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8007, 1 << 20);
+}
+
+#[test]
+fn a_container_that_is_gone_does_not_disturb_others() {
+    let [a, b] = world(1);
+    let neighbour = Namespace::new();
+    let fd = neighbour.container(NEIGHBOUR, MTU);
+    a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
+    let mode = |workers: &Workers| {
+        let links = workers.links();
+        links.iter().find(|link| link.port == Some(PortId(2))).map(|link| link.mode.clone())
+    };
+    assert_eq!(mode(&a.workers).as_deref(), Some("tun vnet-hdr csum tso uso"));
+    neighbour.ip("link del eth0");
+    eventually("the worker notices", || mode(&a.workers).as_deref() == Some("tun gone"));
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8008, 1 << 20);
+    a.workers.remove_container(PortId(2));
+    assert_eq!(mode(&a.workers), None);
+    assert!(a.workers.port_fd(PortId(1)).is_some());
+    assert!(a.workers.port_fd(PortId(2)).is_none());
+    a.workers.stop();
+}
+
+#[test]
+fn an_idle_engine_sleeps() {
+    let [a, _b] = world(1);
+    // Whatever IPv6 autoconfiguration says at first is over, or is not; then nothing wakes it.
+    let sleeps = || a.workers.workers()[0].sleeps;
+    eventually("a second without waking up", || {
+        let before = sleeps();
+        std::thread::sleep(Duration::from_secs(1));
+        sleeps() <= before + 1
+    });
+}
