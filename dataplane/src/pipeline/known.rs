@@ -1,5 +1,7 @@
 //! Packets of conversations that are known.
 
+use std::net::Ipv4Addr;
+
 use sarcenet_dataplane_api::{DropReason, TraceStep};
 use smoltcp::wire::Ipv4Packet;
 
@@ -65,7 +67,7 @@ impl<'g> Run<'g> {
         }
         let other_tag = hit.forward && flow.tag() != headers.tag && !flow.established();
         if (flow.generation() != self.topology.generation() || other_tag)
-            && self.decide_again(headers, hit, trace)?.is_none()
+            && !self.decide_again(headers, hit, trace)?
         {
             return self.open(headers, from, trace);
         }
@@ -113,7 +115,7 @@ impl<'g> Run<'g> {
         self.trace.step(trace, || TraceStep::SourceChecked);
         let head = batch.head(i);
         let quoted = &head[usize::from(headers.header_len) + ICMP_HEADER_LEN..];
-        let sender: std::net::Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
+        let sender: Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
         let hit = parse_quoted(quoted)
             .filter(|key| key.source == sender)
             .and_then(|key| self.flows.lookup(&key, self.guard))
