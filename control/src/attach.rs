@@ -97,7 +97,7 @@ impl Interface {
     fn configure(&self, netlink: &Netlink) -> Result<(), AttachError> {
         netlink.bring_loopback_up()?;
         let link = self.find(netlink)?;
-        self.turn_ipv6_off()?;
+        turn_ipv6_off(&self.ifname)?;
         let settings = LinkSettings { mtu: self.mtu.into(), gso_max_size: Some(GSO_MAX_SIZE) };
         netlink.bring_up(&link, settings)?;
         netlink.set_address(&link, self.address, 32, false)?;
@@ -137,17 +137,16 @@ impl Interface {
         let found = netlink.link(&self.ifname)?;
         found.ok_or_else(|| AttachError::Differs(format!("{} is not there", self.ifname)))
     }
+}
 
-    /// The overlay is IPv4; a container that sent router solicitations into it would only fill
-    /// the drop counters.
-    fn turn_ipv6_off(&self) -> Result<(), AttachError> {
-        let knob = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.ifname);
-        match std::fs::write(knob, "1") {
-            Ok(()) => Ok(()),
-            // A kernel without IPv6.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(AttachError::Ipv6 { ifname: self.ifname.clone(), source }),
-        }
+/// Turns IPv6 off on a device of the calling thread's namespace: the overlay is IPv4, and router
+/// solicitations into it would only fill the drop counters.
+pub fn turn_ipv6_off(ifname: &str) -> Result<(), AttachError> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6"), "1") {
+        Ok(()) => Ok(()),
+        // A kernel without IPv6.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(AttachError::Ipv6 { ifname: ifname.to_owned(), source }),
     }
 }
 

@@ -292,6 +292,3 @@ impl Keeper {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

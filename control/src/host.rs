@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use ipnet::Ipv4Net;
 use sarcenet_tun::TunDevice;
 
-use crate::attach::{AttachError, GSO_MAX_SIZE};
+use crate::attach::{AttachError, GSO_MAX_SIZE, turn_ipv6_off};
 use crate::netlink::{LinkSettings, Netlink, NetlinkError};
 
 /// Name of the device.
@@ -35,6 +35,7 @@ pub fn make(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<OwnedFd, Atta
     let Some(link) = netlink.link(DEVICE)? else {
         return Err(AttachError::Differs(format!("{DEVICE} went away while it was set up")));
     };
+    turn_ipv6_off(DEVICE)?;
     let settings = LinkSettings { mtu: mtu.into(), gso_max_size: Some(GSO_MAX_SIZE) };
     netlink.bring_up(&link, settings)?;
     netlink.set_address(&link, subnet.network(), overlay.prefix_len(), true)?;

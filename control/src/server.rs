@@ -85,6 +85,12 @@ fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd) {
         let taken = seats.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(Arc::clone(&seats));
         if taken >= CLIENTS {
+            // Its hello is taken off first: closing a connection with something unread would throw
+            // the answer away. It is there as good as always; nobody is waited for long.
+            let moment = Some(Duration::from_millis(20));
+            if connection.set_timeouts(moment, moment).is_ok() {
+                let _ = connection.recv::<Request>();
+            }
             refuse(&connection, ErrorCode::Busy, "the agent serves too many clients already");
             continue;
         }
@@ -183,6 +189,3 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
         Request::Rules { ids } => Reply::Rules { rules: agent.rules(&ids) },
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -161,6 +161,11 @@ impl Topology {
         self.containers.get(index as usize)
     }
 
+    /// Whether this is the overlay address of another cell itself: its subnet's base.
+    pub fn is_vtep(&self, address: Ipv4Addr) -> bool {
+        self.peer_for(address).is_some_and(|peer| peer.subnet.network() == address)
+    }
+
     /// The peer whose subnet contains this address.
     pub fn peer_for(&self, address: Ipv4Addr) -> Option<&PeerEntry> {
         let after = self.peers.partition_point(|peer| peer.subnet.network() <= address);

@@ -38,7 +38,7 @@ pub struct AgentStatus {
     pub config: ConfigStatus,
     /// The connection to the dataplane.
     pub dataplane: DataplaneState,
-    /// What somebody should look at, one sentence each. Empty when all is well.
+    /// What else somebody should look at, one sentence each. Empty when all is well.
     pub problems: Vec<String>,
 }
 

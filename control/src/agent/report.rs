@@ -23,10 +23,6 @@ impl Agent {
         let rules = self.dataplane.rules() as u32;
         let inner = self.inner.lock();
         let containers = inner.containers.len() as u32;
-        let mut problems = problems(&inner);
-        if let Some(error) = &dataplane.error {
-            problems.push(format!("dataplane: {error}"));
-        }
         AgentStatus {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -47,7 +43,7 @@ impl Agent {
                 mistakes: bounded(inner.mistakes.clone()),
             },
             dataplane,
-            problems: bounded(problems),
+            problems: bounded(problems(&inner)),
         }
     }
 

@@ -1,3 +1,4 @@
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -101,8 +102,9 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("SARCENET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match format {
-        LogFormat::Human => builder.with_target(false).init(),
+        LogFormat::Human => builder.with_target(false).with_ansi(colour).init(),
         LogFormat::Json => builder.json().init(),
     }
 }

@@ -40,6 +40,10 @@ pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     if let Some(agent) = &agent {
         problems.extend(agent.config.mistakes.iter().map(|line| format!("not in force: {line}")));
         problems.extend(agent.problems.iter().cloned());
+        // Said already when this program cannot reach it either.
+        let refused = agent.dataplane.error.iter().filter(|_| dataplane.is_some());
+        problems
+            .extend(refused.map(|error| format!("the agent's dataplane is not ready: {error}")));
     }
     let report = Report { schema: 1, agent, dataplane, problems };
     if arguments.json {

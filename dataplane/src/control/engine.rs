@@ -102,13 +102,14 @@ pub struct Engine<D> {
     shared: Arc<Shared>,
     doors: D,
     in_force: Mutex<InForce>,
+    batch_patience: Duration,
 }
 
 impl<D: Doors> Engine<D> {
     /// With no state yet.
     pub fn new(shared: Arc<Shared>, doors: D) -> Self {
         let in_force = Mutex::new(InForce { desired: Desired::default(), generation: 0 });
-        Self { shared, doors, in_force }
+        Self { shared, doors, in_force, batch_patience: BATCH_PATIENCE }
     }
 
     /// What workers share.
@@ -292,8 +293,8 @@ impl<D: Doors> Engine<D> {
             if passed.load(Ordering::Acquire) {
                 return;
             }
-            if begun.elapsed() > BATCH_PATIENCE {
-                warn!("a worker has been busy with one batch for over {BATCH_PATIENCE:?}");
+            if begun.elapsed() > self.batch_patience {
+                warn!("a worker has been busy with one batch for over {:?}", self.batch_patience);
                 return;
             }
             // Idle workers are passed at once, and the shortest sleep takes longer than a batch.

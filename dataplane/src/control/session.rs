@@ -8,6 +8,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sarcenet_dataplane_api::{
     Reply, Request, Role, TraceFilter, Update, VERSION,
+    codec::CodecError,
     transport::{Connection, MAX_FDS, TransportError},
 };
 use tracing::{debug, info};
@@ -65,6 +66,9 @@ enum Refusal {
     Invalid(#[from] Invalid),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    /// An answer that fits no frame.
+    #[error("cannot answer: {0}")]
+    Answer(CodecError),
     /// Bytes that are no request.
     #[error("{0}")]
     Garbage(TransportError),
@@ -179,7 +183,12 @@ impl<D: Doors> Session<'_, D> {
             match answer {
                 Ok(Answer::Reply(reply, fds)) => {
                     let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                    connection.send(&reply, &fds)?;
+                    match connection.send(&reply, &fds) {
+                        Err(TransportError::Codec(e)) => {
+                            send_refusal(connection, &Refusal::Answer(e))?;
+                        }
+                        sent => sent?,
+                    }
                 }
                 Ok(Answer::Trace(filter)) => return self.trace(connection, filter),
                 Err(refusal) => {

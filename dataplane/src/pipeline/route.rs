@@ -46,6 +46,12 @@ pub(super) fn route(
         Some(to) if to == from => Err(DropReason::NoRoute),
         Some(Via::Tunnel(_)) if matches!(from, Via::Tunnel(_)) => Err(DropReason::NoRoute),
         Some(Via::Host) => Err(DropReason::HostDenied),
+        // A kernel cell would take VXLAN to its VTEP's address for a peer's, whatever tag is in it.
+        Some(Via::Tunnel(_))
+            if matches!(from, Via::Container(_)) && topology.is_vtep(destination) =>
+        {
+            Err(DropReason::HostDenied)
+        }
         Some(to) => Ok(to),
         None if !matches!(from, Via::Container(_)) || cell.overlay.contains(&destination) => {
             Err(DropReason::NoRoute)

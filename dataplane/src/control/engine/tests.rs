@@ -250,7 +250,7 @@ fn nothing_flickers_while_rules_change() {
 /// Whoever holds an epoch from before a change is waited for.
 #[test]
 fn a_change_waits_for_batches_under_way() {
-    let engine = Arc::new(furnished());
+    let engine = Arc::new(Engine { batch_patience: Duration::MAX, ..furnished() });
     let guard = engine.shared().flows.pin();
     let done = Arc::new(AtomicBool::new(false));
     let changer = {
@@ -265,8 +265,18 @@ fn a_change_waits_for_batches_under_way() {
     while engine.shared().topology().generation() != 2 {
         thread::yield_now();
     }
+    thread::sleep(Duration::from_millis(30));
     assert!(!done.load(Ordering::Acquire), "acknowledged while a batch was under way");
     drop(guard);
     changer.join().unwrap();
     assert!(done.load(Ordering::Acquire));
+}
+
+/// But not for ever: a worker may be stuck in the kernel.
+#[test]
+fn a_stuck_batch_does_not_stop_changes() {
+    let engine = Engine { batch_patience: Duration::from_millis(5), ..furnished() };
+    let _guard = engine.shared().flows.pin();
+    let update = Update { generation: 2, peers: vec![peer("10.255.99.0/24")], ..Update::default() };
+    assert_eq!(engine.update(&update, vec![]).unwrap(), 2);
 }

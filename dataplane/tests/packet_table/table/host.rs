@@ -31,6 +31,8 @@ pub(super) fn rows() -> Vec<Row> {
             HostDenied,
             PORT_UNREACHABLE,
         ),
+        row("nor another cell by its overlay address, where a kernel cell listens for tunnels")
+            .refuses(udp(A, REMOTE_HOST, 4789), HostDenied, PORT_UNREACHABLE),
         row("nor the link-local services of the cell").refuses(
             udp(A, nobody([169, 254, 0, 2]), 53),
             HostDenied,

@@ -1,0 +1,245 @@
+//! ADD, DEL and CHECK.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+
+use sarcenet_agent_api::{AgentError, ErrorCode};
+use sarcenet_dataplane_api::PortId;
+
+use crate::world::{NETWORK, Namespace, in_cell};
+
+fn code<T: std::fmt::Debug>(result: Result<T, AgentError>) -> (ErrorCode, String) {
+    match result {
+        Err(AgentError::Refused { code, message }) => (code, message),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn an_interface_is_made_as_it_should_be() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let attachment = world.add(&one, "app-a");
+        assert_eq!(attachment.address.to_string(), "10.255.55.2");
+        assert_eq!((attachment.mtu, attachment.port, attachment.mac), (1450, PortId(2), None));
+        assert_eq!(attachment.routes[0].to_string(), "0.0.0.0/0");
+        one.ask(|netlink| {
+            let (eth0, lo) = (netlink.link("eth0").unwrap(), netlink.link("lo").unwrap());
+            let eth0 = eth0.unwrap();
+            assert!(eth0.up && lo.unwrap().up);
+            assert_eq!(eth0.mtu, 1450);
+            assert_eq!(netlink.addresses(&eth0).unwrap(), [(attachment.address, 32)]);
+            assert!(netlink.has_default_route(&eth0, attachment.address).unwrap());
+            let ipv6 = std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/disable_ipv6");
+            assert!(ipv6.is_err() || ipv6.unwrap().trim() == "1");
+        });
+        let told = fake.told.lock();
+        let (container, _queue) = &told.containers[&PortId(2)];
+        assert_eq!((container.tag, container.name.as_str()), (1, "one"));
+        assert!(told.host.is_some());
+    });
+}
+
+#[test]
+fn add_check_and_del_may_be_repeated() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let first = world.add(&one, "app-a");
+        assert_eq!(world.add(&one, "app-a"), first);
+        let mut client = world.client();
+        client.check(one.id(), Some(first.address), one.netns.as_fd()).unwrap();
+        let wrong = client.check(one.id(), Some([10, 255, 55, 9].into()), one.netns.as_fd());
+        assert_eq!(code(wrong).0, ErrorCode::Namespace);
+        client.del(one.id()).unwrap();
+        assert!(!one.has_eth0());
+        assert!(fake.told.lock().containers.is_empty());
+        client.del(one.id()).unwrap();
+        let gone = code(client.check(one.id(), None, one.netns.as_fd()));
+        assert_eq!(gone, (ErrorCode::Unknown, "one eth0 is not attached".into()));
+        // The address rests.
+        assert_eq!(world.add(&one, "app-a").address.to_string(), "10.255.55.3");
+    });
+}
+
+#[test]
+fn a_damaged_interface_fails_the_check_and_is_repaired_by_add() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let made = world.add(&one, "app-a");
+        let mut client = world.client();
+        one.ask(|netlink| {
+            let eth0 = netlink.link("eth0").unwrap().unwrap();
+            netlink.set_address(&eth0, [192, 0, 2, 1].into(), 32, false).unwrap();
+        });
+        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        assert!(message.contains("instead of 10.255.55.2/32"), "{message}");
+        assert_eq!(world.add(&one, "app-a"), made);
+        assert_eq!(one.addresses(), [(made.address, 32)]);
+
+        one.ask(|netlink| netlink.remove(&netlink.link("eth0").unwrap().unwrap()).unwrap());
+        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        assert!(message.contains("eth0 is not there"), "{message}");
+        assert_eq!(world.add(&one, "app-a"), made);
+        client.check(one.id(), Some(made.address), one.netns.as_fd()).unwrap();
+    });
+}
+
+#[test]
+fn del_works_when_the_namespace_has_vanished() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let id = one.id();
+        world.add(&one, "app-a");
+        drop(one);
+        world.client().del(id).unwrap();
+        assert!(fake.told.lock().containers.is_empty());
+        assert!(world.client().containers().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn concurrent_adds_get_different_addresses() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let namespaces: Vec<_> = (0..8).map(|n| Namespace::new(&format!("c{n}"))).collect();
+        let addresses: BTreeSet<_> = std::thread::scope(|scope| {
+            let adds: Vec<_> = namespaces
+                .iter()
+                .map(|one| scope.spawn(move || world.add(one, "app-a").address))
+                .collect();
+            adds.into_iter().map(|add| add.join().unwrap()).collect()
+        });
+        assert_eq!(addresses.len(), 8);
+        assert_eq!(fake.told.lock().containers.len(), 8);
+        let listed = world.client().containers().unwrap();
+        assert!(listed.iter().all(|info| info.connected && info.tag == 1));
+    });
+}
+
+#[test]
+fn containers_come_in_pages() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let namespaces: Vec<_> = (0..20).map(|n| Namespace::new(&format!("c{n}"))).collect();
+        for one in &namespaces {
+            world.add(one, "app-a");
+        }
+        let ports: Vec<_> = world
+            .client()
+            .containers()
+            .unwrap()
+            .iter()
+            .map(|info| info.attachment.port.0)
+            .collect();
+        assert_eq!(ports, (2..22).collect::<Vec<_>>());
+        world.client().gc(vec![namespaces[3].id()]).unwrap();
+        assert_eq!(world.client().containers().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_full_subnet_is_said_and_a_del_makes_room() {
+    in_cell(|world| {
+        let small = NETWORK.replace("10.255.55.0/24", "10.255.55.0/30");
+        std::fs::write(world.network(), small).unwrap();
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let (one, two) = (Namespace::new("one"), Namespace::new("two"));
+        world.add(&one, "app-a");
+        let refused = code(world.client().add(two.wish("app-a"), two.netns.as_fd()));
+        assert_eq!(refused.0, ErrorCode::NoAddress);
+        assert!(
+            refused.1.contains("all 1 addresses of the cell's subnet 10.255.55.0/30 are taken")
+        );
+        world.client().del(one.id()).unwrap();
+        world.add(&two, "app-a");
+    });
+}
+
+#[test]
+fn what_fails_leaves_nothing_behind() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let mut client = world.client();
+
+        // The dataplane refuses.
+        fake.told.lock().refuse = Some("out of sorts".into());
+        let refused = code(client.add(one.wish("app-a"), one.netns.as_fd()));
+        assert_eq!(refused.0, ErrorCode::Dataplane);
+        assert!(refused.1.contains("out of sorts"), "{}", refused.1);
+        assert!(!one.has_eth0());
+        assert!(client.containers().unwrap().is_empty());
+        fake.told.lock().refuse = None;
+
+        // The namespace is the cell's own.
+        let own = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let refused = code(client.add(one.wish("app-a"), own.as_fd()));
+        assert_eq!(refused.0, ErrorCode::Namespace);
+
+        // It is no namespace at all.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(code(client.add(one.wish("app-a"), file.as_fd())).0, ErrorCode::Namespace);
+
+        // The name is taken by another kind of device.
+        let mut wish = one.wish("app-a");
+        wish.id.ifname = "lo".into();
+        assert_eq!(code(client.add(wish, one.netns.as_fd())).0, ErrorCode::Namespace);
+
+        // Names that cannot be.
+        for bad in ["", "-x", "a/b", "ä", &"x".repeat(129)] {
+            let mut wish = one.wish("app-a");
+            wish.id.container = bad.into();
+            assert_eq!(code(client.add(wish, one.netns.as_fd())).0, ErrorCode::Invalid, "{bad}");
+        }
+        assert!(client.containers().unwrap().is_empty());
+        assert_eq!(client.status().unwrap().addresses_free, 253);
+        assert!(fake.told.lock().containers.is_empty());
+        world.add(&one, "app-a");
+    });
+}
+
+#[test]
+fn the_same_container_in_another_namespace_is_refused() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let (one, other) = (Namespace::new("one"), Namespace::new("one"));
+        world.add(&one, "app-a");
+        let refused = code(world.client().add(other.wish("app-a"), other.netns.as_fd()));
+        assert_eq!(refused.0, ErrorCode::Invalid);
+        assert!(refused.1.contains("another network namespace"), "{}", refused.1);
+        assert!(!other.has_eth0());
+    });
+}
+
+#[test]
+fn without_a_dataplane_an_add_fails_and_is_undone() {
+    in_cell(|world| {
+        let _agent = world.agent();
+        let one = Namespace::new("one");
+        let refused = code(world.client().add(one.wish("app-a"), one.netns.as_fd()));
+        assert_eq!(refused.0, ErrorCode::Dataplane);
+        assert!(refused.1.contains("is sarcenet-dataplane running?"), "{}", refused.1);
+        assert!(!one.has_eth0());
+        assert!(world.client().containers().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn an_app_unknown_to_the_file_has_no_tag_until_it_is_named() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        world.add(&one, "app-x");
+        assert_eq!(fake.told.lock().containers[&PortId(2)].0.tag, 0);
+        let problems = world.client().status().unwrap().problems;
+        assert!(problems[0].contains("app app-x, which the network file does not name"));
+        let named = NETWORK.replace("policies:", "  - {id: app-x, tag: 7}\npolicies:");
+        std::fs::write(world.network(), named).unwrap();
+        crate::world::eventually("the tag", || fake.told.lock().containers[&PortId(2)].0.tag == 7);
+        assert_eq!(world.client().status().unwrap().problems, Vec::<String>::new());
+    });
+}

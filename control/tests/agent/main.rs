@@ -1,0 +1,9 @@
+//! The agent with real namespaces, TUN devices, sockets and files, before a dataplane that only
+//! writes down what it is told. Needs root.
+
+mod containers;
+mod fake;
+mod network;
+mod restart;
+mod socket;
+mod world;
