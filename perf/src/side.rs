@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sarcenet_rig::{CellKind, Container, Plan, World, plan};
+use sarcenet_rig::{Cell, CellKind, Container, Plan, World, tcp, udp};
 
 use crate::load::Seen;
 
@@ -39,17 +39,18 @@ impl Side {
         let sender = world.attach(0, Some("client"))?;
         let near = world.attach(0, Some("server"))?;
         let far = world.attach(1, Some("server"))?;
-        world
-            .allow(&[plan::tcp("client", "server", PORTS), plan::udp("client", "server", PORTS)])?;
+        world.allow(&[tcp("client", "server", PORTS), udp("client", "server", PORTS)])?;
         Ok(Self { sender, near, far, next_port: (*PORTS.start()).into(), world })
     }
 
     /// What its links really are, one line each; empty for the kernel.
     pub(crate) fn modes(&self) -> Result<Vec<String>> {
         let mut modes = Vec::new();
-        for cell in self.world.sarcenet_cells() {
-            for link in cell.dataplane()?.status()?.links {
-                modes.push(format!("{} {}: {}", cell.plan().name, link.name, link.mode));
+        for cell in self.world.cells() {
+            if let Cell::Sarcenet(sarcenet) = cell {
+                for link in sarcenet.dataplane()?.status()?.links {
+                    modes.push(format!("{} {}: {}", cell.plan().name, link.name, link.mode));
+                }
             }
         }
         Ok(modes)
