@@ -1,7 +1,5 @@
 //! The flow table and the policy table: look-ups, changes, expiry.
 
-#![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
-
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};

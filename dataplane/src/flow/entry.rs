@@ -215,7 +215,9 @@ impl Flow {
     /// now, and to be decided again. False when it holds no flow.
     pub(super) fn adopt(&self) -> bool {
         let status = self.status();
-        if !status.is_live() || !status.is_valid() || self.destination.load(Relaxed) >> 48 != 0 {
+        // Bits that no key sets would make it a flow that no packet finds.
+        let stray = self.source.load(Relaxed) >> 56 | self.destination.load(Relaxed) >> 48;
+        if !status.is_live() || !status.is_valid() || stray != 0 {
             return false;
         }
         self.last_seen.store(0, Relaxed);
@@ -257,7 +259,7 @@ mod tests {
     fn flow() -> Flow {
         let flow = Flow::default();
         let key = FlowKey {
-            source: Ipv4Addr::new(255, 255, 255, 255),
+            source: Ipv4Addr::BROADCAST,
             destination: Ipv4Addr::new(10, 255, 1, 2),
             source_port: 65_535,
             destination_port: 1,

@@ -7,6 +7,7 @@ mod entry;
 mod eviction;
 mod key;
 mod slab;
+mod store;
 mod table;
 mod tracking;
 

@@ -195,10 +195,9 @@ impl Status {
             return next.with_state(if next.0 & both == both { TimeWait } else { FinWait });
         }
         match (state, forward) {
-            // The third packet of the handshake; from the other side after a simultaneous open.
-            (SynReceived, _) => self.with_state(Established),
+            // The third packet of the handshake, from the other side after a simultaneous open.
             // Picked up in mid-stream: known to be alive only when the other side answers.
-            (New, false) => self.with_state(Established),
+            (SynReceived, _) | (New, false) => self.with_state(Established),
             _ => self,
         }
     }
@@ -217,16 +216,16 @@ impl Status {
         match (self.state(), forward, flags & TCP_ACK != 0) {
             (TimeWait | Closed, _, false) => Admission::Reopen,
             // A SYN again, or from a beginner that has forgotten the connection: the receiver's
-            // TCP answers it (RFC 5961 section 4). A simultaneous open.
-            (_, true, false) | (SynSent, false, false) => Admission::Continue,
-            // SYN-ACK, also again; from the beginner only after a simultaneous open.
-            (SynSent | SynReceived | Established, false, true) | (SynReceived, true, true) => {
-                Admission::Continue
-            }
-            // The SYN of a simultaneous open again.
-            (SynReceived, false, false) => Admission::Continue,
-            // Picked up in mid-stream: the handshake may have been seen by the one before us.
-            (New, _, true) => Admission::Continue,
+            // TCP answers it (RFC 5961 section 4).
+            (_, true, false)
+            // SYN of a simultaneous open (RFC 9293 section 3.5), also again; then the beginner too
+            // sends SYN-ACK.
+            | (SynSent | SynReceived, false, false)
+            | (SynReceived, true, true)
+            // SYN-ACK, also again.
+            | (SynSent | SynReceived | Established, false, true)
+            // Picked up in mid-stream: whoever was here before us may have seen the SYN.
+            | (New, _, true) => Admission::Continue,
             _ => Admission::Invalid,
         }
     }

@@ -18,7 +18,7 @@ pub(crate) unsafe trait AnyBits: Sync {}
 
 // SAFETY: an atomic integer.
 unsafe impl AnyBits for AtomicU64 {}
-// SAFETY: a structure of atomic integers without padding, aligned to 64.
+// SAFETY: a structure of atomic integers, aligned to 64; what lies between them is never read.
 unsafe impl AnyBits for crate::flow::Flow {}
 // SAFETY: an array of atomic integers, aligned to 64.
 #[cfg(not(loom))]

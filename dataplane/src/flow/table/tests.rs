@@ -1,9 +1,10 @@
 use super::*;
 use crate::flow::tracking::{ICMP, TCP, UDP};
 use crate::flow::{TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use proptest::prelude::*;
 use sarcenet_dataplane_api::{FlowState, PortId};
 use std::net::Ipv4Addr;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::{Duration, Instant};
 
 const PEER: Via = Via::Tunnel(Ipv4Addr::new(10, 77, 0, 12));
@@ -334,9 +335,9 @@ fn flows_outlive_the_table_in_their_file() {
     assert_eq!(flow.info(0).packets, [3, 1]);
     assert_eq!(table.sweep(1, usize::MAX), 0, "they count as seen just now");
     // The removed one's place is used before new ones.
-    let before = table.inner.slab.high_water();
+    let before = table.store.slab.high_water();
     table.insert(&new_flow(7_000, UDP), 0, &guard).unwrap();
-    assert_eq!(table.inner.slab.high_water(), before);
+    assert_eq!(table.store.slab.high_water(), before);
 }
 
 #[test]
@@ -354,9 +355,54 @@ fn a_file_that_does_not_fit_starts_empty() {
     assert_eq!(fill(100), 0);
     assert_eq!(fill(200), 0, "another capacity");
     assert_eq!(fill(200), 50);
-    for garbage in [&b""[..], b"hello", &[0xa5; 70_000], &[0xff; 4096]] {
-        std::fs::write(&path, garbage).unwrap();
+    for garbage in [vec![], b"hello".to_vec(), vec![0xa5; 70_000], vec![0xff; 4096]] {
+        std::fs::write(&path, &garbage).unwrap();
         assert_eq!(fill(200), 0, "{} bytes of garbage", garbage.len());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_in_a_file_make_a_table_that_works(
+        bytes in prop::collection::vec(any::<u8>(), 64 * 20),
+        live: [bool; 20],
+    ) {
+        use std::os::unix::fs::FileExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("flows");
+        {
+            let (table, _) = FlowTable::open(&path, 30).unwrap();
+            let guard = table.pin();
+            for n in 0..20 {
+                table.insert(&new_flow(n, TCP), 0, &guard).unwrap();
+            }
+        }
+        let mut bytes = bytes;
+        for (entry, live) in bytes.chunks_mut(64).zip(live) {
+            if live {
+                // In use, and nothing where no key has bits.
+                entry[38] = 0x80 | entry[38] & 0x3f;
+                entry[7] = 0;
+                entry[14..16].fill(0);
+            }
+        }
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&bytes, 4096).unwrap();
+        let (table, adopted) = FlowTable::open(&path, 30).unwrap();
+        let guard = table.pin();
+        let (flows, _) = table.page(0, 100, 0);
+        prop_assert_eq!(flows.len(), adopted);
+        let found = AtomicUsize::new(0);
+        table.purge(|flow| {
+            let there = table.lookup(&flow.key(), &guard).is_some();
+            found.fetch_add(usize::from(there), Relaxed);
+            flow.track(false, Some(TCP_ACK), 1, 1, 1);
+            flow.state() != FlowState::Closed || flow.established()
+        });
+        prop_assert_eq!((found.into_inner(), table.status().used), (adopted, 0));
+        for n in 0..30 {
+            prop_assert!(table.insert(&new_flow(n, UDP), 0, &guard).unwrap().created);
+        }
     }
 }
 
