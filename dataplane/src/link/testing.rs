@@ -98,15 +98,12 @@ pub(super) fn assert_right(packet: &[u8]) {
     assert_eq!(usize::from(ip.total_len()), packet.len());
     assert!(ip.verify_checksum());
     let (source, destination) = (IpAddress::Ipv4(ip.src_addr()), IpAddress::Ipv4(ip.dst_addr()));
-    let right = match packet[9] {
-        TCP => {
-            TcpPacket::new_checked(&packet[20..]).unwrap().verify_checksum(&source, &destination)
-        }
-        _ => {
-            let udp = UdpPacket::new_checked(&packet[20..]).unwrap();
-            assert_eq!(usize::from(udp.len()), packet.len() - 20);
-            udp.verify_checksum(&source, &destination)
-        }
+    let right = if packet[9] == TCP {
+        TcpPacket::new_checked(&packet[20..]).unwrap().verify_checksum(&source, &destination)
+    } else {
+        let udp = UdpPacket::new_checked(&packet[20..]).unwrap();
+        assert_eq!(usize::from(udp.len()), packet.len() - 20);
+        udp.verify_checksum(&source, &destination)
     };
     assert!(right, "transport checksum");
 }

@@ -167,7 +167,7 @@ fn packets_of_all_kinds_cross_the_tunnel_in_order() {
             packet.truncate(20 + TCP_LEN - usize::from(i % 5));
             expected.push(add(&mut batch, &packet, Offload::default(), 9));
         }
-        let mut packet = tcp_packet(&[5; 20_000], 1);
+        let mut packet = tcp_packet(&vec![5; 20_000], 1);
         let offload = make_super(&mut packet, 1398);
         expected.push(add(&mut batch, &packet, offload, 9));
         let sent = one.transmit(&batch, 0..21, &mut scratch, &mut report);
@@ -176,7 +176,7 @@ fn packets_of_all_kinds_cross_the_tunnel_in_order() {
         let arrived = receive_all(&other, if gso { 21 } else { 20 + 15 });
         for (index, expected) in expected.iter().take(20).enumerate() {
             assert!(&arrived.copy_out(index) == expected, "packet {index}, gso {gso}");
-            let from = Via::Tunnel(Ipv4Addr::new(127, 0, 0, 1));
+            let from = Via::Tunnel(Ipv4Addr::LOCALHOST);
             assert_eq!(arrived.packet(index).from, from);
         }
         if gso {
@@ -229,9 +229,19 @@ fn nobody_listening_does_not_cost_the_next_packet() {
 #[test]
 fn a_port_in_use_is_a_clear_error() {
     let (namespace, _tunnels) = tunnels();
-    let error = namespace
-        .run(|| UdpTunnel::bind(Ipv4Addr::new(127, 0, 0, 1), 4789, MTU).map(drop))
-        .unwrap_err();
+    let error =
+        namespace.run(|| UdpTunnel::bind(Ipv4Addr::LOCALHOST, 4789, MTU).map(drop)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("127.0.0.1:4789") && text.contains("kernel vxlan device"), "{text}");
+}
+
+#[test]
+fn lists_of_slices_keep_their_memory() {
+    let slices = Vec::with_capacity(100);
+    let memory = slices.as_ptr();
+    let mut again = super::recycle(slices);
+    again.push(std::io::IoSlice::new(&[1]));
+    let again = super::recycle(again);
+    assert!(again.is_empty());
+    assert_eq!((again.as_ptr(), again.capacity()), (memory, 100), "nothing is allocated a call");
 }

@@ -114,15 +114,12 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
             field(8, offset);
             if let Some(size) = offload.segmentation.size() {
                 let transport = head.get(usize::from(start)..).unwrap_or_default();
-                let header_len = match offload.segmentation {
-                    Segmentation::Tcp { .. } => {
-                        gso_type = GSO_TCPV4;
-                        tcp_header_len(transport).unwrap_or_default()
-                    }
-                    _ => {
-                        gso_type = GSO_UDP_L4;
-                        UDP_HEADER_LEN
-                    }
+                let header_len = if let Segmentation::Tcp { .. } = offload.segmentation {
+                    gso_type = GSO_TCPV4;
+                    tcp_header_len(transport).unwrap_or_default()
+                } else {
+                    gso_type = GSO_UDP_L4;
+                    UDP_HEADER_LEN
                 };
                 field(2, start + header_len as u16);
                 field(4, size);
@@ -192,7 +189,7 @@ mod tests {
         fragment[6] = 0x20;
         assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &fragment), bad);
         assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &tcp[..35]), bad);
-        let many = tcp_packet(&[7; 60_000], 1000);
+        let many = tcp_packet(&vec![7; 60_000], 1000);
         assert_eq!(decode(header(1, GSO_TCPV4, 1, 20, 16), &many), bad, "60,000 segments");
         assert_eq!(
             decode(header(1, GSO_TCPV6, 1448, 40, 16), &[0x60; 80]),

@@ -5,6 +5,8 @@
 //! is the control thread's handle: it gives links to the workers and takes them away, and returns
 //! when every worker knows.
 
+mod outgoing;
+mod ready;
 mod run;
 mod spin;
 
@@ -53,7 +55,7 @@ impl Default for WorkerConfig {
 /// Told to a worker. Dropped when it was done, which is what [`Workers::tell`] waits for.
 struct Command {
     order: Order,
-    _done: WaitGroup,
+    done: WaitGroup,
 }
 
 #[derive(Clone)]
@@ -173,13 +175,11 @@ impl Workers {
     /// # Errors
     /// The descriptor cannot be used.
     pub fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), TunLinkError> {
-        match host {
-            Some((fd, mtu)) => self.add_tun(None, "host".to_owned(), fd, mtu),
-            None => {
-                self.remove_tun(None);
-                Ok(())
-            }
-        }
+        let Some((fd, mtu)) = host else {
+            self.remove_tun(None);
+            return Ok(());
+        };
+        self.add_tun(None, "host".to_owned(), fd, mtu)
     }
 
     /// Opens the tunnel at an underlay address and port, in the network namespace of the calling
@@ -301,7 +301,7 @@ impl Workers {
     fn tell(&self, order: impl Fn(usize) -> Order) {
         let all = WaitGroup::new();
         for (number, handle) in self.handles.iter().enumerate() {
-            let command = Command { order: order(number), _done: all.clone() };
+            let command = Command { order: order(number), done: all.clone() };
             // A worker that has ended drops its commands, and nobody waits for it.
             if handle.commands.send(command).is_ok()
                 && let Err(error) = handle.waker.wake()

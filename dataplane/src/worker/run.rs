@@ -1,7 +1,6 @@
 //! One worker: receive, decide, transmit, and sleep when there is nothing.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -13,6 +12,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sarcenet_dataplane_api::{DropReason, PortId};
 
+use super::outgoing::Outgoing;
+use super::ready::Ready;
 use super::spin::Spin;
 use super::{Command, Order, Statistics, WorkerConfig};
 use crate::link::tun::TunLink;
@@ -61,8 +62,8 @@ pub(super) struct Worker {
     batch: Batch,
     scratch: Scratch,
     report: Report,
-    /// Packets to be sent, as one number each: door, then place in the batch.
-    outgoing: Vec<u64>,
+    /// Packets to be sent.
+    outgoing: Vec<Outgoing>,
     next_sweep: Instant,
 }
 
@@ -118,7 +119,7 @@ impl Worker {
             if !self.ready.is_empty() {
                 self.round();
                 rounds = rounds.wrapping_add(1);
-                if rounds % POLL_EVERY == 0 {
+                if rounds.is_multiple_of(POLL_EVERY) {
                     self.look(&mut events, Some(Duration::ZERO));
                 }
                 let now = Instant::now();
@@ -213,14 +214,14 @@ impl Worker {
         self.outgoing.clear();
         for (index, packet) in self.batch.packets().iter().enumerate() {
             if let Verdict::Forward(via) = packet.verdict {
-                self.outgoing.push(outgoing(via, packet.flow_hash, index as u16));
+                self.outgoing.push(Outgoing::new(via, packet.flow_hash, index as u16));
             }
         }
         self.outgoing.sort_unstable();
         let Self { outgoing, batch, scratch, report, .. } = self;
-        for run in outgoing.chunk_by(|&a, &b| door(a) == door(b)) {
-            let indices = run.iter().map(|&packet| packet as u16);
-            let first = batch.packet(usize::from(run[0] as u16));
+        for run in outgoing.chunk_by(|a, b| a.door() == b.door()) {
+            let indices = run.iter().map(|packet| packet.index());
+            let first = batch.packet(usize::from(run[0].index()));
             let Verdict::Forward(via) = first.verdict else { continue };
             let link = match via {
                 Via::Tunnel(_) => {
@@ -244,8 +245,8 @@ impl Worker {
 
     /// Follows all orders. Returns whether to go on.
     fn obey(&mut self) -> bool {
-        while let Ok(command) = self.orders.try_recv() {
-            match command.order.clone() {
+        while let Ok(Command { order, done }) = self.orders.try_recv() {
+            match order {
                 Order::Tun { port, link, read } => self.set_tun(port, Some(link), read),
                 Order::NoTun { port } => self.set_tun(port, None, false),
                 Order::Uplink { tunnel, read } => {
@@ -259,21 +260,20 @@ impl Worker {
                 }
                 Order::Stop => return false,
             }
-            drop(command);
+            drop(done);
         }
         true
     }
 
     fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<TunLink>>, read: bool) {
         let token = port.map_or(HOST, |PortId(port)| Token(usize::from(port)));
-        let place = match port {
-            None => &mut self.host,
-            Some(_) => {
-                if self.containers.len() <= token.0 {
-                    self.containers.resize(token.0 + 1, None);
-                }
-                &mut self.containers[token.0]
+        let place = if token == HOST {
+            &mut self.host
+        } else {
+            if self.containers.len() <= token.0 {
+                self.containers.resize(token.0 + 1, None);
             }
+            &mut self.containers[token.0]
         };
         let old = std::mem::replace(place, link.clone());
         if let Some(old) = old {
@@ -334,38 +334,6 @@ impl Worker {
     }
 }
 
-/// Links that may have something to read, each once, the one that waited longest first.
-#[derive(Default)]
-struct Ready {
-    queue: VecDeque<Token>,
-    queued: Vec<bool>,
-}
-
-impl Ready {
-    fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    fn add(&mut self, token: Token) {
-        if self.queued.len() <= token.0 {
-            self.queued.resize(token.0 + 1, false);
-        }
-        if !std::mem::replace(&mut self.queued[token.0], true) {
-            self.queue.push_back(token);
-        }
-    }
-
-    fn take(&mut self) -> Option<Token> {
-        let token = self.queue.pop_front()?;
-        self.queued[token.0] = false;
-        Some(token)
-    }
-}
-
 /// A link, as messages name it.
 struct Door(Token);
 
@@ -379,65 +347,7 @@ impl std::fmt::Display for Door {
     }
 }
 
-/// Where a packet goes, so that sorting brings together what can be sent together and keeps the
-/// order of the packets of a flow: kind of door, its name, sending socket, place in the batch.
-fn outgoing(via: Via, flow_hash: u32, index: u16) -> u64 {
-    let (kind, name, sender) = match via {
-        Via::Host => (0, 0, 0),
-        Via::Container(PortId(port)) => (1, u64::from(port), 0),
-        Via::Tunnel(peer) => (2, u64::from(peer.to_bits()), UdpTunnel::sender_of(flow_hash)),
-    };
-    (kind << 52) | (name << 20) | ((sender as u64) << 16) | u64::from(index)
-}
-
-/// The link that takes it: one for all peers.
-fn door(packet: u64) -> u64 {
-    if packet >> 52 == 2 { u64::MAX } else { packet >> 20 }
-}
-
 /// Adds without a locked instruction: a counter has one writer.
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::Ipv4Addr;
-
-    #[test]
-    fn packets_are_grouped_by_door_and_keep_their_order() {
-        let tunnel = |last| Via::Tunnel(Ipv4Addr::new(10, 77, 0, last));
-        let packets = [
-            (tunnel(12), 5),
-            (Via::Container(PortId(3)), 0),
-            (tunnel(11), 5),
-            (Via::Host, 0),
-            (tunnel(12), 4),
-            (Via::Container(PortId(u16::MAX)), 0),
-            (tunnel(12), 5),
-            (Via::Container(PortId(3)), 9),
-        ];
-        let mut keys: Vec<_> =
-            (0..).zip(packets).map(|(index, (via, hash))| outgoing(via, hash, index)).collect();
-        keys.sort_unstable();
-        let groups: Vec<Vec<u16>> = keys
-            .chunk_by(|&a, &b| door(a) == door(b))
-            .map(|group| group.iter().map(|&key| key as u16).collect())
-            .collect();
-        let expected: [&[u16]; 4] = [&[3], &[1, 7], &[5], &[2, 4, 0, 6]];
-        assert_eq!(groups, expected);
-    }
-
-    #[test]
-    fn a_link_waits_once() {
-        let mut ready = Ready::default();
-        for token in [HOST, Token(4), HOST, UPLINK] {
-            ready.add(token);
-        }
-        assert_eq!(ready.take(), Some(HOST));
-        ready.add(HOST);
-        let rest: Vec<_> = std::iter::from_fn(|| ready.take()).collect();
-        assert_eq!(rest, [Token(4), UPLINK, HOST]);
-    }
 }

@@ -67,10 +67,10 @@ mod tests {
         spin.yielded(start, start + 100 * US);
         assert!(spin.again(start), "100 us is not contended yet");
         spin.yielded(start, start + 101 * US);
-        let end = start + 101 * US + PAUSE;
-        spin.worked(end);
-        assert!(!spin.again(end - US));
-        assert!(spin.again(end));
+        let before_end = start + 100 * US + PAUSE;
+        spin.worked(before_end);
+        assert!(!spin.again(before_end));
+        assert!(spin.again(before_end + US));
     }
 
     #[test]

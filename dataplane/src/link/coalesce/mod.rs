@@ -198,7 +198,7 @@ impl Coalescer {
         for at in (train.at..end).step_by(stride as usize).take(MAX_TRAIN) {
             let piece = Piece { at, len: stride.min(end - at) };
             let Some(mut next) = Segment::parse(batch.bytes(piece), piece) else {
-                made += self.flush(batch, open.take(), from, report);
+                made += self.flush(batch, open.take().as_ref(), from, report);
                 made += push(batch, piece, &[], Offload::default(), from, report);
                 continue;
             };
@@ -218,21 +218,21 @@ impl Coalescer {
                 open.tail += 1;
                 continue;
             }
-            made += self.flush(batch, open.take(), from, report);
+            made += self.flush(batch, open.take().as_ref(), from, report);
             open = Some(Open::new(batch, next));
         }
-        made + self.flush(batch, open, from, report)
+        made + self.flush(batch, open.as_ref(), from, report)
     }
 
     /// Adds a finished packet to the batch.
     fn flush(
         &self,
         batch: &mut Batch,
-        open: Option<Open>,
+        open: Option<&Open>,
         from: Via,
         report: &mut Report,
     ) -> usize {
-        let Some(Open { first, payload, tail, .. }) = open else { return 0 };
+        let Some(&Open { first, payload, tail, .. }) = open else { return 0 };
         let mut offload = Offload { checksum: first.checksum, segmentation: Segmentation::None };
         if tail > 0 {
             offload = seal(batch, first, payload, first.payload_len() as u16);

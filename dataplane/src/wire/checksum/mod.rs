@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 /// Pieces shorter than this, in bytes, gain nothing from vectors.
-const VECTOR_MIN: usize = 128;
+const VECTOR_MIN: usize = 64;
 
 /// One way of computing the sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

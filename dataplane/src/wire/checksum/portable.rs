@@ -1,5 +1,7 @@
 //! The sum in plain Rust, for every machine and for short pieces.
 
+use super::reduce;
+
 /// Bytes of one round of the main loop: eight independent lanes for the compiler to arrange.
 const ROUND: usize = 64;
 
@@ -12,6 +14,9 @@ const ROUND: usize = 64;
 #[inline]
 pub(super) fn sum(data: &[u8]) -> u64 {
     let (rounds, rest) = data.as_chunks::<ROUND>();
+    if rounds.is_empty() {
+        return short(rest);
+    }
     let mut whole = [0u64; ROUND / 8];
     let mut upper = [0u64; ROUND / 8];
     for round in rounds {
@@ -30,18 +35,23 @@ pub(super) const fn join(whole: u64, upper: u64) -> u64 {
     whole.wrapping_sub(upper << 32) + upper
 }
 
-/// The same sum over less than a round.
+/// The same sum over less than a round, with end-around carries: too short to be worth lanes.
 #[inline]
 pub(super) fn short(data: &[u8]) -> u64 {
-    let (words, rest) = data.as_chunks::<8>();
-    let mut sum = 0;
+    let (words, mut rest) = data.as_chunks::<8>();
+    let mut sum = 0u64;
     for &word in words {
-        let word = u64::from_ne_bytes(word);
-        sum += (word & 0xffff_ffff) + (word >> 32);
+        let (wrapped, carry) = sum.overflowing_add(u64::from_ne_bytes(word));
+        sum = wrapped + u64::from(carry);
     }
-    let (words, rest) = rest.as_chunks::<2>();
-    for &word in words {
+    let mut sum = reduce(sum);
+    if let Some((&word, behind)) = rest.split_first_chunk() {
+        sum += u64::from(u32::from_ne_bytes(word));
+        rest = behind;
+    }
+    if let Some((&word, behind)) = rest.split_first_chunk() {
         sum += u64::from(u16::from_ne_bytes(word));
+        rest = behind;
     }
     if let [last] = *rest {
         sum += u64::from(u16::from_ne_bytes([last, 0]));
