@@ -2,10 +2,20 @@
 
 #[path = "../../fuzz/entry/corpus.rs"]
 mod corpus;
+#[path = "../../fuzz/entry/pipeline.rs"]
+mod pipeline;
 #[path = "../../fuzz/entry/wire.rs"]
 mod wire;
+#[path = "packet_table/table/world.rs"]
+#[expect(dead_code, reason = "shared with tests that use more of it")]
+mod world;
 
 #[test]
 fn wire_inputs() {
     corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/wire"), wire::run);
+}
+
+#[test]
+fn pipeline_inputs() {
+    corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/pipeline"), pipeline::run);
 }

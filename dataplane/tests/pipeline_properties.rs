@@ -67,7 +67,7 @@ fn twisted() -> impl Strategy<Value = Packet> {
             if elsewhere && more {
                 packet.door = other.door;
             }
-            packet.more_frags = more && packet.frag_offset != 0 || (more && spoofed);
+            packet.more_frags = more && (spoofed || packet.frag_offset != 0);
             packet.dont_frag = dont_frag;
             if ttl < 2 {
                 packet.ttl = ttl;

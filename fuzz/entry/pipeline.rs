@@ -54,7 +54,7 @@ pub(crate) fn run(mut data: &[u8]) {
         let piece = Piece { len: len as u32, ..buffer };
         batch.bytes_mut(piece).copy_from_slice(bytes);
         let door = DOORS[usize::from(header[0]) % DOORS.len()];
-        batch.push(piece, offload(header), door).expect("a batch holds more packets than that");
+        batch.push(piece, offload(*header), door).expect("a batch holds more packets than that");
     }
     let received = batch.len();
     pipeline.process(&mut batch, 1);
@@ -74,7 +74,7 @@ pub(crate) fn run(mut data: &[u8]) {
     assert_eq!(totals.transmitted + dropped, received as u64, "each packet has one outcome");
 }
 
-fn offload(header: &[u8; 6]) -> Offload {
+fn offload(header: [u8; 6]) -> Offload {
     let size = u16::from_be_bytes([header[2], header[3]]);
     let checksum = match header[1] & 7 {
         0 => Checksum::Unverified,

@@ -115,6 +115,8 @@ impl Run<'_> {
         headers: &Headers,
         answer: Answer,
     ) -> bool {
+        let to = batch.packet(i).from;
+        let Ok(peer) = self.peer_behind(to) else { return false };
         let Some(buffer) = batch.take_buffer() else { return false };
         let mut quote = [0; MAX_LEN - IPV4_HEADER_LEN - ICMP_HEADER_LEN];
         let head = batch.head(i);
@@ -146,9 +148,8 @@ impl Run<'_> {
 
         let offload = Offload { checksum: Checksum::Verified, ..Offload::default() };
         let Some(index) = batch.push(piece, offload, Via::Host) else { return false };
-        let (to, flow_hash) = (batch.packet(i).from, batch.packet(i).flow_hash);
-        batch.packet_mut(index).flow_hash = flow_hash;
-        self.send(batch, index, Out { to, tag: 0 });
+        batch.packet_mut(index).flow_hash = batch.packet(i).flow_hash;
+        self.send(batch, index, Out { to, tag: 0 }, peer);
         true
     }
 }

@@ -31,9 +31,8 @@ fn opening(kind: Kind) -> Opening {
             bits if bits & (SYN | RST) == 0 => Opening::PicksUp,
             _ => Opening::Never(DropReason::Untracked),
         },
-        Kind::Tcp(_) => Opening::Never(DropReason::Untracked),
+        Kind::Tcp(_) | Kind::EchoReply => Opening::Never(DropReason::Untracked),
         Kind::Udp | Kind::EchoRequest | Kind::Other => Opening::Opens,
-        Kind::EchoReply => Opening::Never(DropReason::Untracked),
         Kind::IcmpOther { .. } => Opening::Never(DropReason::PolicyDenied),
         Kind::IcmpError => Opening::Never(DropReason::UnrelatedIcmp),
         Kind::LaterFragment => Opening::Never(DropReason::OrphanFragment),
@@ -88,15 +87,15 @@ impl<'g> Run<'g> {
 
     /// Decides a known conversation once more, as its beginner's packets would be decided now.
     ///
-    /// `Ok(None)` says that its ends are no longer where they were: then it is forgotten, and the
-    /// packet is one of an unknown conversation.
+    /// False when its ends are no longer where they were: then it is forgotten, and the packet is
+    /// one of an unknown conversation.
     #[cold]
     pub(super) fn decide_again(
         &mut self,
         headers: &Headers,
         hit: &Hit<'g>,
         trace: Option<u16>,
-    ) -> Result<Option<()>, DropReason> {
+    ) -> Result<bool, DropReason> {
         let flow = hit.flow;
         self.trace.step(trace, || TraceStep::FlowMiss { stale: true });
         let (key, from, to) = (flow.key(), flow.from(), flow.to());
@@ -105,7 +104,7 @@ impl<'g> Run<'g> {
             || topology.door_of(key.destination) != Some(to)
         {
             self.forget(hit);
-            return Ok(None);
+            return Ok(false);
         }
         self.trace.step(trace, || TraceStep::Routed { to: to.into() });
         let tag = match from {
@@ -130,7 +129,7 @@ impl<'g> Run<'g> {
             (flow.tag(), flow.rule())
         };
         flow.decide(from, to, tag, rule, topology.generation());
-        Ok(Some(()))
+        Ok(true)
     }
 
     /// The rule that admits a conversation. Rules name TCP and UDP only, so everything else is

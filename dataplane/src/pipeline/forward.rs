@@ -6,12 +6,13 @@ use smoltcp::wire::Ipv4Packet;
 use super::parse::Headers;
 use super::{Out, Run, fragment};
 use crate::packet::{Batch, Segmentation, Verdict, Via};
+use crate::topology::PeerEntry;
 use crate::wire::headers::decrement_ttl;
 use crate::wire::tunnel::TUNNEL_HEADER_LEN;
 
-impl Run<'_> {
-    /// Time to live, size, tunnel header; then the verdict. Nothing is changed when it fails, so
-    /// that an answer can quote the packet as it came.
+impl<'g> Run<'g> {
+    /// Time to live, size, tunnel header; then the verdict. A packet that fails here for a reason
+    /// that is answered is still as it came, so that the answer can quote it.
     #[inline]
     pub(super) fn forward(
         &mut self,
@@ -29,33 +30,38 @@ impl Run<'_> {
         if too_big && !self.may_fragment(batch, i) {
             return Err(DropReason::TooBig);
         }
-        if let Via::Tunnel(underlay) = out.to
-            && self.topology.peer_at(underlay).is_none()
-        {
-            return Err(DropReason::NoRoute);
-        }
+        let peer = self.peer_behind(out.to)?;
         if is_routed {
             decrement_ttl(batch.packet_and_head(i).1);
         }
-        let last = if too_big { self.fragment(batch, i)? } else { None };
-        self.send(batch, i, out);
-        if let Some(last) = last {
-            for further in last {
-                self.send(batch, further, out);
+        if too_big {
+            let further = fragment::cut(batch, i, self.cell.mtu).ok_or(DropReason::NoBuffer)?;
+            for fragment in further {
+                self.send(batch, fragment, out, peer);
             }
         }
+        self.send(batch, i, out, peer);
         Ok(())
     }
 
-    /// Puts the tunnel header on packet `i`, if that is where it goes, and gives the verdict.
+    /// The peer that a door leads to; none for other doors than the tunnel.
     #[inline]
-    pub(super) fn send(&mut self, batch: &mut Batch, i: usize, out: Out) {
-        if let Via::Tunnel(underlay) = out.to
-            && let Some(peer) = self.topology.peer_at(underlay)
-        {
+    pub(super) fn peer_behind(&self, to: Via) -> Result<Option<&'g PeerEntry>, DropReason> {
+        match to {
+            Via::Tunnel(underlay) => {
+                self.topology.peer_at(underlay).map(Some).ok_or(DropReason::NoRoute)
+            }
+            Via::Host | Via::Container(_) => Ok(None),
+        }
+    }
+
+    /// Puts the tunnel header on packet `i`, if it goes to a peer, and gives the verdict.
+    #[inline]
+    pub(super) fn send(&mut self, batch: &mut Batch, i: usize, out: Out, peer: Option<&PeerEntry>) {
+        if let Some(peer) = peer {
             peer.template.write(out.tag, batch.grow_front(i, TUNNEL_HEADER_LEN));
             self.trace.step(batch.packet(i).trace, || TraceStep::Encapsulated {
-                peer: underlay,
+                peer: peer.underlay,
                 tag: out.tag,
             });
         }
@@ -73,15 +79,5 @@ impl Run<'_> {
             && in_one_piece
             && !Ipv4Packet::new_unchecked(batch.head(i)).dont_frag()
             && fragment::pieces(batch.head(i), self.cell.mtu).is_some()
-    }
-
-    /// Cuts packet `i` into fragments that fit; `i` becomes the first of them.
-    #[cold]
-    fn fragment(
-        &mut self,
-        batch: &mut Batch,
-        i: usize,
-    ) -> Result<Option<std::ops::Range<usize>>, DropReason> {
-        fragment::cut(batch, i, self.cell.mtu).map(Some).ok_or(DropReason::NoBuffer)
     }
 }

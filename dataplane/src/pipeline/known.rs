@@ -1,5 +1,7 @@
 //! Packets of conversations that are known.
 
+use std::net::Ipv4Addr;
+
 use sarcenet_dataplane_api::{DropReason, TraceStep};
 use smoltcp::wire::Ipv4Packet;
 
@@ -9,11 +11,18 @@ use super::{Out, Run};
 use crate::flow::{Admission, Hit};
 use crate::packet::{Batch, Via};
 
-/// The door by which packets of this direction come in, and the one by which they leave.
+/// Whether packets of this direction come in by the door `from`.
 #[inline]
-fn doors(hit: &Hit<'_>) -> (Via, Via) {
-    let (from, to) = (hit.flow.from(), hit.flow.to());
-    if hit.forward { (from, to) } else { (to, from) }
+fn enters_by(hit: &Hit<'_>, from: Via) -> bool {
+    // Not as one comparison with the door of the direction: choosing between two doors first
+    // sends them through memory, byte by byte.
+    if hit.forward { hit.flow.from() == from } else { hit.flow.to() == from }
+}
+
+/// The door by which packets of this direction leave.
+#[inline]
+fn exit(hit: &Hit<'_>) -> Via {
+    if hit.forward { hit.flow.to() } else { hit.flow.from() }
 }
 
 impl<'g> Run<'g> {
@@ -24,11 +33,17 @@ impl<'g> Run<'g> {
         batch: &Batch,
         i: usize,
         headers: &Headers,
-        hit: Option<Hit<'g>>,
+        hit: Option<&Hit<'g>>,
     ) -> Result<Out, DropReason> {
         let packet = batch.packet(i);
         let (from, trace) = (packet.from, packet.trace);
-        let hit = if self.changed { self.flows.lookup(&headers.key, self.guard) } else { hit };
+        let again;
+        let hit = if self.changed {
+            again = self.flows.lookup(&headers.key, self.guard);
+            again.as_ref()
+        } else {
+            hit
+        };
         let Some(hit) = hit else {
             self.trace.step(trace, || TraceStep::FlowMiss { stale: false });
             return self.open(headers, from, trace);
@@ -39,26 +54,25 @@ impl<'g> Run<'g> {
             forward: hit.forward,
             rule: flow.rule(),
         });
-        let (enter, leave) = doors(&hit);
-        if enter != from {
-            return self.enter_elsewhere(headers, from, &hit, trace);
+        if !enters_by(hit, from) {
+            return self.enter_elsewhere(headers, from, hit, trace);
         }
         match flow.admits(hit.forward, headers.tcp_flags()) {
             Admission::Continue => {}
             Admission::Reopen => {
-                self.forget(&hit);
+                self.forget(hit);
                 return self.open(headers, from, trace);
             }
             Admission::Invalid => return Err(DropReason::Untracked),
         }
         let other_tag = hit.forward && flow.tag() != headers.tag && !flow.established();
         if (flow.generation() != self.topology.generation() || other_tag)
-            && self.decide_again(headers, &hit, trace)?.is_none()
+            && !self.decide_again(headers, hit, trace)?
         {
             return self.open(headers, from, trace);
         }
-        self.track(&hit, headers);
-        Ok(Out { to: leave, tag: headers.tag })
+        self.track(hit, headers);
+        Ok(Out { to: exit(hit), tag: headers.tag })
     }
 
     /// A packet of a known conversation at another door than the conversation's: somebody
@@ -101,19 +115,21 @@ impl<'g> Run<'g> {
         self.trace.step(trace, || TraceStep::SourceChecked);
         let head = batch.head(i);
         let quoted = &head[usize::from(headers.header_len) + ICMP_HEADER_LEN..];
-        let sender: std::net::Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
+        let sender: Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
         let hit = parse_quoted(quoted)
             .filter(|key| key.source == sender)
             .and_then(|key| self.flows.lookup(&key, self.guard))
             .ok_or(DropReason::UnrelatedIcmp)?;
-        let (sender_door, receiver_door) = doors(&hit);
-        if from != receiver_door || self.topology.door_of(sender) != Some(sender_door) {
+        // What is quoted ran from the sender's door to the one this error has come in by.
+        let back = Hit { forward: !hit.forward, ..hit };
+        let sender_door = exit(&back);
+        if !enters_by(&back, from) || self.topology.door_of(sender) != Some(sender_door) {
             return Err(DropReason::UnrelatedIcmp);
         }
         self.trace.step(trace, || TraceStep::FlowHit {
-            state: hit.flow.state(),
-            forward: !hit.forward,
-            rule: hit.flow.rule(),
+            state: back.flow.state(),
+            forward: back.forward,
+            rule: back.flow.rule(),
         });
         Ok(Out { to: sender_door, tag: headers.tag })
     }

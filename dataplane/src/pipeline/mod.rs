@@ -21,6 +21,7 @@ mod route;
 mod shared;
 mod trace;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_epoch::Guard;
@@ -30,7 +31,7 @@ pub use counters::{Counters, Totals};
 pub use shared::Shared;
 pub use trace::{TraceHub, TraceObserver};
 
-use crate::flow::{FlowKey, FlowTable};
+use crate::flow::{FlowKey, FlowTable, Hit};
 use crate::packet::{Batch, Verdict, Via};
 use crate::policy::PolicyTable;
 use crate::topology::Topology;
@@ -143,25 +144,19 @@ struct Run<'g> {
     changed: bool,
 }
 
-impl Run<'_> {
+impl<'g> Run<'g> {
     /// Carries a group of packets through all stages. Returns how many are to be forwarded.
-    fn group(&mut self, batch: &mut Batch, group: std::ops::Range<usize>) -> u64 {
-        const NOBODY: FlowKey = FlowKey {
-            source: std::net::Ipv4Addr::UNSPECIFIED,
-            destination: std::net::Ipv4Addr::UNSPECIFIED,
-            source_port: 0,
-            destination_port: 0,
-            protocol: 0,
-        };
-        let mut parsed = [None; GROUP];
-        let mut keys = [NOBODY; GROUP];
+    fn group(&mut self, batch: &mut Batch, group: Range<usize>) -> u64 {
+        let mut packets = [0; GROUP];
+        let mut parsed = [const { Headers::NONE }; GROUP];
+        let mut keys = [const { Headers::NONE.key }; GROUP];
         let mut hits = [None; GROUP];
         let mut count = 0;
         for i in group {
-            match self.receive(batch, i) {
-                Ok(headers) => {
-                    parsed[count] = Some((i, headers));
-                    keys[count] = headers.key;
+            match self.receive(batch, i, &mut parsed[count]) {
+                Ok(key) => {
+                    packets[count] = i;
+                    keys[count] = key;
                     count += 1;
                 }
                 Err(reason) => self.drop(batch, i, reason),
@@ -171,26 +166,14 @@ impl Run<'_> {
         self.flows.lookup_batch(&keys[..count], &mut hits[..count], self.guard);
 
         let mut forwarded = 0;
-        for (&parsed, hit) in parsed[..count].iter().zip(hits) {
-            let Some((i, headers)) = parsed else { continue };
-            let result = match headers.kind {
-                Kind::IcmpError => self.relate(batch, i, &headers),
-                Kind::LaterFragment => self.follow_fragment(batch, i, &headers),
-                _ => self.follow(batch, i, &headers, hit),
-            };
-            let result = result.and_then(|out| {
-                if headers.first_fragment {
-                    self.remember_fragment(batch, i, out);
-                }
-                self.forward(batch, i, &headers, out)
-            });
-            match result {
+        for ((&i, headers), hit) in packets[..count].iter().zip(&parsed).zip(&hits) {
+            match self.carry(batch, i, headers, hit.as_ref()) {
                 Ok(()) => {
                     forwarded += 1;
                     self.end_trace(batch, i, false);
                 }
                 Err(reason) => {
-                    self.answer(batch, i, &headers, reason);
+                    self.answer(batch, i, headers, reason);
                     self.drop(batch, i, reason);
                 }
             }
@@ -198,24 +181,49 @@ impl Run<'_> {
         forwarded
     }
 
-    /// Parses a packet and begins its trace.
-    #[inline]
-    fn receive(&mut self, batch: &mut Batch, i: usize) -> Result<Headers, DropReason> {
+    /// Parses a packet and begins its trace. Returns what its conversation is looked up by.
+    #[inline(always)]
+    fn receive(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        headers: &mut Headers,
+    ) -> Result<FlowKey, DropReason> {
         let packet = batch.packet_mut(i);
         packet.trace = self.trace.begin(|| TraceStep::Received {
             from: packet.from.into(),
             len: packet.len() as u32,
             segment: packet.offload.segmentation.size(),
         });
-        let headers = self.parse(batch, i)?;
+        let key = self.parse(batch, i, headers)?;
         if let Some(slot) = batch.packet(i).trace {
             if self.trace.identify(slot, headers.key) {
-                self.trace.step(Some(slot), || parse::parsed_step(&headers));
+                self.trace.step(Some(slot), || parse::parsed_step(headers));
             } else {
                 batch.packet_mut(i).trace = None;
             }
         }
-        Ok(headers)
+        Ok(key)
+    }
+
+    /// Decides a parsed packet and makes it ready for its door.
+    #[inline]
+    fn carry(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        headers: &Headers,
+        hit: Option<&Hit<'g>>,
+    ) -> Result<(), DropReason> {
+        let out = match headers.kind {
+            Kind::IcmpError => self.relate(batch, i, headers),
+            Kind::LaterFragment => self.follow_fragment(batch, i, headers),
+            _ => self.follow(batch, i, headers, hit),
+        }?;
+        if headers.first_fragment {
+            self.remember_fragment(batch, i, out);
+        }
+        self.forward(batch, i, headers, out)
     }
 
     /// Ends a packet here.

@@ -68,6 +68,24 @@ pub(super) struct Headers {
 }
 
 impl Headers {
+    /// Of nothing yet.
+    pub(super) const NONE: Self = Self {
+        key: FlowKey {
+            source: Ipv4Addr::UNSPECIFIED,
+            destination: Ipv4Addr::UNSPECIFIED,
+            source_port: 0,
+            destination_port: 0,
+            protocol: 0,
+        },
+        kind: Kind::Other,
+        tag: 0,
+        header_len: 0,
+        total_len: 0,
+        largest: 0,
+        segments: 0,
+        first_fragment: false,
+    };
+
     /// TCP flags, for connection tracking.
     #[inline]
     pub(super) fn tcp_flags(&self) -> Option<u8> {
@@ -79,10 +97,16 @@ impl Headers {
 }
 
 impl Run<'_> {
-    /// Parses packet `i`. Afterwards its head begins with the inner IPv4 header and it ends where
-    /// that header says.
-    #[inline]
-    pub(super) fn parse(&mut self, batch: &mut Batch, i: usize) -> Result<Headers, DropReason> {
+    /// Parses packet `i` into `headers`. Afterwards its head begins with the inner IPv4 header and
+    /// it ends where that header says. Returns the flow key once more: reading it back from
+    /// `headers`, just written field by field, would wait for those writes.
+    #[inline(always)]
+    pub(super) fn parse(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        headers: &mut Headers,
+    ) -> Result<FlowKey, DropReason> {
         let tag = match batch.packet(i).from {
             Via::Tunnel(_) => self.decapsulate(batch, i)?,
             Via::Container(port) => self.topology.container(port).map_or(0, |c| c.tag),
@@ -137,7 +161,7 @@ impl Run<'_> {
             batch.truncate(i, total_len);
         }
         batch.packet_mut(i).flow_hash = key.hash() as u32;
-        Ok(Headers {
+        *headers = Headers {
             key,
             kind,
             tag,
@@ -146,7 +170,8 @@ impl Run<'_> {
             largest: cut.largest,
             segments: cut.segments,
             first_fragment: more_fragments && fragment_offset == 0,
-        })
+        };
+        Ok(key)
     }
 
     /// Takes VXLAN and inner Ethernet headers off packet `i` and returns the sender's tag.

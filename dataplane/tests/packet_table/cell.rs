@@ -31,8 +31,9 @@ struct Left {
 }
 
 impl TestCell {
-    fn new(world: World) -> Self {
-        let shared = Arc::new(Shared::new(FlowTable::new(1024).expect("a small flow table")));
+    /// A cell with room for `flows` flows.
+    pub(crate) fn new(world: World, flows: usize) -> Self {
+        let shared = Arc::new(Shared::new(FlowTable::new(flows).expect("a small flow table")));
         let counters = Arc::new(Counters::new());
         let pipeline = Pipeline::new(Arc::clone(&shared), 0, Arc::clone(&counters));
         let mut cell = Self {
@@ -56,7 +57,7 @@ impl TestCell {
 
     /// Plays a row; an error tells what was expected and what was seen.
     pub(crate) fn play(row: &Row) -> Result<(), String> {
-        let mut cell = Self::new(row.world.clone());
+        let mut cell = Self::new(row.world.clone(), 1024);
         for (number, step) in row.steps.iter().enumerate() {
             match step {
                 Step::Change(change) => {
@@ -72,17 +73,39 @@ impl TestCell {
         Ok(())
     }
 
-    /// Puts a packet into the batch as a link would, and carries it.
-    fn carry(&mut self, packet: &Packet) -> (Verdict, Vec<Left>) {
+    /// What the cell shares with its observers.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// What was counted.
+    pub(crate) fn totals(&self) -> Totals {
+        Totals::of([&*self.counters])
+    }
+
+    /// Puts packets into one batch, as links would, and carries it. Returns their verdicts.
+    pub(crate) fn carry<'a>(
+        &mut self,
+        packets: impl IntoIterator<Item = &'a Packet>,
+    ) -> Vec<Verdict> {
         self.batch.clear();
         self.now_ns += 1_000_000;
-        let bytes = packet.bytes();
-        let buffer = self.batch.take_buffer().expect("an empty batch has buffers");
-        let piece = Piece { len: bytes.len() as u32, ..buffer };
-        self.batch.bytes_mut(piece).copy_from_slice(&bytes);
-        self.batch.push(piece, packet.offload, packet.door).expect("an empty batch has room");
+        for packet in packets {
+            let bytes = packet.bytes();
+            let buffer = self.batch.take_buffer().expect("not more packets than buffers");
+            let piece = Piece { len: bytes.len() as u32, ..buffer };
+            self.batch.bytes_mut(piece).copy_from_slice(&bytes);
+            let room = self.batch.push(piece, packet.offload, packet.door);
+            room.expect("not more packets than fit");
+        }
+        let received = self.batch.len();
         self.pipeline.process(&mut self.batch, self.now_ns);
-        let left = (0..self.batch.len())
+        self.batch.packets()[..received].iter().map(|packet| packet.verdict).collect()
+    }
+
+    /// The packets of the last batch that left.
+    fn left(&self) -> Vec<Left> {
+        (0..self.batch.len())
             .filter_map(|i| match self.batch.packet(i).verdict {
                 Verdict::Forward(door) => Some(Left {
                     door,
@@ -91,13 +114,13 @@ impl TestCell {
                 }),
                 Verdict::Drop(_) | Verdict::Pending => None,
             })
-            .collect();
-        (self.batch.packet(0).verdict, left)
+            .collect()
     }
 
     fn send(&mut self, sent: &Sent) -> Result<(), String> {
-        let before = Totals::of([&*self.counters]);
-        let (verdict, left) = self.carry(&sent.packet);
+        let before = self.totals();
+        let verdict = self.carry([&sent.packet])[0];
+        let left = self.left();
         let (expected, forwarded) = match &sent.outcome {
             Outcome::Forward(door, packets) => {
                 let packets = packets.iter().map(|packet| (*door, packet)).collect();
@@ -152,7 +175,7 @@ impl TestCell {
             }
         }
         expected.answered += u64::from(sent.answer.is_some());
-        let after = Totals::of([&*self.counters]);
+        let after = self.totals();
         if after == expected {
             Ok(())
         } else {

@@ -1,7 +1,9 @@
 //! The packet tables against the pipeline alone, in memory.
 
 mod cell;
+mod exhaustion;
 mod table;
+mod trace;
 
 use std::collections::BTreeSet;
 
@@ -32,7 +34,7 @@ fn names_are_unique() {
 }
 
 /// Every reason that the pipeline can give is given in some row. Those of the doors are not its
-/// own; two need a table or a batch that is full and have tests of their own.
+/// own; two need a table or a batch that is full: see [`exhaustion`].
 #[test]
 fn every_reason_is_reached() {
     const ELSEWHERE: [DropReason; 5] = [

@@ -42,7 +42,7 @@ pub(super) fn rows() -> Vec<Row> {
         row("header options are carried")
             .allow(tcp_rule(A, B, 8080))
             .passes(syn().with(|p| p.options = vec![1; 8]), A, B)
-            .passes(from_tunnel().with(|p| p.options = vec![7, 39, 4, 0].repeat(10)), REMOTE_A, B),
+            .passes(from_tunnel().with(|p| p.options = [7, 39, 4, 0].repeat(10)), REMOTE_A, B),
         row("a TCP header longer than its packet, or too short")
             .drops(syn().damaged(|b| b[32] = 0xf0), Malformed)
             .drops(syn().damaged(|b| b[32] = 0x40), Malformed),

@@ -1,0 +1,71 @@
+//! What happens when there is no more of something.
+
+use sarcenet_dataplane::packet::{Verdict, Via};
+use sarcenet_dataplane_api::DropReason;
+
+use crate::cell::TestCell;
+use crate::table::packet::{Packet, SYN, Transport, tcp, udp};
+use crate::table::world::{A, B, REMOTE_B, World, tcp_rule};
+
+fn with_source_port(packet: Packet, port: u16) -> Packet {
+    packet.with(|packet| match &mut packet.transport {
+        Transport::Tcp { ports, .. } | Transport::Udp { ports, .. } => ports.0 = port,
+        Transport::Icmp { .. } | Transport::Raw(_) => {}
+    })
+}
+
+/// Older conversations make room for new ones as soon as nobody looks at them any more; until
+/// then new ones are refused.
+#[test]
+fn a_full_flow_table() {
+    let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
+    let mut cell = TestCell::new(world, 64);
+    let shared = cell.shared();
+    let reader = shared.flows.pin();
+    let mut syns = (1000..).map(|port| with_source_port(tcp(A, B, 8080, SYN), port)).take(20_000);
+    let full = syns.by_ref().find(|syn| cell.carry([syn])[0] != Verdict::Forward(B.door));
+    let full = full.expect("a table for 64 flows takes no 20,000");
+    assert_eq!(cell.carry([&full]), [Verdict::Drop(DropReason::FlowTableFull)]);
+    let status = shared.flows.status();
+    assert!(status.used <= status.capacity, "{status:?}");
+    drop(reader);
+    let passes = (0..1000).any(|_| cell.carry([&full])[0] == Verdict::Forward(B.door));
+    assert!(passes, "no room was made");
+}
+
+#[test]
+fn no_buffer_for_fragments() {
+    let mut cell = TestCell::new(World::default(), 1024);
+    let large = udp(A, REMOTE_B, 53).payload(40_000).with(|packet| packet.dont_frag = false);
+    let verdicts = cell.carry(std::iter::repeat_n(&large, 120));
+    let forwarded = verdicts.iter().filter(|v| matches!(v, Verdict::Forward(Via::Tunnel(_))));
+    let dropped = verdicts.iter().filter(|v| **v == Verdict::Drop(DropReason::NoBuffer));
+    let (forwarded, dropped) = (forwarded.count(), dropped.count());
+    assert!(dropped > 0);
+    assert_eq!(forwarded + dropped, 120);
+}
+
+#[test]
+fn answers_are_limited_and_what_is_not_said_is_counted() {
+    let mut cell = TestCell::new(World::default(), 1024);
+    let refused = tcp(A, B, 8080, SYN);
+    for _ in 0..100 {
+        let verdicts = cell.carry(std::iter::repeat_n(&refused, 64));
+        assert!(verdicts.iter().all(|v| *v == Verdict::Drop(DropReason::PolicyDenied)));
+    }
+    let totals = cell.totals();
+    assert_eq!(totals.answered + totals.answers_suppressed, 6_400);
+    // The burst, and 10 for each of the batches' milliseconds.
+    assert!((1_000..=2_010).contains(&totals.answered), "{totals:?}");
+}
+
+/// Refusals of a full batch find no buffer for their answers; the packets end all the same.
+#[test]
+fn no_buffer_for_answers() {
+    let mut cell = TestCell::new(World::default(), 1024);
+    let refused = tcp(A, B, 8080, SYN);
+    let verdicts = cell.carry(std::iter::repeat_n(&refused, 128));
+    assert_eq!(verdicts.len(), 128);
+    let totals = cell.totals();
+    assert_eq!((totals.answered, totals.answers_suppressed), (0, 128));
+}
