@@ -138,7 +138,7 @@ fn change(c: &mut Criterion) {
         });
     });
     let full = self::table(16 << 10);
-    let mut n = 16 << 10;
+    let mut n = 16_u32 << 10;
     group.bench_function("insert into a full table", |b| {
         b.iter(|| {
             n = n.wrapping_add(1);
