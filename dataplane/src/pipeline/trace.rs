@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use sarcenet_dataplane_api::{TraceFilter, TraceStep, Walk};
-use std::time::Duration;
 
 use crate::flow::FlowKey;
 
@@ -33,7 +33,7 @@ pub struct TraceHub {
 
 impl TraceHub {
     /// Follows packets that match `filter` until the observer is dropped.
-    pub fn observe(self: &TraceHub, filter: TraceFilter) -> TraceObserver<'_> {
+    pub fn observe(&self, filter: TraceFilter) -> TraceObserver<'_> {
         let (walks, receiver) = bounded(WALKS_WAITING);
         let watch = Arc::new(Watch { filter, walks, lost: AtomicU64::new(0) });
         self.change(|watches| watches.push(Arc::clone(&watch)));

@@ -56,6 +56,10 @@ pub(super) fn rows() -> Vec<Row> {
         row("an error to somebody else than the sender of what it quotes")
             .passes(to_remote(), A, REMOTE_B)
             .drops(icmp_error(REMOTE_HOST, B, 3, 3, 0, &to_remote()), UnrelatedIcmp),
+        row("not even to a neighbour of that sender, behind the same door")
+            .allow(udp_rule(A, B, 53))
+            .passes(udp(REMOTE_A, B, 53), REMOTE_A, B)
+            .drops(icmp_error(B, REMOTE_B, 3, 3, 0, &udp(REMOTE_A, B, 53)), UnrelatedIcmp),
         row("an error with a source that does not belong where it came from")
             .passes(to_remote(), A, REMOTE_B)
             .drops(
