@@ -23,11 +23,20 @@ use crate::desired::Desired;
 
 /// First and longest pause between attempts to connect. The longest is short, because a socket
 /// that is not there costs next to nothing to ask for.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(100));
 
-/// Called on the connection's thread with the ports that a dataplane held when it was connected
-/// to. Publishes the desired state, with those descriptors in it, before it returns.
-pub type Adopt = Box<dyn Fn(Vec<(PortInfo, OwnedFd)>) + Send>;
+/// What a dataplane held when it was connected to.
+#[derive(Debug)]
+pub struct Held {
+    /// The host TUN's queue.
+    pub host: Option<OwnedFd>,
+    /// The containers' queues.
+    pub ports: Vec<(PortInfo, OwnedFd)>,
+}
+
+/// Called on the connection's thread with what the dataplane holds. Publishes the desired state,
+/// with those descriptors in it, before it returns.
+pub type Adopt = Box<dyn Fn(Held) + Send>;
 
 /// What the thread shall reach, and what it has reached.
 #[derive(Debug)]
@@ -213,7 +222,8 @@ impl Keeper {
         // Generations never go back, whichever of the two was restarted: flows that outlived a
         // dataplane carry the one under which they were decided.
         client.continue_from(self.shared.state.lock().generation);
-        (self.adopt)(client.ports()?);
+        let (host, ports) = (client.host()?, client.ports()?);
+        (self.adopt)(Held { host, ports });
         let mut in_force = match self.wanted(0) {
             Some((version, desired)) => {
                 let generation = client.snapshot(&desired.snapshot()).inspect_err(|e| {

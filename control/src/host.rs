@@ -16,22 +16,33 @@ use crate::netlink::{LinkSettings, Netlink, NetlinkError};
 /// Name of the device.
 pub const DEVICE: &str = "sarcenet0";
 
-/// Makes the device, or attaches to the one that an agent before left.
-///
-/// When it is held by a dataplane that cannot hand it back, it is made anew: conversations of the
-/// cell's own processes pause for a moment and go on.
-pub fn make(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<OwnedFd, AttachError> {
-    let netlink = Netlink::open()?;
-    let device = match TunDevice::open(DEVICE).map_err(AttachError::from) {
-        Err(e) if e.held_by_another() => {
-            if let Some(link) = netlink.link(DEVICE)? {
-                netlink.remove(&link)?;
-            }
-            TunDevice::open(DEVICE)?
+/// Makes the device, or attaches to the one that an agent before left. None when it is there and
+/// a dataplane holds it.
+pub fn make(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<Option<OwnedFd>, AttachError> {
+    match TunDevice::open(DEVICE).map_err(AttachError::from) {
+        Err(e) if e.held_by_another() => Ok(None),
+        Err(e) => Err(e),
+        Ok(device) => {
+            device.persist(true)?;
+            set_up(subnet, overlay, mtu)?;
+            Ok(Some(device.into_fd()))
         }
-        other => other?,
-    };
+    }
+}
+
+/// Makes the device in place of the one that somebody holds and does not give back: conversations
+/// of the cell's own processes pause for a moment and go on.
+pub fn make_anew(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<OwnedFd, AttachError> {
+    remove()?;
+    let device = TunDevice::open(DEVICE)?;
     device.persist(true)?;
+    set_up(subnet, overlay, mtu)?;
+    Ok(device.into_fd())
+}
+
+/// Sets the device up, whoever holds it.
+pub fn set_up(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<(), AttachError> {
+    let netlink = Netlink::open()?;
     let Some(link) = netlink.link(DEVICE)? else {
         return Err(AttachError::Differs(format!("{DEVICE} went away while it was set up")));
     };
@@ -39,7 +50,7 @@ pub fn make(subnet: Ipv4Net, overlay: Ipv4Net, mtu: u16) -> Result<OwnedFd, Atta
     let settings = LinkSettings { mtu: mtu.into(), gso_max_size: Some(GSO_MAX_SIZE) };
     netlink.bring_up(&link, settings)?;
     netlink.set_address(&link, subnet.network(), overlay.prefix_len(), true)?;
-    Ok(device.into_fd())
+    Ok(())
 }
 
 /// Removes the device; success when it is not there.

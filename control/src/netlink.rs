@@ -22,13 +22,6 @@ pub struct NetlinkError {
     source: io::Error,
 }
 
-impl NetlinkError {
-    /// What the system said.
-    pub fn kind(&self) -> io::ErrorKind {
-        self.source.kind()
-    }
-}
-
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {

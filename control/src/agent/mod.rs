@@ -17,12 +17,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Reply};
-use sarcenet_dataplane_api::PortInfo;
 use tracing::{info, warn};
 
 use crate::attach::{AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, Held};
 use crate::desired::{Attached, Desired, RuleNames};
 use crate::host::{self, UnderlayError};
 use crate::paths::Root;
@@ -136,7 +135,9 @@ struct Inner {
     mistakes: Vec<String>,
     cell: CellSpec,
     mtu: u16,
+    /// Queue of the cell's own device; none as long as only the dataplane has it.
     host: Option<Arc<OwnedFd>>,
+    host_problem: Option<String>,
     last_address: Option<std::net::Ipv4Addr>,
     containers: BTreeMap<AttachmentId, Entry>,
     names: RuleNames,
@@ -203,7 +204,8 @@ impl Agent {
             mistakes: Vec::new(),
             cell,
             mtu,
-            host: Some(Arc::new(host)),
+            host: host.map(Arc::new),
+            host_problem: None,
             last_address: state.last_address,
             containers: containers.collect(),
             names: RuleNames::default(),
@@ -224,7 +226,7 @@ impl Agent {
     pub fn start(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let agent = Arc::clone(self);
         let socket = self.options.root.dataplane_socket();
-        self.dataplane.start(socket, Box::new(move |ports| agent.adopt(ports)))
+        self.dataplane.start(socket, Box::new(move |held| agent.adopt(held)))
     }
 
     /// Ends the thread of [`Self::start`]. Containers, devices and the dataplane stay as they are.
@@ -262,7 +264,9 @@ impl Agent {
 
     /// Takes the queues that the dataplane holds and this agent does not, opens those again that
     /// nobody holds, and publishes the result.
-    fn adopt(&self, ports: Vec<(PortInfo, OwnedFd)>) {
+    fn adopt(&self, held: Held) {
+        let Held { host, ports } = held;
+        self.adopt_host(host);
         let mut inner = self.inner.lock();
         let subnet = inner.cell.subnet;
         let mut held: BTreeMap<_, _> =
@@ -300,6 +304,40 @@ impl Agent {
             }
         }
         self.publish(&mut self.inner.lock());
+    }
+
+    /// Takes the host TUN's queue from the dataplane, or makes the device anew when nobody who
+    /// can be asked has it.
+    fn adopt_host(&self, held: Option<OwnedFd>) {
+        let (subnet, overlay, mtu) = {
+            let inner = self.inner.lock();
+            if inner.host.is_some() {
+                return;
+            }
+            (inner.cell.subnet, inner.network.overlay, inner.mtu)
+        };
+        let queue = match held {
+            Some(queue) => host::set_up(subnet, overlay, mtu).map(|()| queue),
+            None => host::make(subnet, overlay, mtu).and_then(|made| match made {
+                Some(queue) => Ok(queue),
+                None => host::make_anew(subnet, overlay, mtu),
+            }),
+        };
+        let mut inner = self.inner.lock();
+        match queue {
+            Ok(queue) => {
+                inner.host = Some(Arc::new(queue));
+                inner.host_problem = None;
+            }
+            Err(e) => {
+                let problem = format!(
+                    "the cell's own processes cannot reach containers: cannot set {} up: {e}",
+                    host::DEVICE
+                );
+                warn!("{problem}");
+                inner.host_problem = Some(problem);
+            }
+        }
     }
 }
 

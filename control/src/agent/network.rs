@@ -1,7 +1,6 @@
 //! Changes of the network: a new network file, or a policy.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::Instant;
 
 use sarcenet_agent_api::{ErrorCode, Policy};
@@ -73,14 +72,11 @@ impl Agent {
             Ok(mtu) => mtu,
             Err(e) => return refuse(e.to_string()),
         };
-        let new_host = if same_door && mtu == old_mtu {
-            None
-        } else {
-            match host::make(cell.subnet, network.overlay, mtu) {
-                Ok(queue) => Some(Arc::new(queue)),
-                Err(e) => return refuse(format!("cannot set {} up: {e}", host::DEVICE)),
-            }
-        };
+        if !(same_door && mtu == old_mtu)
+            && let Err(e) = host::set_up(cell.subnet, network.overlay, mtu)
+        {
+            return refuse(format!("cannot set {} up: {e}", host::DEVICE));
+        }
         let (version, interfaces) = {
             let mut inner = self.inner.lock();
             inner.network = network;
@@ -88,9 +84,6 @@ impl Agent {
             inner.mtu = mtu;
             inner.mistakes = Vec::new();
             inner.read_at = Instant::now();
-            if new_host.is_some() {
-                inner.host = new_host;
-            }
             let interfaces: Vec<_> = inner
                 .containers
                 .values()

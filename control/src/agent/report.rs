@@ -104,7 +104,8 @@ impl Agent {
 
 /// What somebody should look at.
 fn problems(inner: &Inner) -> Vec<String> {
-    let mut problems: Vec<String> = inner.state_problem.iter().cloned().collect();
+    let mut problems: Vec<String> =
+        inner.state_problem.iter().chain(&inner.host_problem).cloned().collect();
     for entry in inner.containers.values() {
         let id = &entry.saved.id;
         if let Some(problem) = &entry.problem {

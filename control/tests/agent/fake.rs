@@ -152,6 +152,10 @@ fn answer(told: &mut Told, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<O
                 .unzip();
             return (Reply::Ports { ports, more: false }, fds);
         }
+        Request::Host => {
+            let queue = told.host.as_ref().map(|queue| queue.try_clone().unwrap());
+            return (Reply::Host { held: queue.is_some() }, queue.into_iter().collect());
+        }
         Request::SnapshotBegin => {
             told.begin_anew();
             told.containers.clear();

@@ -4,6 +4,8 @@ use std::os::fd::AsFd;
 
 use sarcenet_agent_api::ErrorCode;
 use sarcenet_control::agent::{Agent, StartError};
+use sarcenet_control::host::DEVICE;
+use sarcenet_control::netlink::Netlink;
 use sarcenet_dataplane_api::PortId;
 
 use crate::world::{NETWORK, Namespace, eventually, in_cell};
@@ -40,8 +42,12 @@ fn a_new_agent_takes_the_queues_from_the_dataplane() {
             [world.add(&one, "app-a").address, world.add(&two, "app-b").address]
         };
         assert_eq!(fake.told.lock().containers.len(), 2, "an agent's death changes nothing");
+        let host = || Netlink::open().unwrap().link(DEVICE).unwrap().unwrap().index;
+        let before = host();
         let agent = world.agent();
         eventually("told again", || fake.told.lock().snapshots == 2);
+        assert_eq!(host(), before, "the cell's own device is not made anew");
+        assert!(fake.told.lock().host.is_some());
         assert_eq!(fake.told.lock().containers.len(), 2);
         let mut client = world.client();
         client.check(one.id(), Some(addresses[0]), one.netns.as_fd()).unwrap();

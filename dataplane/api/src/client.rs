@@ -218,6 +218,19 @@ impl Client {
         }
     }
 
+    /// A duplicate of the host TUN's descriptor, if the dataplane holds it.
+    pub fn host(&mut self) -> Result<Option<OwnedFd>, ClientError> {
+        match self.request(&Request::Host, &[])? {
+            (Reply::Host { held }, mut fds) if fds.len() == usize::from(held) => Ok(fds.pop()),
+            (Reply::Host { held }, fds) => Err(ClientError::Descriptors {
+                asked: "the host's answer",
+                expected: usize::from(held),
+                got: fds.len(),
+            }),
+            (other, _) => Err(unexpected("host", &other)),
+        }
+    }
+
     /// Follows packets that match `filter`. Takes the connection over: it ends when this does.
     pub fn trace(mut self, filter: TraceFilter) -> Result<Trace, ClientError> {
         self.acknowledged("trace", &Request::Trace(filter), &[])?;

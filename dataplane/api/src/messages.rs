@@ -214,6 +214,8 @@ pub enum Request {
     },
     /// Follow packets that match. [`Reply::Ack`], then [`Reply::Walks`] as they come.
     Trace(TraceFilter),
+    /// Is the host TUN held? [`Reply::Host`], with a duplicate of its descriptor if it is.
+    Host,
 }
 
 /// Said by the dataplane.
@@ -258,5 +260,10 @@ pub enum Reply {
         walks: Vec<Walk>,
         /// Walks that had to be thrown away since the last message because nobody read.
         lost: u64,
+    },
+    /// The host TUN.
+    Host {
+        /// Whether its descriptor accompanies this message.
+        held: bool,
     },
 }

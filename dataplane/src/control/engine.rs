@@ -343,6 +343,12 @@ impl<D: Doors> Engine<D> {
         (Reply::Ports { ports, more: held.next().is_some() }, fds)
     }
 
+    /// The host TUN, with a duplicate of its queue.
+    pub fn host(&self) -> (Reply, Vec<OwnedFd>) {
+        let queue = self.doors.host_fd();
+        (Reply::Host { held: queue.is_some() }, queue.into_iter().collect())
+    }
+
     /// A page of flows.
     pub fn flows(&self, cursor: u64, limit: usize) -> Reply {
         let now = (self.doors.now_ns() / 100_000_000) as u32;

@@ -231,6 +231,10 @@ impl<D: Doors> Session<'_, D> {
                 let (reply, fds) = engine.ports(after, PORT_PAGE);
                 Ok(Answer::Reply(reply, fds))
             }
+            Request::Host => {
+                let (reply, fds) = engine.host();
+                Ok(Answer::Reply(reply, fds))
+            }
             Request::Status => Ok(Reply::Status(Box::new(engine.status())).into()),
             Request::Flows { cursor, limit } => {
                 Ok(engine.flows(cursor, limit.clamp(1, FLOW_PAGE) as usize).into())

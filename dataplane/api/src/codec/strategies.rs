@@ -129,6 +129,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         Just(Request::Status),
         any::<(u64, u32)>().prop_map(|(cursor, limit)| Request::Flows { cursor, limit }),
         filter().prop_map(Request::Trace),
+        Just(Request::Host),
     ]
 }
 
@@ -276,5 +277,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         (vec(flow(), 0..4), any::<Option<u64>>())
             .prop_map(|(flows, next)| Reply::Flows { flows, next }),
         (vec(walk, 0..4), any::<u64>()).prop_map(|(walks, lost)| Reply::Walks { walks, lost }),
+        any::<bool>().prop_map(|held| Reply::Host { held }),
     ]
 }
