@@ -53,7 +53,7 @@ fn shuffled(count: u32) -> Vec<FlowKey> {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let key = key((u128::from(random) * u128::from(count) >> 64) as u32);
+            let key = key(((u128::from(random) * u128::from(count)) >> 64) as u32);
             if random & 1 == 0 { key } else { key.reversed() }
         })
         .collect()
@@ -138,7 +138,7 @@ fn change(c: &mut Criterion) {
         });
     });
     let full = self::table(16 << 10);
-    let mut n = 16 << 10;
+    let mut n = 16_u32 << 10;
     group.bench_function("insert into a full table", |b| {
         b.iter(|| {
             n = n.wrapping_add(1);
