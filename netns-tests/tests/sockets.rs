@@ -233,16 +233,16 @@ const CLIENT: &str = r#"
     use Socket;
     socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0) or die "socket: $!\n";
     connect($s, pack_sockaddr_un($ARGV[0])) or die "connect: $!\n";
-    send($s, pack("H*", $ARGV[1]), 0);
+    send($s, pack("C*", split(/,/, $ARGV[1])), 0);
     defined(recv($s, my $reply, 1 << 17, 0)) or die "recv: $!\n";
     print $reply;
 "#;
 
 /// The reply to a hello from user nobody; the error is what the client printed.
 fn as_nobody(path: &Path, hello: &[u8]) -> Result<Result<Vec<u8>, String>> {
-    let hex: String = hello.iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes: Vec<_> = hello.iter().map(u8::to_string).collect();
     let mut command = Command::new("perl");
-    command.arg("-e").arg(CLIENT).arg(path).arg(hex).uid(NOBODY).gid(NOBODY);
+    command.arg("-e").arg(CLIENT).arg(path).arg(bytes.join(",")).uid(NOBODY).gid(NOBODY);
     let output = command.output().context("run perl")?;
     Ok(if output.status.success() {
         Ok(output.stdout)
