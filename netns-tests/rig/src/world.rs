@@ -272,6 +272,8 @@ impl World {
                 Ok(())
             })
             .with_context(|| format!("allow={allow} {policies:?}"))?;
+            // The agent knows; now its dataplane too.
+            cell.wait_ready()?;
         }
         Ok(())
     }

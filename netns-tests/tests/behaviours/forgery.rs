@@ -63,6 +63,9 @@ pub(crate) fn containers_forge_no_tags(case: &Case<'_>) -> Result<()> {
     }
     .bytes();
     let outsider = world.attach(from.cell(), Some(&world.take_app()?.id))?;
+    // One for all: a program that another test starts right now may keep a closed one open for a
+    // moment.
+    let socket = outsider.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, TUNNEL_PORT))?;
     for cell in world.cells() {
         let mut targets = vec![cell.plan().underlay];
         // Two kernel cells do let it through by way of the receiver's VTEP address, which no
@@ -72,8 +75,6 @@ pub(crate) fn containers_forge_no_tags(case: &Case<'_>) -> Result<()> {
             targets.push(cell.plan().subnet.network());
         }
         for target in targets {
-            let socket =
-                outsider.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, TUNNEL_PORT))?;
             let sent = socket.send_to(&frame, (target, TUNNEL_PORT));
             sent.with_context(|| format!("send VXLAN to {target}"))?;
         }
