@@ -125,8 +125,8 @@ impl LinkCounters {
 }
 
 /// Bytes after which a link stops to fill a batch, so that a burst of super-packets is still in
-/// the cache of the core that sends it on.
-const MAX_BATCH_BYTES: u64 = 512 * 1024;
+/// the second-level cache (1 MiB and more) of the core that sends it on.
+const MAX_BATCH_BYTES: u64 = 256 * 1024;
 
 /// Bytes for the headers of one train of segments.
 const HEADER_SCRATCH: usize = 64 * (22 + 60 + 60);
