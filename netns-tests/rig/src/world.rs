@@ -269,7 +269,8 @@ impl World {
                 let have = cell.policies()?;
                 let done = policies.iter().all(|policy| have.contains(policy) == allow);
                 ensure!(done, "{} has the policies {have:?}", cell.plan().name);
-                Ok(())
+                // What the agent has may still be on its way to the dataplane.
+                cell.is_ready()
             })
             .with_context(|| format!("allow={allow} {policies:?}"))?;
         }

@@ -64,5 +64,5 @@ pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
 
 /// Listens on all addresses of the calling thread's namespace.
 pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
+    super::bind(|| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))
 }
