@@ -53,7 +53,7 @@ fn shuffled(count: u32) -> Vec<FlowKey> {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            let key = key((u128::from(random) * u128::from(count) >> 64) as u32);
+            let key = key(((u128::from(random) * u128::from(count)) >> 64) as u32);
             if random & 1 == 0 { key } else { key.reversed() }
         })
         .collect()

@@ -28,6 +28,12 @@ pub(crate) struct Run {
     /// Pairs of each scenario, ours and the kernel's alternating [default: 5, quick: 3].
     #[arg(long)]
     pairs: Option<usize>,
+    /// Seconds counted in each run [default: 2, quick: 1].
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Argument for every sarcenet-dataplane, beyond its part of the workers; may be repeated.
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    dataplane: Vec<String>,
     /// Also write the results there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -53,9 +59,10 @@ impl Run {
     pub(crate) fn run(&self) -> Result<()> {
         let scenarios = self.scenarios()?;
         let (pairs, seconds) = if self.quick { (3, 1.0) } else { (5, 2.0) };
-        let pairs = self.pairs.unwrap_or(pairs);
-        let ours = Side::new("perfs", CellKind::Sarcenet).context("build the Sarcenet cells")?;
-        let kernel = Side::new("perfk", CellKind::KERNEL).context("build the kernel cells")?;
+        let (pairs, seconds) = (self.pairs.unwrap_or(pairs), self.seconds.unwrap_or(seconds));
+        let ours = Side::new("perfs", CellKind::Sarcenet, &self.dataplane)
+            .context("build the Sarcenet cells")?;
+        let kernel = Side::new("perfk", CellKind::KERNEL, &[]).context("build the kernel cells")?;
         let machine = Machine::look(ours.modes()?)?;
         let bar = ProgressBar::new((scenarios.len() * (pairs + 1) * 2) as u64).with_style(
             ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)")?,

@@ -33,9 +33,12 @@ pub(crate) struct Side {
 
 impl Side {
     /// Builds the world and waits until its policies are in force.
-    pub(crate) fn new(label: &str, kind: CellKind) -> Result<Self> {
-        let world =
-            World::new(Plan::new(label, &[kind, kind]).apps([("client", 1), ("server", 2)]))?;
+    pub(crate) fn new(label: &str, kind: CellKind, arguments: &[String]) -> Result<Self> {
+        let mut plan = Plan::new(label, &[kind, kind]).apps([("client", 1), ("server", 2)]);
+        // Both cells share this machine's cores, so each gets its part of the workers.
+        plan.dataplane_arguments = vec!["--workers".into(), workers_per_cell()?.to_string()];
+        plan.dataplane_arguments.extend_from_slice(arguments);
+        let world = World::new(plan)?;
         let sender = world.attach(0, Some("client"))?;
         let near = world.attach(0, Some("server"))?;
         let far = world.attach(1, Some("server"))?;
@@ -74,6 +77,10 @@ impl Side {
         ensure!(output.status.success(), "the receiver failed\n{}", self.world.logs());
         serde_json::from_slice(&output.stdout).context("understand what the receiver printed")
     }
+}
+
+fn workers_per_cell() -> Result<usize> {
+    Ok((std::thread::available_parallelism()?.get() / 2).max(1))
 }
 
 fn generator(arguments: &[&str], address: &str) -> Result<Command> {

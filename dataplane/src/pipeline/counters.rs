@@ -11,7 +11,7 @@ const REASONS: usize = DropReason::ALL.len();
 ///
 /// Every received packet is counted once: as forwarded when its verdict is to forward it, as
 /// dropped otherwise. A packet that then fails at its door is counted as dropped there, and
-/// [`Counters::transmitted`] takes it off again.
+/// [`Totals::transmitted`] leaves it out.
 #[derive(Debug, Default)]
 pub struct Counters {
     forwarded: CachePadded<AtomicU64>,

@@ -1,6 +1,6 @@
 //! The stages, in the order a packet meets them.
 //!
-//! [`Pipeline::process`] takes a batch in groups of [`GROUP`] packets: all are parsed (`parse`,
+//! [`Pipeline::process`] takes a batch in groups of 32 packets: all are parsed (`parse`,
 //! `offload`), their conversations are looked up together, and then each is decided by what is
 //! known of its conversation (`known`), or as the first packet of a new one (`decide`, `route`),
 //! or as an ICMP error or a later fragment, which follow others (`known`, `fragment`). What is to

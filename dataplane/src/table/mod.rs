@@ -4,8 +4,8 @@
 //! control thread to write, [`crate::flow::FlowTable`] a table of its own. [`PortRanges`] and
 //! [`PrefixMap`] are immutable: they are replaced whole.
 //!
-//! Unsafe code lives in three small files: [`memory`] (mapped memory), [`prefetch`] (one
-//! instruction) and [`published`] (one pointer).
+//! Unsafe code lives in three small files: `memory` (mapped memory), `prefetch` (one
+//! instruction) and `published` (one pointer).
 
 #![deny(unsafe_code)]
 
