@@ -4,6 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 /// How an attempt to connect ended, and after how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -14,7 +16,7 @@ pub enum Outcome {
     /// Nothing came back in time.
     TimedOut,
     /// It failed in another way.
-    Failed(io::ErrorKind),
+    Failed(Errno),
 }
 
 impl Outcome {
@@ -35,7 +37,7 @@ impl std::fmt::Display for Outcome {
             Self::Connected(after) => write!(f, "connected after {}", Milliseconds(*after)),
             Self::Refused(after) => write!(f, "refused after {}", Milliseconds(*after)),
             Self::TimedOut => f.write_str("timed out"),
-            Self::Failed(kind) => write!(f, "failed: {kind}"),
+            Self::Failed(errno) => write!(f, "failed: {errno}"),
         }
     }
 }
@@ -57,7 +59,7 @@ pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
         Err(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => Outcome::Refused(began.elapsed()),
             io::ErrorKind::TimedOut => Outcome::TimedOut,
-            other => Outcome::Failed(other),
+            _ => Outcome::Failed(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
         },
     }
 }
