@@ -101,6 +101,20 @@ pub(crate) fn is_answered(from: &Container, to: SocketAddrV4) -> Result<()> {
     Ok(())
 }
 
+/// Sends datagrams that are answered until a capture has seen one: it reads behind what passes, and
+/// may lose frames where too much does.
+pub(crate) fn until_seen(
+    from: &Container,
+    to: SocketAddrV4,
+    seen: impl Fn() -> bool,
+) -> Result<()> {
+    eventually(PATIENCE, || {
+        is_answered(from, to)?;
+        ensure!(seen(), "no frame from {} to {to} on the underlay", from.address());
+        Ok(())
+    })
+}
+
 /// The datagram is refused.
 pub(crate) fn is_refused_udp(from: &Container, to: SocketAddrV4) -> Result<()> {
     is_refused_from(from, 0, to)

@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_rig::{
-    Capture, CellKind, Container, Frame, Plan, UdpAnswer, World, eventually, tcp, udp,
+    Capture, CellKind, Container, Frame, Plan, TunnelFrame, UdpAnswer, World, eventually, tcp, udp,
 };
 
-use crate::case::{Case, PATIENCE, port};
+use crate::case::{Case, PATIENCE, port, until_seen};
 
 /// Bytes of a large transfer.
 const LARGE: usize = 8 << 20;
@@ -33,6 +33,10 @@ pub(crate) fn large_transfers_cross_unfragmented(case: &Case<'_>) -> Result<()> 
     let almost_full = vec![7; usize::from(from.mtu()) - UDP_HEADERS - in_front];
     let answer = from.ask_udp(port(to, 8080), &almost_full, PATIENCE)?;
     ensure!(answer.is_answered(), "a datagram of {} bytes: {answer:?}", almost_full.len());
+    if from.cell() != to.cell() {
+        let reply = |frame: &TunnelFrame| frame.protocol == 17 && frame.source == port(to, 8080);
+        until_seen(from, port(to, 8080), || capture.tunnel_frames().iter().any(reply))?;
+    }
     let frames = capture.frames();
     drop(capture);
     let ours = |frame: &Frame| frame_is_between(frame, from, to);
