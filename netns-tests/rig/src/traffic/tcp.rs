@@ -53,14 +53,21 @@ impl std::fmt::Display for Milliseconds {
 
 /// Connects from the calling thread's namespace.
 pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
-    let began = Instant::now();
-    match TcpStream::connect_timeout(&to.into(), patience) {
-        Ok(_) => Outcome::Connected(began.elapsed()),
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Outcome::Refused(began.elapsed()),
-            io::ErrorKind::TimedOut => Outcome::TimedOut,
-            _ => Outcome::Failed(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
-        },
+    let deadline = Instant::now() + patience;
+    loop {
+        let began = Instant::now();
+        let Err(error) = TcpStream::connect_timeout(&to.into(), patience) else {
+            return Outcome::Connected(began.elapsed());
+        };
+        match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::ConnectionRefused, _) => return Outcome::Refused(began.elapsed()),
+            (io::ErrorKind::TimedOut, _) => return Outcome::TimedOut,
+            (_, Some(errno)) => return Outcome::Failed(Errno::from_raw(errno)),
+            // The socket was hung up, and had no error when it was asked for it: nobody knows how
+            // this attempt ended.
+            (_, None) if Instant::now() < deadline => {}
+            (_, None) => return Outcome::Failed(Errno::UnknownErrno),
+        }
     }
 }
 
