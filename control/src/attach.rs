@@ -1,9 +1,16 @@
-//! The interface of a container, made inside its namespace.
+//! The interface of a container.
+//!
+//! A TUN's descriptor keeps the namespace alive in which it was opened. So the device is made in
+//! the agent's namespace and moved into the container's: that ends when its container does, told
+//! to us or not, the device with it, and every holder of the queue notices. Who holds no queue
+//! cannot get one from outside, so the device is not persistent either: when nobody holds it any
+//! more, it is gone, and [`Interface::make`] makes another of the same name and address.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sarcenet_tun::{TunDevice, TunError};
 
 use crate::netlink::{Link, LinkSettings, Netlink, NetlinkError};
@@ -12,6 +19,9 @@ use crate::netns;
 /// Largest super-packet that a container or the cell hands over, in bytes: 64 KiB less what the
 /// headers of the way take, so that a whole one still fits a tunnel packet.
 pub const GSO_MAX_SIZE: u32 = 61_900;
+
+/// Begins a device's name until it is in its container's namespace.
+const TEMPORARY: &str = "sn-";
 
 /// Why an interface could not be made, or is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +33,14 @@ pub enum AttachError {
     #[error("the network namespace given is the cell's own, not a container's")]
     OwnNamespace,
     /// The device cannot be made or attached to.
-    #[error("in the container's network namespace: {0}")]
+    #[error(transparent)]
     Tun(#[from] TunError),
+    /// There is a device of that name which is not ours.
+    #[error(
+        "the container's network namespace has a device {0} already, made by somebody else or \
+         still held by a dataplane that does not answer; remove it (ip link del {0}) and try again"
+    )]
+    Taken(String),
     /// The device cannot be set up.
     #[error("in the container's network namespace: {0}")]
     Netlink(#[from] NetlinkError),
@@ -61,37 +77,49 @@ pub struct Interface {
 }
 
 impl Interface {
-    /// Makes the interface in `netns`, or attaches to the one that is there, and sets everything
-    /// up. When it fails halfway a device that was made here is removed again.
+    /// Makes the interface in `netns`. The descriptor is its only queue: the device goes with it.
     pub fn make(&self, netns: BorrowedFd<'_>) -> Result<OwnedFd, AttachError> {
+        sarcenet_tun::check_name(&self.ifname)?;
         let inode = netns::inode(netns).map_err(AttachError::Namespace)?;
         if inode == netns::own_inode().map_err(AttachError::Namespace)? {
             return Err(AttachError::OwnNamespace);
         }
-        netns::inside(netns, || {
-            let netlink = Netlink::open()?;
-            let existed = netlink.link(&self.ifname)?.is_some();
-            let device = TunDevice::open(&self.ifname)?;
-            self.set_up(&netlink, &device).inspect_err(|_| {
-                if !existed {
-                    // Without persistence the device goes with its descriptor.
-                    let _ = device.persist(false);
-                }
-            })?;
-            Ok(device.into_fd())
-        })
-        .map_err(AttachError::Namespace)?
+        let device = TunDevice::create(TEMPORARY)?;
+        let netlink = Netlink::open()?;
+        let Some(link) = netlink.link(device.name())? else {
+            let name = device.name();
+            return Err(AttachError::Differs(format!("{name} went away while it was set up")));
+        };
+        // When the name is taken the device may have been moved all the same; it goes with `device`.
+        netlink.give_away(&link, netns, &self.ifname).map_err(|e| {
+            if e.is_taken() { AttachError::Taken(self.ifname.clone()) } else { e.into() }
+        })?;
+        self.set_up(netns)?;
+        Ok(device.into_fd())
     }
 
-    /// Sets up the interface that is in `netns` already; its queue is held elsewhere.
-    pub fn repair(&self, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+    /// Sets up the interface that is in `netns`, whoever holds its queue.
+    pub fn set_up(&self, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
         netns::inside(netns, || self.configure(&Netlink::open()?))
             .map_err(AttachError::Namespace)?
     }
 
-    fn set_up(&self, netlink: &Netlink, device: &TunDevice) -> Result<(), AttachError> {
-        device.persist(true)?;
-        self.configure(netlink)
+    /// Whether `queue` is that of the interface in `netns`. Not so when its device is gone, or was
+    /// renamed or moved.
+    pub fn is_of(&self, queue: &OwnedFd, netns: BorrowedFd<'_>) -> Result<bool, AttachError> {
+        let queue = queue.try_clone().map_err(AttachError::Namespace)?;
+        let place = TunDevice::from_fd(queue).and_then(|device| {
+            let namespace = device.namespace()?;
+            Ok((device.name().to_owned(), namespace))
+        });
+        match place {
+            Ok((name, namespace)) => {
+                let inode = |netns| netns::inode(netns).map_err(AttachError::Namespace);
+                Ok(name == self.ifname && inode(namespace.as_fd())? == inode(netns)?)
+            }
+            Err(e) if e.is_gone() => Ok(false),
+            Err(e) => Err(e.into()),
+        }
     }
 
     fn configure(&self, netlink: &Netlink) -> Result<(), AttachError> {
@@ -150,20 +178,24 @@ pub fn turn_ipv6_off(ifname: &str) -> Result<(), AttachError> {
     }
 }
 
-/// Removes the device `ifname` from `netns`; success when it is not there.
-pub fn remove(netns: BorrowedFd<'_>, ifname: &str) -> Result<(), AttachError> {
+/// Removes the device `ifname` from `netns` if it has that address, by which it is ours; success
+/// when there is no such device.
+pub fn remove(netns: BorrowedFd<'_>, ifname: &str, address: Ipv4Addr) -> Result<(), AttachError> {
     netns::inside(netns, || {
         let netlink = Netlink::open()?;
         match netlink.link(ifname)? {
-            Some(link) => Ok(netlink.remove(&link)?),
-            None => Ok(()),
+            Some(link) if netlink.addresses(&link)?.contains(&(address, 32)) => {
+                Ok(netlink.remove(&link)?)
+            }
+            _ => Ok(()),
         }
     })
     .map_err(AttachError::Namespace)?
 }
 
-/// Lets the device go with its last descriptor, also when its namespace cannot be entered.
-pub fn let_go(queue: &OwnedFd) -> Result<(), AttachError> {
-    let again = queue.as_fd().try_clone_to_owned().map_err(AttachError::Namespace)?;
-    Ok(TunDevice::from_fd(again)?.persist(false)?)
+/// Whether the device of a queue is gone, with its namespace or by itself.
+pub fn is_gone(queue: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(queue.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
 }

@@ -129,6 +129,11 @@ impl Dataplane {
         state.ready && state.in_force.as_ref().is_some_and(|desired| desired.has(port, queue))
     }
 
+    /// Whether a dataplane is there that had the whole state once; it may lack the newest change.
+    pub fn connected(&self) -> bool {
+        self.state.lock().ready
+    }
+
     /// How the connection is.
     pub fn state(&self) -> DataplaneState {
         let state = self.state.lock();

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
@@ -20,6 +21,13 @@ use tokio::runtime::Runtime;
 pub struct NetlinkError {
     what: String,
     source: io::Error,
+}
+
+impl NetlinkError {
+    /// Whether the name is another device's already.
+    pub fn is_taken(&self) -> bool {
+        self.source.raw_os_error() == Some(nix::Error::EEXIST as i32)
+    }
 }
 
 /// A network device.
@@ -126,6 +134,19 @@ impl Netlink {
         }
         let message = LinkUnspec::new_with_index(lo.index).up().build();
         self.ask(|| "bring lo up".into(), self.handle.link().set(message).execute())
+    }
+
+    /// Moves a device into another namespace, where it is called `name` and is down.
+    pub fn give_away(
+        &self,
+        device: &Link,
+        netns: BorrowedFd<'_>,
+        name: &str,
+    ) -> Result<(), NetlinkError> {
+        let message =
+            LinkUnspec::new_with_index(device.index).setns_by_fd(netns.as_raw_fd()).name(name);
+        let order = self.handle.link().set(message.build()).execute();
+        self.ask(|| format!("move {} into the namespace as {name}", device.name), order)
     }
 
     /// Removes a device.

@@ -85,13 +85,7 @@ fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd) {
         let taken = seats.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(Arc::clone(&seats));
         if taken >= CLIENTS {
-            // Its hello is taken off first: closing a connection with something unread would throw
-            // the answer away. It is there as good as always; nobody is waited for long.
-            let moment = Some(Duration::from_millis(20));
-            if connection.set_timeouts(moment, moment).is_ok() {
-                let _ = connection.recv::<Request>();
-            }
-            refuse(&connection, ErrorCode::Busy, "the agent serves too many clients already");
+            turn_away(&connection, ErrorCode::Busy, "the agent serves too many clients already");
             continue;
         }
         let agent = Arc::clone(agent);
@@ -113,12 +107,23 @@ fn refuse(connection: &Connection, code: ErrorCode, message: &str) {
     let _ = connection.send(&Reply::Error { code, message: message.to_owned() }, &[]);
 }
 
+/// Refuses a client that is not served at all. Its hello is taken off first: closing a connection
+/// with something unread would throw the answer away. It is there as good as always; nobody is
+/// waited for long.
+fn turn_away(connection: &Connection, code: ErrorCode, message: &str) {
+    let moment = Some(Duration::from_millis(20));
+    if connection.set_timeouts(moment, moment).is_ok() {
+        let _ = connection.recv::<Request>();
+    }
+    refuse(connection, code, message);
+}
+
 /// Serves one client until it goes. An error ends the connection.
 fn serve(agent: &Agent, connection: &Connection) -> Result<(), TransportError> {
     connection.set_timeouts(Some(SILENCE), Some(SILENCE))?;
     let uid = connection.peer()?.uid;
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        refuse(connection, ErrorCode::Invalid, "only root may speak to the agent");
+        turn_away(connection, ErrorCode::Invalid, "only root may speak to the agent");
         return Ok(());
     }
     let mut welcome = false;

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::Read as _,
     net::{Ipv4Addr, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -12,13 +13,16 @@ use std::{
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use sarcenet_dataplane_api::{
-    Cell, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, TraceFilter, Update,
+    Cell, Container, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, TraceFilter,
+    Update,
     client::{Client, Snapshot},
 };
+use sarcenet_tun::TunDevice;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -206,5 +210,44 @@ fn a_tunnel_that_cannot_be_opened_is_a_refusal() {
         assert_eq!((status.generation, status.rules, status.links.len()), (0, 0, 0));
     }
     assert_eq!(furnish(&mut controller, 3), 1);
+    drop(dataplane);
+}
+
+/// The queue of a TUN that is gone.
+fn queue_without_device() -> OwnedFd {
+    let made = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let device = TunDevice::open("eth0").unwrap();
+        let removed = Command::new("ip").args(["link", "del", "eth0"]).status().unwrap();
+        assert!(removed.success());
+        device.into_fd()
+    });
+    made.join().unwrap()
+}
+
+#[test]
+fn a_container_that_ends_meanwhile_spoils_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    let mut controller = connect(&root, Role::Controller);
+    let container = Container {
+        port: PortId(2),
+        address: Ipv4Addr::new(10, 255, 55, 2),
+        tag: 1,
+        name: "gone".into(),
+    };
+    let mut furnish_with = |queue: &OwnedFd| {
+        controller.snapshot(&Snapshot {
+            cell: Some((cell(), None)),
+            containers: vec![(container.clone(), queue.as_fd())],
+            rules: rules(3),
+            ..Snapshot::default()
+        })
+    };
+    let no_tun = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    let why = furnish_with(&no_tun).unwrap_err().to_string();
+    assert!(why.contains("cannot use the descriptor that came for container gone"), "{why}");
+    assert_eq!(furnish_with(&queue_without_device()).unwrap(), 1);
+    assert_eq!(connect(&root, Role::Observer).status().unwrap().rules, 3);
     drop(dataplane);
 }

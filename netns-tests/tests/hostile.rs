@@ -167,6 +167,117 @@ fn garbage_from_the_tunnel() {
     });
 }
 
+/// A packet cut off at every length there is, and one that is longer than it says.
+#[test]
+fn packets_of_every_length_from_a_container() {
+    told(|setting| {
+        let Setting { from, to, .. } = setting;
+        let payload = vec![b'x'; usize::from(from.mtu()) - 28];
+        let honest = Datagram { payload: &payload, ..setting.honest() }.bytes();
+        let cell = setting.cell(0)?;
+        let cut: Vec<_> = (1..honest.len()).map(|len| honest[..len].to_vec()).collect();
+        // In parts, because the device's queue holds 500 packets.
+        for part in cut.chunks(200) {
+            counted(cell, "malformed", part.len() as u64, "cut off", || from.inject(part))?;
+        }
+        // Other first bytes: another version, or another length of the header.
+        let first: Vec<_> =
+            (0..=255).map(|byte| with(setting.honest().bytes(), 0, &[byte])).collect();
+        let (not_ipv4, rest): (Vec<_>, Vec<_>) =
+            first.into_iter().partition(|packet| packet[0] >> 4 != 4);
+        counted(cell, "not_ipv4", 240, "another version", || from.inject(&not_ipv4))?;
+        // A header of up to 16 bytes, or longer than the packet, is malformed. One that ends later
+        // in the packet than it should has a wrong checksum.
+        let (malformed, wrong): (Vec<_>, Vec<_>) = rest
+            .into_iter()
+            .filter(|packet| packet[0] != 0x45)
+            .partition(|packet| !(20..=packet.len()).contains(&(usize::from(packet[0] & 15) * 4)));
+        let (n, m) = (malformed.len() as u64, wrong.len() as u64);
+        ensure!((n, m) == (12, 3), "{n} and {m}");
+        counted(cell, "malformed", n, "a wrong header length", || from.inject(&malformed))?;
+        counted(cell, "bad_header_checksum", m, "a longer header", || from.inject(&wrong))?;
+        // What is behind the packet's end is thrown away.
+        let server = to.serve_udp(PORT)?;
+        let mut longer = setting.honest().bytes();
+        longer.resize(usize::from(from.mtu()), 0xff);
+        from.inject(&[longer])?;
+        eventually(PATIENCE, || {
+            let received: Vec<_> = server.received().into_iter().map(|(_, what)| what).collect();
+            ensure!(received == [b"hostile"], "{received:?}");
+            Ok(())
+        })?;
+        drop(server);
+        setting.works()
+    });
+}
+
+/// Datagrams of all sizes that there are on the tunnel's port, and all flags.
+#[test]
+fn datagrams_of_every_length_and_kind_from_the_tunnel() {
+    told(|setting| {
+        let cell = setting.cell(1)?;
+        let from = setting.world.cells()[0].namespace();
+        let peer = setting.world.cells()[0].plan().underlay;
+        let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
+        let expect = |reason: &str, what: &str, payloads: &[Vec<u8>]| {
+            // So few at a time that no buffer on the way overflows.
+            payloads.chunks(64).try_for_each(|part| {
+                let slices: Vec<&[u8]> = part.iter().map(Vec::as_slice).collect();
+                counted(cell, reason, part.len() as u64, what, || send(from, peer, target, &slices))
+            })
+        };
+        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() };
+        let bytes = honest.bytes();
+
+        let cut: Vec<_> = (0..bytes.len()).map(|len| bytes[..len].to_vec()).collect();
+        expect("malformed", "cut off", &cut)?;
+        // An inner packet that claims to go on behind the datagram's end.
+        let sizes = [100, 1000, 1472, 1473, 9000, 32_768, 65_000, 65_507];
+        let claims: Vec<_> = sizes
+            .map(|size| {
+                let payload = vec![0; 65_535 - 28];
+                let mut long = Datagram { payload: &payload, ..setting.honest() };
+                long.source = setting.from.address();
+                let inner = Tunneled { inner: long, ..honest }.bytes();
+                inner[..size].to_vec()
+            })
+            .to_vec();
+        expect("malformed", "less than it says", &claims)?;
+        // Whole ones that no container can take.
+        let large: Vec<_> = [1451, 1500, 9000, 65_485]
+            .map(|size| {
+                let payload = vec![0; size - 28];
+                let long = Datagram { payload: &payload, ..setting.honest() };
+                Tunneled { inner: long, ..honest }.bytes()
+            })
+            .to_vec();
+        expect("too_big", "larger than the container's MTU", &large)?;
+        // Nothing but zeroes, and nothing but ones, of every size.
+        for (byte, reason) in [(0, "bad_tunnel_flags"), (0xff, "bad_tunnel_flags")] {
+            let junk: Vec<_> = sizes.map(|size| vec![byte; size]).to_vec();
+            expect(reason, "junk", &junk)?;
+        }
+
+        // All flags but the right ones: I with or without G; then the bits of the second byte but
+        // D and A; then the reserved byte behind the network's identifier.
+        let flagged = |at: usize, right: fn(u8) -> bool| -> Vec<_> {
+            (0..=255).filter(|&byte| !right(byte)).map(|b| with(bytes.clone(), at, &[b])).collect()
+        };
+        let first = flagged(0, |byte| byte == 0x88);
+        ensure!(first.len() == 255);
+        // Among them 0x08, whose group may not be there.
+        expect("bad_tunnel_flags", "flags", &first)?;
+        expect("bad_tunnel_flags", "policy flags", &flagged(1, |byte| byte & !0x48 == 0))?;
+        expect("bad_tunnel_flags", "reserved byte", &flagged(7, |byte| byte == 0))?;
+        // D and A are known, and no policy admits a packet with either; nor one without a group.
+        let marked = [0x40, 0x08, 0x48].map(|byte| with(bytes.clone(), 1, &[byte])).to_vec();
+        expect("policy_denied", "marked", &marked)?;
+        let bare = Tunneled { flags: 0x08, group: 0, ..honest }.bytes();
+        expect("policy_denied", "without a group", &[bare])?;
+        setting.works()
+    });
+}
+
 /// VXLAN that would pass if a peer had sent it, from an underlay address that no peer has.
 #[test]
 fn a_stranger_on_the_underlay() {

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddrV4;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, World, eventually, tcp};
+use sarcenet_rig::{CellKind, Container, Outcome, Plan, SarcenetCell, World, eventually, tcp};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -117,6 +118,53 @@ fn a_dead_dataplane_is_restored() {
     });
 }
 
+/// A container runtime that deletes a namespace and never says so: nothing of ours keeps it alive.
+#[test]
+fn a_namespace_that_vanishes_is_gone() {
+    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+    told(&setting, || {
+        let Setting { world, from, to } = &setting;
+        let [near, far] = setting.cells()?;
+        // The peer of a veth goes when the namespace of the veth does.
+        let cell = world.cells()[1].namespace();
+        let inside = to.namespace().name();
+        cell.ip(&format!("link add probe type veth peer name probe netns {inside}\n"))?;
+        let probe = || cell.run(|| nix::net::if_::if_nametoindex("probe").is_ok());
+        ensure!(probe()?);
+        let deleted = Command::new("ip").args(["netns", "del", inside]).status()?;
+        ensure!(deleted.success());
+        eventually(PATIENCE, || {
+            ensure!(!probe()?, "the namespace is still there");
+            Ok(())
+        })?;
+
+        let counted = far.drops("link_gone")?;
+        let outcome = from.connect(setting.target(), Duration::from_millis(100))?;
+        ensure!(outcome == Outcome::TimedOut, "{outcome}");
+        ensure!(far.drops("link_gone")? > counted);
+        let status = far.agent()?.status()?;
+        ensure!(status.dataplane.ready && status.problems.len() == 1, "{status:?}");
+        ensure!(status.problems[0].contains("has no interface"), "{status:?}");
+        // A dataplane that is given the whole state again takes it, without this container.
+        far.kill_dataplane()?;
+        far.restart_dataplane()?;
+        far.wait_ready()?;
+        let new = world.attach(1, Some("app-2"))?;
+        ensure!(new.address() != to.address(), "{} was given twice", to.address());
+        let _server = new.serve_http(8080)?;
+        from.http(SocketAddrV4::new(new.address(), 8080), PATIENCE)?.greeting()?;
+
+        world.detach(to)?;
+        world.detach(to)?;
+        let status = far.agent()?.status()?;
+        ensure!(status.problems.is_empty(), "{status:?}");
+        ensure!(status.addresses_free == near.agent()?.status()?.addresses_free, "{status:?}");
+        let outcome = from.connect(setting.target(), PATIENCE)?;
+        ensure!(!outcome.is_connected(), "{outcome}");
+        Ok(())
+    });
+}
+
 /// Both at once, as when a cell's supervisor restarts everything.
 #[test]
 fn everything_may_die_at_once() {
@@ -124,7 +172,8 @@ fn everything_may_die_at_once() {
     told(&setting, || {
         let Setting { from, to, .. } = &setting;
         let _server = to.serve_http(8080)?;
-        let before = (from.address(), Setting::eth0(from)?);
+        let mut open = from.http(setting.target(), PATIENCE)?;
+        open.greeting()?;
         for cell in setting.cells()? {
             cell.kill_agent()?;
             cell.kill_dataplane()?;
@@ -134,7 +183,15 @@ fn everything_may_die_at_once() {
         for cell in setting.cells()? {
             cell.wait_ready()?;
         }
-        ensure!(before == (from.address(), Setting::eth0(from)?), "eth0 was made anew");
+        // Nobody held the interfaces meanwhile. Those made in their place carry on.
+        for (cell, container) in setting.cells()?.into_iter().zip([from, to]) {
+            let infos = cell.agent()?.containers()?;
+            let kept =
+                infos.iter().any(|c| c.connected && c.attachment.address == container.address());
+            ensure!(kept, "{} is lost: {infos:?}", container.address());
+        }
+        open.greeting().context("the connection that was open")?;
+        open.download(SOME).context("the connection that was open")?;
         eventually(PATIENCE, || from.http(setting.target(), PATIENCE)?.greeting().map(drop))
     });
 }

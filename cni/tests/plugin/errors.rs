@@ -98,9 +98,9 @@ fn configurations_that_make_no_sense() {
 #[test]
 fn an_agent_that_is_not_there() {
     for command in ["ADD", "DEL"] {
-        Call::new(command, nobody()).fails(11, "is `sarcenet agent` running?");
+        Call::new(command, nobody()).fails(11, "is `sarcenet agent` running, and are you root?");
     }
-    Call::new("STATUS", nobody()).fails(50, "is `sarcenet agent` running?");
+    Call::new("STATUS", nobody()).fails(50, "is `sarcenet agent` running, and are you root?");
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Agent {
                 inner.containers.remove(&saved.id);
                 self.publish(&mut inner);
             }
-            remove_interface(&saved, Some(&queue));
+            remove_interface(&saved);
             self.take_back(&before);
             return Err(Failure::new(ErrorCode::Dataplane, e.to_string()));
         }
@@ -136,12 +136,12 @@ impl Agent {
         };
         let Some(entry) = entry else { return Ok(()) };
         // A dataplane that is away learns it when it comes back.
-        if self.dataplane.state().ready
+        if self.dataplane.connected()
             && let Err(e) = self.dataplane.wait(version, PATIENCE)
         {
             warn!(container = %id, "{e}");
         }
-        remove_interface(&entry.saved, entry.queue.as_ref());
+        remove_interface(&entry.saved);
         info!(container = %id, address = %entry.saved.address, "detached");
         Ok(())
     }
@@ -171,6 +171,12 @@ impl Agent {
             return differs(format!("{id} is attached in another network namespace"));
         }
         interface.check(netns)?;
+        if let Some(queue) = &entry.queue
+            && !interface.is_of(queue, netns)?
+        {
+            let ifname = &entry.saved.id.ifname;
+            return differs(format!("{ifname} is not the device that was made for {id}"));
+        }
         match &entry.queue {
             Some(queue) if self.dataplane.has(port, queue) => Ok(()),
             _ => {
@@ -232,26 +238,23 @@ fn intact_or_anew(
     queue: Option<Arc<OwnedFd>>,
     netns: BorrowedFd<'_>,
 ) -> Result<Arc<OwnedFd>, Failure> {
-    if let Some(queue) = queue {
-        if interface.check(netns).is_ok() || interface.repair(netns).is_ok() {
-            return Ok(queue);
+    match queue {
+        Some(queue) if interface.is_of(&queue, netns)? => {
+            if interface.check(netns).is_err() {
+                interface.set_up(netns)?;
+            }
+            Ok(queue)
         }
-        // The device is gone, or not ours any more.
-        drop(queue);
+        _ => Ok(Arc::new(interface.make(netns)?)),
     }
-    Ok(Arc::new(interface.make(netns)?))
 }
 
-/// Removes a device as far as it can still be reached. Failures matter to nobody but the log:
-/// the namespace goes with its container.
-fn remove_interface(saved: &Saved, queue: Option<&Arc<OwnedFd>>) {
-    if let Some(queue) = queue
-        && let Err(e) = attach::let_go(queue)
-    {
-        warn!(container = %saved.id, "cannot let its interface go: {e}");
-    }
+/// Removes a device as far as it can still be reached, so that it is gone at once, whoever still
+/// holds its queue. Failures matter to nobody but the log: the device goes with its last holder or
+/// with its namespace.
+fn remove_interface(saved: &Saved) {
     let removed = match open_namespace(saved) {
-        Ok(netns) => attach::remove(netns.as_fd(), &saved.id.ifname),
+        Ok(netns) => attach::remove(netns.as_fd(), &saved.id.ifname, saved.address),
         // Vanished, and the interface with it.
         Err(_) => Ok(()),
     };

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Reply};
 use tracing::{info, warn};
 
-use crate::attach::{AttachError, Interface};
+use crate::attach::{self, AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
 use crate::dataplane::{Dataplane, Held};
 use crate::desired::{Attached, Desired, RuleNames};
@@ -154,6 +154,23 @@ struct Entry {
     problem: Option<String>,
 }
 
+impl Entry {
+    /// Whether nothing can pass its interface: no queue, or the device is gone.
+    fn is_lost(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| attach::is_gone(queue))
+    }
+
+    /// What somebody should know.
+    fn problem(&self) -> Option<&str> {
+        match &self.queue {
+            Some(queue) if attach::is_gone(queue) => {
+                Some("it is gone, most likely with its network namespace; DEL the container")
+            }
+            _ => self.problem.as_deref(),
+        }
+    }
+}
+
 impl Inner {
     fn state(&self) -> State {
         State {
@@ -262,16 +279,20 @@ impl Agent {
         self.dataplane.publish(desired)
     }
 
-    /// Takes the queues that the dataplane holds and this agent does not, opens those again that
-    /// nobody holds, and publishes the result.
+    /// Takes the queues that the dataplane holds and this agent does not, makes those interfaces
+    /// anew whose queue nobody holds, and publishes the result.
     fn adopt(&self, held: Held) {
         let Held { host, ports } = held;
         self.adopt_host(host);
         let mut inner = self.inner.lock();
         let subnet = inner.cell.subnet;
-        let mut held: BTreeMap<_, _> =
-            ports.into_iter().map(|(info, fd)| ((info.port, info.address), fd)).collect();
-        for entry in inner.containers.values_mut().filter(|entry| entry.queue.is_none()) {
+        let mut held: BTreeMap<_, _> = ports
+            .into_iter()
+            .filter(|(_, fd)| !attach::is_gone(fd))
+            .map(|(info, fd)| ((info.port, info.address), fd))
+            .collect();
+        for entry in inner.containers.values_mut().filter(|entry| entry.is_lost()) {
+            entry.queue = None;
             let address = entry.saved.address;
             if let Some(fd) = held.remove(&(desired::port(subnet, address), address)) {
                 entry.queue = Some(Arc::new(fd));
@@ -292,7 +313,7 @@ impl Agent {
             let Some(entry) = inner.containers.get_mut(&saved.id) else { continue };
             match opened {
                 Ok(queue) if entry.saved == saved && entry.queue.is_none() => {
-                    info!(container = %saved.id, "interface opened again");
+                    info!(container = %saved.id, "interface made anew");
                     entry.queue = Some(Arc::new(queue));
                     entry.problem = None;
                 }

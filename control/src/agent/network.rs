@@ -93,7 +93,7 @@ impl Agent {
             (self.publish(&mut inner), interfaces)
         };
         for (saved, interface) in interfaces {
-            let set = open_namespace(&saved).and_then(|netns| interface.repair(netns.as_fd()));
+            let set = open_namespace(&saved).and_then(|netns| interface.set_up(netns.as_fd()));
             if let Err(e) = set {
                 warn!(container = %saved.id, "cannot set the new MTU: {e}");
             }

@@ -67,7 +67,8 @@ impl Agent {
                 netns_path: entry.saved.netns_path.clone(),
                 tag: app.as_deref().and_then(|app| inner.network.tag(app)).unwrap_or(0),
                 app,
-                connected: queue.is_some_and(|queue| self.dataplane.has(port, queue)),
+                connected: !entry.is_lost()
+                    && queue.is_some_and(|queue| self.dataplane.has(port, queue)),
             }
         });
         (infos.collect(), more)
@@ -108,7 +109,7 @@ fn problems(inner: &Inner) -> Vec<String> {
         inner.state_problem.iter().chain(&inner.host_problem).cloned().collect();
     for entry in inner.containers.values() {
         let id = &entry.saved.id;
-        if let Some(problem) = &entry.problem {
+        if let Some(problem) = entry.problem() {
             problems.push(format!("container {id} has no interface: {problem}"));
         }
         match &entry.saved.app {

@@ -108,11 +108,12 @@ fn on_the_wire(teller: &mut Teller, setting: &Setting) -> Result<()> {
     let capture = Capture::start(world.cells()[c.cell()].namespace(), "eth0")?;
     a.http(port(c, APP_PORT), PATIENCE)?.greeting()?;
     let (there, back): (Vec<_>, Vec<_>) = eventually(PATIENCE, || {
+        let (to, frames) = (port(c, APP_PORT), capture.tunnel_frames());
         // Connections of the steps before may still be closing.
-        let frames = capture.tunnel_frames().into_iter();
         let (there, back): (Vec<_>, Vec<_>) = frames
-            .filter(|frame| [frame.source, frame.destination].contains(&port(c, APP_PORT)))
-            .partition(|frame| frame.destination == port(c, APP_PORT));
+            .into_iter()
+            .filter(|frame| frame.protocol == 6 && (frame.destination == to || frame.source == to))
+            .partition(|frame| frame.destination == to);
         ensure!(!there.is_empty() && !back.is_empty(), "no frames in one direction");
         Ok((there, back))
     })?;

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
 use sarcenet_agent_api::{AgentError, ErrorCode};
+use sarcenet_control::attach;
+use sarcenet_control::netlink::LinkSettings;
 use sarcenet_dataplane_api::PortId;
 
-use crate::world::{NETWORK, Namespace, in_cell};
+use crate::world::{NETWORK, Namespace, eventually, in_cell};
 
 fn code<T: std::fmt::Debug>(result: Result<T, AgentError>) -> (ErrorCode, String) {
     match result {
@@ -102,6 +104,80 @@ fn del_works_when_the_namespace_has_vanished() {
 }
 
 #[test]
+fn a_namespace_that_ends_takes_its_interface_along() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let id = one.id();
+        world.add(&one, "app-a");
+        let queue = fake.told.lock().containers[&PortId(2)].1.try_clone().unwrap();
+        drop(one);
+        // The dataplane's queue and the agent's keep nothing of it alive.
+        eventually("gone", || attach::is_gone(&queue));
+        let mut client = world.client();
+        let problems = client.status().unwrap().problems;
+        assert!(problems[0].contains("one eth0 has no interface: it is gone"), "{problems:?}");
+        assert!(!client.containers().unwrap()[0].connected);
+        client.del(id).unwrap();
+        assert!(fake.told.lock().containers.is_empty());
+        assert_eq!(client.status().unwrap().addresses_free, 253);
+        assert_eq!(client.status().unwrap().problems, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_foreign_device_of_that_name_is_left_alone() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let foreign = one.foreign_eth0();
+        let mut client = world.client();
+        let refused = code(client.add(one.wish("app-a"), one.netns.as_fd()));
+        assert_eq!(refused.0, ErrorCode::Namespace);
+        assert!(refused.1.contains("has a device eth0 already"), "{}", refused.1);
+        assert!(one.has_eth0() && !attach::is_gone(&foreign));
+        assert_eq!(one.devices(), ["eth0", "lo"]);
+        assert!(client.containers().unwrap().is_empty());
+        drop(foreign);
+        let made = world.add(&one, "app-a");
+
+        // In place of ours, and even with its address.
+        one.ask(|netlink| netlink.remove(&netlink.link("eth0").unwrap().unwrap()).unwrap());
+        let foreign = one.foreign_eth0();
+        one.ask(|netlink| {
+            let eth0 = netlink.link("eth0").unwrap().unwrap();
+            netlink.bring_up(&eth0, LinkSettings { mtu: 1450, gso_max_size: None }).unwrap();
+            netlink.set_address(&eth0, made.address, 32, false).unwrap();
+            netlink.set_default_route(&eth0, made.address).unwrap();
+        });
+        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        assert!(message.contains("not the device that was made"), "{message}");
+        let refused = code(client.add(one.wish("app-a"), one.netns.as_fd()));
+        assert!(refused.1.contains("has a device eth0 already"), "{}", refused.1);
+        drop(foreign);
+        assert_eq!(world.add(&one, "app-a"), made);
+    });
+}
+
+#[test]
+fn a_renamed_interface_is_replaced() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let made = world.add(&one, "app-a");
+        let netns = one.netns.as_fd();
+        one.ask(|netlink| {
+            let eth0 = netlink.link("eth0").unwrap().unwrap();
+            netlink.give_away(&eth0, netns, "other").unwrap();
+        });
+        assert_eq!(one.devices(), ["lo", "other"]);
+        assert_eq!(world.add(&one, "app-a"), made);
+        eventually("the old one goes", || one.devices() == ["eth0", "lo"]);
+        world.client().check(one.id(), None, netns).unwrap();
+    });
+}
+
+#[test]
 fn concurrent_adds_get_different_addresses() {
     in_cell(|world| {
         let (fake, _agent) = (world.dataplane(), world.agent());
@@ -189,6 +265,12 @@ fn what_fails_leaves_nothing_behind() {
         wish.id.ifname = "lo".into();
         assert_eq!(code(client.add(wish, one.netns.as_fd())).0, ErrorCode::Namespace);
 
+        // Or can be no device's.
+        let mut wish = one.wish("app-a");
+        wish.id.ifname = "eth%d".into();
+        assert_eq!(code(client.add(wish, one.netns.as_fd())).0, ErrorCode::Namespace);
+        assert_eq!(one.devices(), ["lo"]);
+
         // Names that cannot be.
         for bad in ["", "-x", "a/b", "ä", &"x".repeat(129)] {
             let mut wish = one.wish("app-a");
@@ -239,7 +321,7 @@ fn an_app_unknown_to_the_file_has_no_tag_until_it_is_named() {
         assert!(problems[0].contains("app app-x, which the network file does not name"));
         let named = NETWORK.replace("policies:", "  - {id: app-x, tag: 7}\npolicies:");
         std::fs::write(world.network(), named).unwrap();
-        crate::world::eventually("the tag", || fake.told.lock().containers[&PortId(2)].0.tag == 7);
+        eventually("the tag", || fake.told.lock().containers[&PortId(2)].0.tag == 7);
         assert_eq!(world.client().status().unwrap().problems, Vec::<String>::new());
     });
 }

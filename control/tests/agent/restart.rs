@@ -61,26 +61,69 @@ fn a_new_agent_takes_the_queues_from_the_dataplane() {
 }
 
 #[test]
-fn when_both_died_interfaces_are_opened_again() {
+fn when_both_died_interfaces_are_made_anew() {
     in_cell(|world| {
         let (one, gone) = (Namespace::new("one"), Namespace::new("gone"));
         let gone_id = gone.id();
-        {
+        let address = {
             let (_fake, _agent) = (world.dataplane(), world.agent());
-            world.add(&one, "app-a");
             world.add(&gone, "app-a");
-        }
+            world.add(&one, "app-a").address
+        };
         drop(gone);
-        assert!(one.has_eth0(), "the device is persistent");
+        eventually("without a holder there is no device", || !one.has_eth0());
         let (fake, _agent) = (world.dataplane(), world.agent());
         eventually("told", || fake.told.lock().snapshots == 1);
-        assert_eq!(fake.told.lock().containers.keys().collect::<Vec<_>>(), [&PortId(2)]);
+        assert_eq!(fake.told.lock().containers.keys().collect::<Vec<_>>(), [&PortId(3)]);
         let mut client = world.client();
-        client.check(one.id(), None, one.netns.as_fd()).unwrap();
+        client.check(one.id(), Some(address), one.netns.as_fd()).unwrap();
+        assert_eq!(one.addresses(), [(address, 32)]);
         let problems = client.status().unwrap().problems;
         assert!(problems[0].starts_with("container gone eth0 has no interface: "), "{problems:?}");
         client.del(gone_id).unwrap();
         assert_eq!(client.status().unwrap().problems, Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_foreign_device_is_not_taken_for_ours_nor_removed() {
+    in_cell(|world| {
+        let one = Namespace::new("one");
+        {
+            let (_fake, _agent) = (world.dataplane(), world.agent());
+            world.add(&one, "app-a");
+        }
+        eventually("without a holder there is no device", || !one.has_eth0());
+        let foreign = one.foreign_eth0();
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        let mut client = world.client();
+        eventually("told", || client.status().unwrap().dataplane.ready);
+        let problems = client.status().unwrap().problems;
+        assert!(problems[0].contains("has a device eth0 already"), "{problems:?}");
+        client.del(one.id()).unwrap();
+        assert!(one.has_eth0());
+        drop(foreign);
+        world.add(&one, "app-a");
+    });
+}
+
+#[test]
+fn a_queue_without_a_device_spoils_nothing() {
+    in_cell(|world| {
+        let (one, gone) = (Namespace::new("one"), Namespace::new("gone"));
+        let (fake, agent) = (world.dataplane(), world.agent());
+        world.add(&one, "app-a");
+        world.add(&gone, "app-a");
+        drop(gone);
+        let lost = |problems: &[String]| problems.len() == 1 && problems[0].contains("gone eth0");
+        eventually("noticed", || lost(&world.client().status().unwrap().problems));
+        // A new agent does not take it from the dataplane.
+        drop(agent);
+        let _agent = world.agent();
+        eventually("told again", || fake.told.lock().snapshots == 2);
+        assert_eq!(fake.told.lock().containers.keys().collect::<Vec<_>>(), [&PortId(2)]);
+        assert!(lost(&world.client().status().unwrap().problems));
+        world.client().check(one.id(), None, one.netns.as_fd()).unwrap();
     });
 }
 

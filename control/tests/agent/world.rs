@@ -16,6 +16,7 @@ use sarcenet_control::netns;
 use sarcenet_control::paths::Root;
 use sarcenet_control::server::Server;
 use sarcenet_control::watch::Watch;
+use sarcenet_tun::TunDevice;
 
 use crate::fake::{Fake, Told};
 
@@ -147,6 +148,23 @@ impl Namespace {
 
     pub(crate) fn has_eth0(&self) -> bool {
         self.ask(|netlink| netlink.link("eth0").unwrap().is_some())
+    }
+
+    /// Names of all its devices, sorted.
+    pub(crate) fn devices(&self) -> Vec<String> {
+        let read = || -> Vec<String> {
+            let index = nix::net::if_::if_nameindex().unwrap();
+            index.iter().map(|device| device.name().to_str().unwrap().to_owned()).collect()
+        };
+        let mut names = netns::inside(self.netns.as_fd(), read).unwrap();
+        names.sort();
+        names
+    }
+
+    /// Somebody else's `eth0`, as long as what is returned lives.
+    pub(crate) fn foreign_eth0(&self) -> OwnedFd {
+        let open = || TunDevice::open("eth0").unwrap().into_fd();
+        netns::inside(self.netns.as_fd(), open).unwrap()
     }
 
     pub(crate) fn addresses(&self) -> Vec<(Ipv4Addr, u8)> {

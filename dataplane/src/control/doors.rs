@@ -23,7 +23,8 @@ pub trait Doors: Send + Sync + 'static {
     /// Takes the host TUN's queue and MTU in place of those before, or lets go of them.
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError>;
 
-    /// Whether packets could be carried through this descriptor; changes nothing.
+    /// Whether packets could be carried through this descriptor, as long as its device is there;
+    /// changes nothing.
     fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError>;
 
     /// Carries packets of `port` through `queue`, in place of the one before. `mtu` in bytes.
@@ -67,8 +68,12 @@ impl Doors for Workers {
     }
 
     fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError> {
-        TunDevice::from_fd(queue.try_clone_to_owned()?)?;
-        Ok(())
+        match TunDevice::from_fd(queue.try_clone_to_owned()?) {
+            // A container may end at any moment, and its device with it: no mistake of the
+            // controller's, and nothing that could be put right by sending the state again.
+            Err(e) if !e.is_gone() => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     fn add_container(

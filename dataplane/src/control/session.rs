@@ -160,10 +160,13 @@ fn receive(connection: &Connection) -> Result<Option<Received>, TransportError> 
 
 fn greet(connection: &Connection) -> Result<Option<Result<Role, Refusal>>, TransportError> {
     let uid = connection.peer()?.uid;
+    // A stranger's hello is taken off too: closing a connection with something unread would throw
+    // the answer away.
+    let received = receive(connection)?;
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         return Ok(Some(Err(Refusal::Stranger(uid))));
     }
-    Ok(receive(connection)?.map(|received| match received {
+    Ok(received.map(|received| match received {
         Ok((Request::Hello { version: VERSION, role }, _)) => Ok(role),
         Ok((Request::Hello { version, .. }, _)) => Err(Refusal::Version(version)),
         Ok(_) => Err(Refusal::NoHello),

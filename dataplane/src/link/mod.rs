@@ -9,6 +9,7 @@
 //! [`Scratch`] of its own.
 
 pub mod coalesce;
+mod ring;
 pub mod segment;
 pub(crate) mod sys;
 #[cfg(test)]
@@ -136,6 +137,8 @@ pub struct Scratch {
     slices: Vec<IoSlice<'static>>,
     outcomes: Vec<Option<DropReason>>,
     coalescer: coalesce::Coalescer,
+    /// None where the kernel gives us no ring.
+    ring: Option<ring::WriteRing>,
 }
 
 impl Default for Scratch {
@@ -152,7 +155,20 @@ impl Scratch {
             slices: Vec::with_capacity(sys::MAX_SLICES),
             outcomes: Vec::with_capacity(crate::packet::MAX_PACKETS),
             coalescer: coalesce::Coalescer::default(),
+            ring: None,
         }
+    }
+}
+
+impl Scratch {
+    /// Lets the calling thread, which alone uses this scratch from now on, write many packets in
+    /// one call.
+    ///
+    /// # Errors
+    /// The kernel gives us no ring; packets are written one by one then.
+    pub fn open_ring(&mut self) -> std::io::Result<()> {
+        self.ring = Some(ring::WriteRing::new()?);
+        Ok(())
     }
 }
 

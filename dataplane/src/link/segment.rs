@@ -119,6 +119,17 @@ impl<'a> Segments<'a> {
         self.header.len()
     }
 
+    /// Whether no segment has been made yet.
+    pub fn is_untouched(&self) -> bool {
+        self.number == 0
+    }
+
+    /// How many segments are still to come, and their bytes with headers.
+    pub fn rest(&self) -> (usize, usize) {
+        let segments = self.left.div_ceil(self.size).max(usize::from(self.number == 0));
+        (segments, segments * self.header.len() + self.left)
+    }
+
     /// Length of the next segment with its headers, in bytes; none after the last one.
     pub fn next_len(&self) -> Option<usize> {
         // A super-packet without payload is one segment.

@@ -246,3 +246,22 @@ fn lists_of_slices_keep_their_memory() {
     assert!(again.is_empty());
     assert_eq!((again.as_ptr(), again.capacity()), (memory, 100), "nothing is allocated a call");
 }
+
+#[test]
+fn a_super_packet_is_not_divided_between_two_trains() {
+    let (_namespace, [one, other]) = tunnels();
+    let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
+    // The first ends with a full segment, so the train it makes could take more.
+    for (payload, sequence) in [(6 * 1398, 1), (44 * 1398, 1 + 6 * 1398)] {
+        let mut packet = tcp_packet(&vec![5; payload], sequence);
+        let offload = make_super(&mut packet, 1398);
+        add(&mut batch, &packet, offload, 9);
+    }
+    assert_eq!(one.transmit(&batch, 0..2, &mut scratch, &mut report), 2);
+    report.take(|reason, n| panic!("{n} dropped: {reason}"));
+    let arrived = receive_all(&other, 2);
+    assert_eq!(arrived.len(), 2);
+    for index in 0..2 {
+        assert_eq!(arrived.packet(index).len(), batch.packet(index).len());
+    }
+}

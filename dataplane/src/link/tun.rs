@@ -11,6 +11,7 @@ use nix::sys::uio::{readv, writev};
 use sarcenet_dataplane_api::DropReason;
 use sarcenet_tun::{Features, TunDevice, TunError};
 
+use super::ring;
 use super::segment::Segments;
 use super::sys::MAX_SLICES;
 use super::virtio::{self, HEADER_LEN};
@@ -173,23 +174,74 @@ impl TunLink {
         scratch: &mut Scratch,
         report: &mut Report,
     ) -> usize {
-        let (mut packets, mut bytes, mut errors) = (0, 0, 0);
-        for index in indices {
-            let packet = batch.packet(usize::from(index));
-            match self.write(batch, packet, scratch) {
-                Ok(()) => {
-                    packets += 1;
-                    bytes += packet.len() as u64;
-                }
-                Err(errno) => {
-                    let reason = self.failure(errno);
-                    errors += u64::from(reason == DropReason::LinkError);
-                    report.dropped(reason, 1);
+        let mut sent = Sent::default();
+        let mut indices = indices.into_iter();
+        let mut next = indices.next();
+        while let Some(first) = next {
+            let mut group = Group::default();
+            let packet = batch.packet(usize::from(first));
+            if !self.takes(batch, packet) || !group.add(batch, packet) || scratch.ring.is_none() {
+                sent.add(packet, self.write(batch, packet, scratch), self, report);
+                next = indices.next();
+                continue;
+            }
+            loop {
+                next = indices.next();
+                let Some(index) = next else { break };
+                let packet = batch.packet(usize::from(index));
+                if !self.takes(batch, packet) || !group.add(batch, packet) {
+                    break;
                 }
             }
+            self.write_group(batch, &group, scratch, &mut sent, report);
         }
-        self.counters.transmitted(packets, bytes, errors);
-        packets as usize
+        self.counters.transmitted(sent.packets, sent.bytes, sent.errors);
+        sent.packets as usize
+    }
+
+    /// Writes packets that the device takes as they are, in one call for all. What the device
+    /// refuses after all is written once more by itself, then in segments.
+    fn write_group(
+        &self,
+        batch: &Batch,
+        group: &Group<'_>,
+        scratch: &mut Scratch,
+        sent: &mut Sent,
+        report: &mut Report,
+    ) {
+        let packets = &group.packets[..group.count];
+        let mut results = [Err(Errno::EINVAL); ring::DEPTH];
+        if let [_, _, ..] = packets
+            && let Some(ring) = &mut scratch.ring
+        {
+            let headers = packets.iter().flatten().zip(&group.headers);
+            let mut slices = recycle(std::mem::take(&mut scratch.slices));
+            let mut ends = [0; ring::DEPTH];
+            for ((packet, header), end) in headers.zip(&mut ends) {
+                slices.push(IoSlice::new(header));
+                slices.push(IoSlice::new(batch.bytes(packet.head)));
+                slices.extend(batch.tail(packet).iter().map(|&p| IoSlice::new(batch.bytes(p))));
+                *end = slices.len();
+            }
+            let messages = (0..group.count).map(|number| {
+                let start = number.checked_sub(1).map_or(0, |before| ends[before]);
+                &slices[start..ends[number]]
+            });
+            if let Err(error) =
+                ring.write(self.fd.as_fd(), messages, |number, result| results[number] = result)
+            {
+                tracing::warn!("io_uring: {error}; packets are written one by one from now on");
+                scratch.ring = None;
+            }
+            scratch.slices = recycle(slices);
+        }
+        for (packet, result) in packets.iter().flatten().zip(results) {
+            let result = match result {
+                Err(Errno::EINVAL) => self.write(batch, packet, scratch),
+                result => result,
+            };
+            sent.add(packet, result, self, report);
+        }
     }
 
     fn failure(&self, errno: Errno) -> DropReason {
@@ -304,4 +356,68 @@ impl AsFd for TunLink {
 
 fn is_partial(offload: Offload) -> bool {
     matches!(offload.checksum, Checksum::Partial { .. })
+}
+
+/// Packets that are written in one call, and their virtio-net headers.
+struct Group<'a> {
+    packets: [Option<&'a Packet>; ring::DEPTH],
+    headers: [[u8; HEADER_LEN]; ring::DEPTH],
+    count: usize,
+    slices: usize,
+}
+
+impl Default for Group<'_> {
+    fn default() -> Self {
+        Self {
+            packets: [None; ring::DEPTH],
+            headers: [[0; HEADER_LEN]; ring::DEPTH],
+            count: 0,
+            slices: 0,
+        }
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Adds a packet. False when there is no room.
+    fn add(&mut self, batch: &Batch, packet: &'a Packet) -> bool {
+        let slices = self.slices + 2 + batch.tail(packet).len();
+        if self.count == ring::DEPTH || slices > MAX_SLICES {
+            return false;
+        }
+        self.packets[self.count] = Some(packet);
+        self.headers[self.count] = virtio::encode(packet.offload, batch.bytes(packet.head));
+        self.count += 1;
+        self.slices = slices;
+        true
+    }
+}
+
+/// What became of packets.
+#[derive(Default)]
+struct Sent {
+    packets: u64,
+    bytes: u64,
+    errors: u64,
+}
+
+impl Sent {
+    fn add(
+        &mut self,
+        packet: &Packet,
+        result: nix::Result<()>,
+        link: &TunLink,
+        report: &mut Report,
+    ) {
+        match result {
+            Ok(()) => {
+                self.packets += 1;
+                self.bytes += packet.len() as u64;
+            }
+            Err(errno) => {
+                let reason = link.failure(errno);
+                self.errors += u64::from(reason == DropReason::LinkError);
+                report.dropped(reason, 1);
+            }
+        }
+    }
 }

@@ -116,7 +116,7 @@ impl<'g> Run<'g> {
             (tag, None)
         } else if let Some(rule) = self.admit(tag, &key, trace) {
             (tag, Some(rule))
-        } else if !flow.established() {
+        } else if hit.forward && !flow.established() {
             // A packet with another tag says nothing about those with the right one.
             if flow.generation() != topology.generation() {
                 self.forget(hit);
@@ -126,6 +126,8 @@ impl<'g> Run<'g> {
             self.forget(hit);
             return Err(DropReason::PolicyRevoked);
         } else {
+            // The first reply too: refused, it would leave the beginner, whose packet was
+            // admitted, without any answer.
             (flow.tag(), flow.rule())
         };
         flow.decide(from, to, tag, rule, topology.generation());

@@ -111,6 +111,9 @@ impl Worker {
         {
             tracing::warn!("SCHED_BATCH for a worker: {error}; bulk transfers will be slower");
         }
+        if let Err(error) = self.scratch.open_ring() {
+            tracing::info!("no io_uring ({error}): packets are written one by one");
+        }
         let budget = Duration::from_micros(u64::from(self.config.spin_us));
         let mut spin = Spin::new(budget, Instant::now());
         let mut events = Events::with_capacity(256);

@@ -70,6 +70,14 @@ pub enum TunError {
     },
 }
 
+impl TunError {
+    /// Whether the descriptor's device is gone, with its namespace or by itself.
+    pub fn is_gone(&self) -> bool {
+        let (Self::NotTun(source) | Self::Ioctl { source, .. }) = self else { return false };
+        source.raw_os_error() == Some(libc::EBADFD)
+    }
+}
+
 /// A TUN device, held by one descriptor (its only queue).
 #[derive(Debug)]
 pub struct TunDevice {
@@ -87,12 +95,22 @@ impl TunDevice {
     /// # Errors
     /// [`TunError`]; `CAP_NET_ADMIN` is needed in the namespace.
     pub fn open(name: &str) -> Result<Self, TunError> {
-        let valid = (1..libc::IFNAMSIZ).contains(&name.len())
-            && !matches!(name, "." | "..")
-            && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'%' | b':'));
-        if !valid {
-            return Err(TunError::BadName(name.to_owned()));
-        }
+        check_name(name)?;
+        Self::attach(name)
+    }
+
+    /// Makes a TUN in the current network namespace under a name that no device there has:
+    /// `prefix` and a number.
+    ///
+    /// # Errors
+    /// As [`TunDevice::open`].
+    pub fn create(prefix: &str) -> Result<Self, TunError> {
+        check_name(prefix)?;
+        // The kernel looks for the number (`dev_alloc_name`).
+        Self::attach(&format!("{prefix}%d"))
+    }
+
+    fn attach(name: &str) -> Result<Self, TunError> {
         let mut configuration = tun::Configuration::default();
         configuration.tun_name(name).layer(Layer::L3).platform_config(|platform| {
             // Addresses and state of the interface are its owner's business.
@@ -152,6 +170,20 @@ impl TunDevice {
         self.features
     }
 
+    /// The network namespace that the device is in now (`TUNGETDEVNETNS`, Linux 5.7). The
+    /// descriptor that is returned keeps the namespace alive; that of the device does not, unless
+    /// it was opened in there.
+    ///
+    /// # Errors
+    /// [`TunError::Ioctl`]; `CAP_NET_ADMIN` is needed in that namespace.
+    pub fn namespace(&self) -> Result<OwnedFd, TunError> {
+        sys::device_namespace(self.fd.as_fd()).map_err(|source| TunError::Ioctl {
+            call: "TUNGETDEVNETNS",
+            name: self.name.clone(),
+            source,
+        })
+    }
+
     /// Gives the descriptor away.
     pub fn into_fd(self) -> OwnedFd {
         self.fd
@@ -162,6 +194,17 @@ impl AsFd for TunDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Checks that a network device can have this name.
+///
+/// # Errors
+/// [`TunError::BadName`].
+pub fn check_name(name: &str) -> Result<(), TunError> {
+    let valid = (1..libc::IFNAMSIZ).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'%' | b':'));
+    if valid { Ok(()) } else { Err(TunError::BadName(name.to_owned())) }
 }
 
 /// Turns on as much as the kernel has. `IPv6` goes with `IPv4` because the kernel ties them

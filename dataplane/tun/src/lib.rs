@@ -14,7 +14,7 @@
 mod device;
 mod sys;
 
-pub use device::{Features, TunDevice, TunError};
+pub use device::{Features, TunDevice, TunError, check_name};
 
 /// Length of the `virtio_net_hdr` in front of every packet, in bytes.
 pub const VNET_HEADER_LEN: usize = 10;

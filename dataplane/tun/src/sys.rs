@@ -47,6 +47,15 @@ pub(crate) fn set_persist(fd: BorrowedFd<'_>, persist: bool) -> io::Result<()> {
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, c_ulong::from(persist)) })
 }
 
+/// Opens the network namespace that the device is in (`TUNGETDEVNETNS`).
+pub(crate) fn device_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: TUNGETDEVNETNS takes no argument.
+    let namespace = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETDEVNETNS) };
+    check(namespace)?;
+    // SAFETY: the kernel has just opened this descriptor for us; nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
+}
+
 /// The descriptor of a device that crate `tun` opened.
 pub(crate) fn into_fd(device: tun::Device) -> OwnedFd {
     // SAFETY: into_raw_fd gives up the ownership of an open descriptor; nobody else has it.

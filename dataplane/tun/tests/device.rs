@@ -1,6 +1,9 @@
 //! Real devices, each test in a network namespace of its own. Needs root.
 
+use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
 use sarcenet_tun::{Features, TunDevice, TunError};
@@ -64,6 +67,32 @@ fn a_descriptor_is_adopted_in_another_namespace() {
 }
 
 #[test]
+fn created_devices_get_names_of_their_own() {
+    in_namespace(|| {
+        let devices = [(), ()].map(|()| TunDevice::create("sn-").unwrap());
+        assert_eq!(devices.each_ref().map(TunDevice::name), ["sn-0", "sn-1"]);
+        let inode = |file: File| file.metadata().unwrap().ino();
+        let own = File::open("/proc/thread-self/ns/net").unwrap();
+        let namespace = devices[0].namespace().unwrap();
+        assert_eq!(inode(File::from(namespace)), inode(own));
+    });
+}
+
+#[test]
+fn a_device_that_is_gone_is_told_from_other_errors() {
+    in_namespace(|| {
+        let device = TunDevice::open("eth0").unwrap();
+        let removed = Command::new("ip").args(["link", "del", "eth0"]).status().unwrap();
+        assert!(removed.success());
+        assert!(device.namespace().unwrap_err().is_gone());
+        assert!(TunDevice::from_fd(device.into_fd()).unwrap_err().is_gone());
+        let other = File::open("/dev/null").unwrap();
+        assert!(!TunDevice::from_fd(other.into()).unwrap_err().is_gone());
+        assert!(!TunDevice::open("lo").unwrap_err().is_gone());
+    });
+}
+
+#[test]
 fn a_busy_device_is_refused() {
     in_namespace(|| {
         let first = TunDevice::open("eth0").unwrap();
@@ -75,10 +104,10 @@ fn a_busy_device_is_refused() {
 
 #[test]
 fn other_descriptors_are_refused() {
-    let file = std::fs::File::open("/dev/null").unwrap();
+    let file = File::open("/dev/null").unwrap();
     let fd = file.as_fd().try_clone_to_owned().unwrap();
     assert!(matches!(TunDevice::from_fd(fd), Err(TunError::NotTun(_))));
-    let unattached = std::fs::File::open("/dev/net/tun").unwrap();
+    let unattached = File::open("/dev/net/tun").unwrap();
     assert!(matches!(TunDevice::from_fd(unattached.into()), Err(TunError::NotTun(_))));
 }
 
@@ -86,5 +115,6 @@ fn other_descriptors_are_refused() {
 fn impossible_names_are_refused() {
     for name in ["", "..", "a/b", "eth%d", "with space", "sixteen-bytes-ab"] {
         assert!(matches!(TunDevice::open(name), Err(TunError::BadName(_))), "{name}");
+        assert!(matches!(TunDevice::create(name), Err(TunError::BadName(_))), "{name}");
     }
 }

@@ -269,10 +269,11 @@ impl World {
                 let have = cell.policies()?;
                 let done = policies.iter().all(|policy| have.contains(policy) == allow);
                 ensure!(done, "{} has the policies {have:?}", cell.plan().name);
-                // What the agent has may still be on its way to the dataplane.
-                cell.is_ready()
+                Ok(())
             })
             .with_context(|| format!("allow={allow} {policies:?}"))?;
+            // The agent knows; now its dataplane too.
+            cell.wait_ready()?;
         }
         Ok(())
     }

@@ -176,6 +176,10 @@ struct Datagram {
     header_len: usize,
     /// Upper bound of its slices.
     slices: usize,
+    /// Whether it is the first of its packet.
+    first: bool,
+    /// Datagrams of its packet from this one on, and their bytes.
+    rest: (usize, usize),
 }
 
 /// Datagrams that go out in one call: to one peer from one socket, all of one size but the last.
@@ -207,15 +211,17 @@ impl Train {
         }
     }
 
-    /// Whether one more datagram may join, given how full the train is.
+    /// Whether one more datagram may join, given how full the train is. A super-packet joins
+    /// whole or not at all: the receiver gets train by train, and puts no two of them together.
     fn takes(&self, next: Datagram, slices: usize, room: usize, gso: bool) -> bool {
+        let (more, bytes) = if next.first { next.rest } else { (1, next.len) };
         self.count == 0
             || (gso
                 && !self.closed
                 && (next.peer, next.sender) == (self.peer, self.sender)
                 && next.len <= self.size
-                && self.count < MAX_DATAGRAMS
-                && self.bytes + next.len <= MAX_BYTES
+                && self.count + more <= MAX_DATAGRAMS
+                && self.bytes + bytes <= MAX_BYTES
                 && slices + next.slices <= MAX_SLICES
                 && next.header_len <= room)
     }
@@ -318,12 +324,16 @@ impl<'a> Current<'a> {
     }
 
     fn datagram(&self) -> Option<Datagram> {
-        let (len, header_len, slices) = match &self.form {
+        let (len, header_len, slices, first, rest) = match &self.form {
             Form::Done => return None,
-            Form::Whole { tail, len, .. } => (*len, 0, 1 + tail.len()),
-            Form::Segments(segments) => {
-                (segments.next_len()?, segments.header_len(), 1 + segments.max_slices())
-            }
+            Form::Whole { tail, len, .. } => (*len, 0, 1 + tail.len(), true, (1, *len)),
+            Form::Segments(segments) => (
+                segments.next_len()?,
+                segments.header_len(),
+                1 + segments.max_slices(),
+                segments.is_untouched(),
+                segments.rest(),
+            ),
         };
         Some(Datagram {
             entry: self.entry,
@@ -332,6 +342,8 @@ impl<'a> Current<'a> {
             len,
             header_len,
             slices,
+            first,
+            rest,
         })
     }
 }

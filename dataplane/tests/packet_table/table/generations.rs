@@ -59,16 +59,23 @@ pub(super) fn rows() -> Vec<Row> {
             .passes(udp_reply(B, REMOTE_A, 53), B, REMOTE_A)
             .change(|world| world.rules.clear())
             .refuses(udp(REMOTE_A, B, 53), PolicyRevoked, PORT_UNREACHABLE),
-        row("a conversation without a reply is decided anew, whatever the mode")
+        row("the next packet of a conversation without a reply is decided anew, whatever the mode")
             .allow(udp_rule(A, B, 53))
             .passes(udp(A, B, 53), A, B)
             .change(|world| world.rules.clear())
             .refuses(udp(A, B, 53), PolicyDenied, PORT_UNREACHABLE),
-        row("so is its first reply")
+        row("drain: the reply to a packet that was admitted passes, or its sender waits in vain")
             .allow(tcp_rule(A, B, 8080))
             .passes(tcp(A, B, 8080, SYN), A, B)
             .change(|world| world.rules.clear())
-            .refuses(tcp_reply(B, A, 8080, SYN | ACK), PolicyDenied, PORT_UNREACHABLE),
+            .passes(tcp_reply(B, A, 8080, SYN | ACK), B, A)
+            .passes(tcp(A, B, 8080, ACK), A, B),
+        row("immediate: it does not")
+            .revoke_immediately()
+            .allow(tcp_rule(A, B, 8080))
+            .passes(tcp(A, B, 8080, SYN), A, B)
+            .change(|world| world.rules.clear())
+            .refuses(tcp_reply(B, A, 8080, SYN | ACK), PolicyRevoked, PORT_UNREACHABLE),
         established("a change that is about others changes nothing")
             .revoke_immediately()
             .change(|world| world.rules.push(tcp_rule(C, A, 1)))

@@ -150,7 +150,7 @@ impl SarcenetCell {
     }
 
     /// An error if its dataplane does not have in force yet what its agent wants.
-    pub(crate) fn is_ready(&self) -> Result<()> {
+    fn is_ready(&self) -> Result<()> {
         let dataplane = self.agent()?.status()?.dataplane;
         let reason = || dataplane.error.unwrap_or_else(|| "a change is on its way".to_owned());
         ensure!(dataplane.ready, "{}", reason());
