@@ -15,7 +15,8 @@ use sarcenet_dataplane::worker::{WorkerConfig, Workers};
 use sarcenet_dataplane_api::{
     Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
 };
-use support::{Namespace, traffic};
+use support::namespace::Namespace;
+use support::{attach, traffic};
 
 const MTU: u16 = 1450;
 const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
@@ -86,7 +87,7 @@ impl Engine {
             }
         });
         let container = Namespace::new();
-        let fd = container.container(ADDRESS[number], MTU);
+        let fd = attach(&container, ADDRESS[number], MTU);
         workers.add_container(PortId(1), "container-1".to_owned(), fd, MTU).unwrap();
         Self { shared, workers, container, cell }
     }
@@ -147,7 +148,7 @@ fn tcp_bulk_with_two_workers_a_cell() {
 fn tcp_bulk_on_one_cell() {
     let [a, _b] = world(1);
     let neighbour = Namespace::new();
-    let fd = neighbour.container(NEIGHBOUR, MTU);
+    let fd = attach(&neighbour, NEIGHBOUR, MTU);
     a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
     traffic::tcp(&a.container, &neighbour, NEIGHBOUR, 8002, 64 << 20);
     assert_eq!(a.drops(), []);
@@ -200,7 +201,7 @@ fn garbage_through_every_door_ends_counted() {
 fn a_container_that_is_gone_does_not_disturb_others() {
     let [a, b] = world(1);
     let neighbour = Namespace::new();
-    let fd = neighbour.container(NEIGHBOUR, MTU);
+    let fd = attach(&neighbour, NEIGHBOUR, MTU);
     a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
     let mode = |workers: &Workers| {
         let links = workers.links();

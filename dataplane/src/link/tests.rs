@@ -19,7 +19,8 @@ use super::udp::UdpTunnel;
 use super::{Report, Scratch};
 use crate::packet::{Batch, Offload, Verdict, Via};
 use crate::wire::tunnel::{TUNNEL_HEADER_LEN, TunnelTemplate};
-use support::{Namespace, traffic};
+use support::namespace::Namespace;
+use support::{attach, traffic};
 
 const MTU: u16 = 1450;
 const ADDRESS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 255, 55, 2), Ipv4Addr::new(10, 255, 55, 3)];
@@ -63,7 +64,7 @@ impl Wire {
 fn containers() -> ([Namespace; 2], [TunLink; 2]) {
     let namespaces = [Namespace::new(), Namespace::new()];
     let links = [0, 1].map(|i: usize| {
-        let fd = namespaces[i].container(ADDRESS[i], MTU);
+        let fd = attach(&namespaces[i], ADDRESS[i], MTU);
         TunLink::new(fd, MTU, Via::Container(PortId(i as u16))).unwrap()
     });
     (namespaces, links)

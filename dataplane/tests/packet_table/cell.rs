@@ -1,16 +1,16 @@
 //! A cell that is nothing but a pipeline.
 
-use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sarcenet_dataplane::flow::FlowTable;
-use sarcenet_dataplane::packet::{Batch, Piece, Verdict, Via};
+use sarcenet_dataplane::packet::{Batch, Piece, Verdict};
 use sarcenet_dataplane::pipeline::{Counters, Pipeline, Shared, Totals};
-use smoltcp::wire::{Icmpv4Packet, Ipv4Packet};
 
-use crate::table::packet::{Packet, Tunnel, encapsulated};
-use crate::table::world::{HOST, WORLD_MAC, World, peer_mac};
-use crate::table::{Answer, Outcome, Row, Sent, Step};
+use crate::expectation::{Cell, Left, check_answer, difference, expected_totals};
+use crate::table::packet::Packet;
+use crate::table::world::World;
+use crate::table::{Outcome, Sent};
 
 /// A pipeline, its batch, and a clock.
 pub(crate) struct TestCell {
@@ -18,21 +18,13 @@ pub(crate) struct TestCell {
     counters: Arc<Counters>,
     pipeline: Pipeline,
     batch: Batch,
-    world: World,
     generation: u32,
     now_ns: u64,
 }
 
-/// A packet that left.
-struct Left {
-    door: Via,
-    bytes: Vec<u8>,
-    offload: sarcenet_dataplane::packet::Offload,
-}
-
 impl TestCell {
     /// A cell with room for `flows` flows.
-    pub(crate) fn new(world: World, flows: usize) -> Self {
+    pub(crate) fn new(world: &World, flows: usize) -> Self {
         let shared = Arc::new(Shared::new(FlowTable::new(flows).expect("a small flow table")));
         let counters = Arc::new(Counters::new());
         let pipeline = Pipeline::new(Arc::clone(&shared), 0, Arc::clone(&counters));
@@ -41,36 +33,11 @@ impl TestCell {
             counters,
             pipeline,
             batch: Batch::new(),
-            world,
             generation: 0,
             now_ns: 1_000_000_000,
         };
-        cell.publish();
+        cell.put_in_force(world);
         cell
-    }
-
-    fn publish(&mut self) {
-        self.generation += 1;
-        self.shared.policy.replace(&self.world.rules);
-        self.shared.publish(self.world.topology(self.generation));
-    }
-
-    /// Plays a row; an error tells what was expected and what was seen.
-    pub(crate) fn play(row: &Row) -> Result<(), String> {
-        let mut cell = Self::new(row.world.clone(), 1024);
-        for (number, step) in row.steps.iter().enumerate() {
-            match step {
-                Step::Change(change) => {
-                    change(&mut cell.world);
-                    cell.publish();
-                }
-                Step::Wait(time) => cell.now_ns += time.as_nanos() as u64,
-                Step::Send(sent) => cell
-                    .send(sent)
-                    .map_err(|error| format!("{:?}, step {}: {error}", row.name, number + 1))?,
-            }
-        }
-        Ok(())
     }
 
     /// What the cell shares with its observers.
@@ -116,6 +83,18 @@ impl TestCell {
             })
             .collect()
     }
+}
+
+impl Cell for TestCell {
+    fn put_in_force(&mut self, world: &World) {
+        self.generation += 1;
+        self.shared.policy.replace(&world.rules);
+        self.shared.publish(world.topology(self.generation));
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now_ns += time.as_nanos() as u64;
+    }
 
     fn send(&mut self, sent: &Sent) -> Result<(), String> {
         let before = self.totals();
@@ -156,81 +135,11 @@ impl TestCell {
         if let (Some(answer), Some(left)) = (sent.answer, left.last()) {
             check_answer(&sent.packet, answer, left)?;
         }
-        self.check_counters(sent, &before)
-    }
-
-    /// Exactly one outcome is counted for a packet.
-    fn check_counters(&self, sent: &Sent, before: &Totals) -> Result<(), String> {
-        let mut expected = before.clone();
-        match sent.outcome {
-            Outcome::Forward(..) => expected.transmitted += 1,
-            Outcome::Drop(reason) => {
-                match expected.drops.iter_mut().find(|drops| drops.reason == reason) {
-                    Some(drops) => drops.packets += 1,
-                    None => {
-                        expected.drops.push(sarcenet_dataplane_api::Drops { reason, packets: 1 });
-                    }
-                }
-                expected.drops.sort_by_key(|drops| drops.reason);
-            }
-        }
-        expected.answered += u64::from(sent.answer.is_some());
-        let after = self.totals();
+        let (expected, after) = (expected_totals(sent, &before), self.totals());
         if after == expected {
             Ok(())
         } else {
             Err(format!("counted {after:?} instead of {expected:?}"))
         }
     }
-}
-
-/// The answer goes back by the packet's door, from the cell to the packet's sender, and quotes
-/// the packet as it came.
-fn check_answer(packet: &Packet, answer: Answer, left: &Left) -> Result<(), String> {
-    if left.door != packet.door {
-        return Err(format!("the answer leaves by {:?}", left.door));
-    }
-    let ip_bytes = match packet.door {
-        Via::Tunnel(_) => {
-            let sender =
-                crate::table::world::End { door: packet.door, address: packet.source, tag: 0 };
-            let header = encapsulated(&[], Tunnel::tagged(0, peer_mac(sender)), WORLD_MAC);
-            left.bytes.strip_prefix(&header[..]).ok_or("the answer has another tunnel header")?
-        }
-        Via::Host | Via::Container(_) => &left.bytes[..],
-    };
-    let ip = Ipv4Packet::new_checked(ip_bytes).map_err(|_| "the answer is no IPv4 packet")?;
-    if !ip.verify_checksum() || usize::from(ip.total_len()) != ip_bytes.len() {
-        return Err("the answer's header is wrong".into());
-    }
-    if (ip.src_addr(), ip.dst_addr()) != (HOST.address, packet.source) {
-        return Err(format!("the answer goes from {} to {}", ip.src_addr(), ip.dst_addr()));
-    }
-    let icmp = Icmpv4Packet::new_checked(ip.payload()).map_err(|_| "the answer is no ICMP")?;
-    if !icmp.verify_checksum() {
-        return Err("the answer's ICMP checksum is wrong".into());
-    }
-    let bytes = ip.payload();
-    let mtu = u16::from_be_bytes([bytes[6], bytes[7]]);
-    let seen = Answer(bytes[0], bytes[1], mtu);
-    if seen != answer {
-        return Err(format!("answered {seen:?} instead of {answer:?}"));
-    }
-    let (original, quote) = (packet.ip_bytes(), &bytes[8..]);
-    if quote.len() != original.len().min(576 - 28) || !original.starts_with(quote) {
-        return Err(format!("the answer quotes {quote:02x?}"));
-    }
-    Ok(())
-}
-
-fn difference(n: usize, expected: &[u8], seen: &[u8]) -> String {
-    let at = expected.iter().zip(seen).position(|(a, b)| a != b);
-    let mut text = format!(
-        "packet {n} leaves with {} bytes instead of {}, the first difference at {at:?}",
-        seen.len(),
-        expected.len()
-    );
-    let show = |bytes: &[u8]| format!("{:02x?}", &bytes[..bytes.len().min(80)]);
-    let _ = write!(text, "\n  expected {}\n  seen     {}", show(expected), show(seen));
-    text
 }

@@ -19,7 +19,7 @@ fn with_source_port(packet: Packet, port: u16) -> Packet {
 #[test]
 fn a_full_flow_table() {
     let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
-    let mut cell = TestCell::new(world, 64);
+    let mut cell = TestCell::new(&world, 64);
     let shared = cell.shared();
     let reader = shared.flows.pin();
     let mut syns = (1000..).map(|port| with_source_port(tcp(A, B, 8080, SYN), port)).take(20_000);
@@ -39,7 +39,7 @@ fn a_full_flow_table() {
 
 #[test]
 fn no_buffer_for_fragments() {
-    let mut cell = TestCell::new(World::default(), 1024);
+    let mut cell = TestCell::new(&World::default(), 1024);
     let large = udp(A, REMOTE_B, 53).payload(40_000).with(|packet| packet.dont_frag = false);
     let verdicts = cell.carry(std::iter::repeat_n(&large, 120));
     let forwarded = verdicts.iter().filter(|v| matches!(v, Verdict::Forward(Via::Tunnel(_))));
@@ -51,7 +51,7 @@ fn no_buffer_for_fragments() {
 
 #[test]
 fn answers_are_limited_and_what_is_not_said_is_counted() {
-    let mut cell = TestCell::new(World::default(), 1024);
+    let mut cell = TestCell::new(&World::default(), 1024);
     let refused = tcp(A, B, 8080, SYN);
     for _ in 0..100 {
         let verdicts = cell.carry(std::iter::repeat_n(&refused, 64));
@@ -66,7 +66,7 @@ fn answers_are_limited_and_what_is_not_said_is_counted() {
 /// Refusals of a full batch find no buffer for their answers; the packets end all the same.
 #[test]
 fn no_buffer_for_answers() {
-    let mut cell = TestCell::new(World::default(), 1024);
+    let mut cell = TestCell::new(&World::default(), 1024);
     let refused = tcp(A, B, 8080, SYN);
     let verdicts = cell.carry(std::iter::repeat_n(&refused, 128));
     assert_eq!(verdicts.len(), 128);

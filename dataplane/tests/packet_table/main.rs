@@ -1,13 +1,18 @@
-//! The packet tables against the pipeline alone, in memory.
+//! The packet tables: against the pipeline alone, in memory, and through real links.
 
 mod cell;
 mod exhaustion;
+mod expectation;
+mod links;
+#[path = "../support/namespace.rs"]
+mod namespace;
 mod table;
 mod trace;
 
 use std::collections::BTreeSet;
 
 use cell::TestCell;
+use expectation::play;
 use sarcenet_dataplane_api::DropReason;
 use table::{Outcome, Step, rows};
 
@@ -15,7 +20,10 @@ use table::{Outcome, Step, rows};
 fn every_row() {
     let rows = rows();
     assert!(rows.len() >= 60, "only {} rows", rows.len());
-    let failures: Vec<String> = rows.iter().filter_map(|row| TestCell::play(row).err()).collect();
+    let failures: Vec<String> = rows
+        .iter()
+        .filter_map(|row| play(row, &mut TestCell::new(&row.world, 1024)).err())
+        .collect();
     assert!(
         failures.is_empty(),
         "{} of {} rows failed:\n{}",

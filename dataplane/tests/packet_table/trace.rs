@@ -10,7 +10,7 @@ use crate::table::packet::{ACK, Packet, SYN, tcp, tcp_reply, udp};
 use crate::table::world::{A, B, C, REMOTE_A, REMOTE_B, World, tcp_rule};
 
 fn cell() -> TestCell {
-    TestCell::new(World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() }, 1024)
+    TestCell::new(&World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() }, 1024)
 }
 
 /// The walks of these packets, one batch each, that an observer with this filter sees.

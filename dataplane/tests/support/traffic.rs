@@ -3,11 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Namespace, pattern};
+use super::namespace::Namespace;
+use super::pattern;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,9 +54,9 @@ fn listen(
     address: Ipv4Addr,
     port: u16,
     serve: impl FnOnce(TcpStream) + Send + 'static,
-) -> std::thread::JoinHandle<()> {
+) -> JoinHandle<()> {
     let listener = to.run(move || TcpListener::bind((address, port)).unwrap());
-    to.spawn(move || {
+    spawn(to, move || {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         serve(stream);
@@ -71,7 +73,7 @@ pub(crate) fn udp_echo(
 ) {
     const BURST: u32 = 32;
     let server = to.run(move || udp(address, port));
-    let echo = to.spawn(move || {
+    let echo = spawn(to, move || {
         let mut buffer = [0; 2048];
         for _ in 0..bursts * BURST {
             let (len, peer) = server.recv_from(&mut buffer).unwrap();
@@ -123,4 +125,9 @@ fn udp(address: Ipv4Addr, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((address, port)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
+}
+
+/// Starts a thread in a namespace. Threads inherit the namespace of their parent.
+fn spawn(namespace: &Namespace, job: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    namespace.run(|| std::thread::spawn(job))
 }

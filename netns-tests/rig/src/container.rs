@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::namespace::Namespace;
-use crate::traffic::{HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, tcp, udp};
+use crate::traffic::{self, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, tcp, udp};
 
 /// What a cell answers when it attaches a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl Container {
     /// A UDP socket in the container.
     pub fn udp_socket(&self, local: SocketAddrV4) -> Result<UdpSocket> {
         self.namespace
-            .run(|| UdpSocket::bind(local))?
+            .run(|| traffic::bind(|| UdpSocket::bind(local)))?
             .with_context(|| format!("bind {local}/udp in {}", self.namespace.name()))
     }
 }

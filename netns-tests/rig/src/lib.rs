@@ -30,7 +30,7 @@ pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
 pub use sarcenet::{Binaries, SarcenetCell};
 pub use sarcenet_agent_api::{Policy, PortRange, Protocol};
 pub use traffic::{
-    BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, bulk_transfer,
+    BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp, bulk_transfer,
     serve_http_forever,
 };
 pub use world::{Cell, World, eventually};

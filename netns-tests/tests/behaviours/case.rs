@@ -1,10 +1,10 @@
 //! Two containers somewhere, and the words that checks are written in.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sarcenet_rig::{CellKind, Container, Outcome, Policy, UdpAnswer, World, eventually};
+use sarcenet_rig::{CellKind, Container, Outcome, Policy, UdpAnswer, World, ask_udp, eventually};
 
 /// How long an answer may take that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,9 +101,29 @@ pub(crate) fn is_answered(from: &Container, to: SocketAddrV4) -> Result<()> {
     Ok(())
 }
 
+/// Sends datagrams that are answered until a capture has seen one: it reads behind what passes, and
+/// may lose frames where too much does.
+pub(crate) fn until_seen(
+    from: &Container,
+    to: SocketAddrV4,
+    seen: impl Fn() -> bool,
+) -> Result<()> {
+    eventually(PATIENCE, || {
+        is_answered(from, to)?;
+        ensure!(seen(), "no frame from {} to {to} on the underlay", from.address());
+        Ok(())
+    })
+}
+
 /// The datagram is refused.
 pub(crate) fn is_refused_udp(from: &Container, to: SocketAddrV4) -> Result<()> {
-    let answer = from.ask_udp(to, b"ping", PATIENCE)?;
-    ensure!(answer.is_refused(), "{} to {to}/udp: {answer:?}", from.address());
+    is_refused_from(from, 0, to)
+}
+
+/// The datagram is refused, sent from this port.
+pub(crate) fn is_refused_from(from: &Container, source: u16, to: SocketAddrV4) -> Result<()> {
+    let socket = from.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, source))?;
+    let answer = ask_udp(&socket, to, b"ping", PATIENCE)?;
+    ensure!(answer.is_refused(), "{}:{source} to {to}/udp: {answer:?}", from.address());
     Ok(())
 }

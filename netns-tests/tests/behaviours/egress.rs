@@ -2,10 +2,10 @@
 
 use std::net::SocketAddrV4;
 
-use anyhow::{Context as _, Result};
-use sarcenet_rig::{Container, World, tcp};
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_rig::{Capture, Container, Frame, World, eventually, tcp};
 
-use crate::case::{Case, connects, is_refused, is_refused_udp, port};
+use crate::case::{Case, PATIENCE, connects, is_refused, is_refused_udp, port};
 
 /// A policy between apps opens no way out.
 pub(crate) fn is_not_opened_by_a_policy(case: &Case<'_>) -> Result<()> {
@@ -22,10 +22,36 @@ pub(crate) fn is_refused_with_port_unreachable(case: &Case<'_>) -> Result<()> {
     let Case { world, from, to } = case;
     let _servers = (to.serve_http(8080)?, to.serve_udp(8080)?);
     for target in [outside(world, from), port(to, 8080)] {
+        let capture = Capture::start(from.namespace(), "eth0")?;
         is_refused(from, target).context("tcp")?;
         is_refused_udp(from, target).context("udp")?;
+        for protocol in [6, 17] {
+            eventually(PATIENCE, || {
+                let frames = capture.frames();
+                let told = frames.iter().any(|frame| is_refusal(frame, from, target, protocol));
+                ensure!(told, "no ICMP port unreachable for protocol {protocol} to {target}");
+                Ok(())
+            })?;
+        }
     }
     Ok(())
+}
+
+/// Whether it is an ICMP port unreachable to this container about a packet that it sent to this
+/// target. Behind an Ethernet header, or not, as the container's interface has it.
+fn is_refusal(frame: &Frame, to: &Container, target: SocketAddrV4, protocol: u8) -> bool {
+    let ends = [to.address().octets(), target.ip().octets()].concat();
+    [0, 14].into_iter().filter_map(|start| frame.bytes.get(start..)).any(|packet| {
+        let [icmp, quote] = [20, 28].map(|at| packet.get(at..).unwrap_or_default());
+        packet.first() == Some(&0x45)
+            && packet.get(9) == Some(&1)
+            && packet.get(16..20) == Some(&to.address().octets())
+            && icmp.starts_with(&[3, 3])
+            && quote.first() == Some(&0x45)
+            && quote.get(9) == Some(&protocol)
+            && quote.get(12..20) == Some(&ends)
+            && quote.get(22..24) == Some(&target.port().to_be_bytes())
+    })
 }
 
 /// What listens on the cell itself cannot be reached by its containers.

@@ -56,6 +56,7 @@ behaviours! {
     b02_policy_allows_every_instance: policy::allows_every_instance,
     b03_policy_is_directional: policy::is_directional,
     b04_ports_are_exact: policy::ports_are_exact,
+    b04_udp_ports_are_exact: policy::udp_ports_are_exact,
     b05_protocols_are_exact: policy::protocols_are_exact,
     b06_self_policy: policy::between_instances_of_one_app,
     b07_removal_stops_new_connections: policy::removal_stops_new_connections_only,
@@ -64,6 +65,7 @@ behaviours! {
     b19_refusals_are_rejects: egress::is_refused_with_port_unreachable,
     b22_the_cell_itself_is_protected: egress::to_the_own_cell_is_refused,
     b26_mtu_and_large_transfers: mtu::large_transfers_cross_unfragmented,
+    b26_large_datagrams: mtu::large_datagrams_arrive,
     b31_spoofed_sources_stay_in: forgery::spoofed_sources_stay_in,
     b32_containers_forge_no_tags: forgery::containers_forge_no_tags,
 }

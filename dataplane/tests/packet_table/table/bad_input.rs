@@ -1,9 +1,10 @@
 //! Bytes that are no packets, packets that contradict themselves.
 
-use sarcenet_dataplane::packet::{Checksum, Offload, Segmentation};
+use sarcenet_dataplane::packet::{Checksum, Segmentation};
 use sarcenet_dataplane_api::DropReason::{BadHeaderChecksum, BadOffload, Malformed, NotIpv4};
 use smoltcp::wire::Ipv4Packet;
 
+use super::PipelineOnly::KernelIntervenes;
 use super::packet::{ACK, SYN, ping, tcp, udp};
 use super::world::{A, B, REMOTE_A, tcp_rule, udp_rule};
 use super::{PORT_UNREACHABLE, Row, row};
@@ -18,7 +19,9 @@ pub(super) fn rows() -> Vec<Row> {
     let syn = || tcp(A, B, 8080, SYN);
     let from_tunnel = || tcp(REMOTE_A, B, 8080, SYN);
     vec![
-        row("nothing at all").drops(syn().damaged(Vec::clear), Malformed),
+        row("nothing at all")
+            .pipeline_only(KernelIntervenes)
+            .drops(syn().damaged(Vec::clear), Malformed),
         row("less than an IPv4 header").drops(syn().damaged(|b| b.truncate(19)), Malformed),
         row("less than the header says")
             .drops(syn().damaged(|b| b.truncate(39)), Malformed)
@@ -64,19 +67,22 @@ pub(super) fn rows() -> Vec<Row> {
             Malformed,
         ),
         row("a partial checksum elsewhere than in the transport header")
+            .pipeline_only(KernelIntervenes)
             .allow(tcp_rule(A, B, 8080))
             .drops(
                 syn().with(|p| p.offload.checksum = Checksum::Partial { start: 0, offset: 10 }),
                 BadOffload,
             )
             .drops(
-                syn().with(|p| p.offload.checksum = Checksum::Partial { start: 20, offset: 6 }),
-                BadOffload,
-            )
-            .drops(
                 syn().with(|p| {
                     p.offload.checksum = Checksum::Partial { start: u16::MAX, offset: u16::MAX };
                 }),
+                BadOffload,
+            ),
+        row("a partial checksum where another protocol has it")
+            .allow(tcp_rule(A, B, 8080))
+            .drops(
+                syn().with(|p| p.offload.checksum = Checksum::Partial { start: 20, offset: 6 }),
                 BadOffload,
             )
             .drops(
@@ -85,6 +91,7 @@ pub(super) fn rows() -> Vec<Row> {
                 BadOffload,
             ),
         row("a super-packet of another protocol than its metadata says")
+            .pipeline_only(KernelIntervenes)
             .drops(
                 tcp(A, B, 8080, ACK).payload(5000).partial().with(|p| {
                     p.offload.segmentation = Segmentation::Udp { size: 1000 };
@@ -97,17 +104,21 @@ pub(super) fn rows() -> Vec<Row> {
                 }),
                 BadOffload,
             ),
-        row("a super-packet with segments of nothing, or of next to nothing")
+        row("a super-packet with segments of nothing, or with too many")
+            .pipeline_only(KernelIntervenes)
             .drops(tcp(A, B, 8080, ACK).payload(5000).segments_of(0), BadOffload)
-            .drops(tcp(A, B, 8080, ACK).payload(5000).segments_of(7), BadOffload)
             .drops(udp(A, B, 53).payload(5000).segments_of(0), BadOffload)
             .drops(udp(A, B, 53).payload(5000).segments_of(10), BadOffload),
-        row("a super-packet whose checksum claims to be complete").drops(
-            tcp(A, B, 8080, ACK).payload(5000).with(|p| {
-                p.offload = Offload { segmentation: Segmentation::Tcp { size: 1400 }, ..p.offload };
-            }),
-            BadOffload,
-        ),
+        row("a super-packet with segments of next to nothing")
+            .drops(tcp(A, B, 8080, ACK).payload(5000).segments_of(7), BadOffload),
+        row("a super-packet whose checksum claims to be complete")
+            .pipeline_only(KernelIntervenes)
+            .drops(
+                tcp(A, B, 8080, ACK).payload(5000).with(|p| {
+                    p.offload.segmentation = Segmentation::Tcp { size: 1400 };
+                }),
+                BadOffload,
+            ),
         row("a super-packet with padding").drops(
             tcp(A, B, 8080, ACK)
                 .payload(5000)

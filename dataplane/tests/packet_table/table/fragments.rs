@@ -6,7 +6,7 @@ use sarcenet_dataplane_api::DropReason::{
 
 use super::packet::{Packet, SYN, other, tcp, udp};
 use super::world::{A, B, C, End, REMOTE_A, REMOTE_B, tcp_rule, udp_rule};
-use super::{PORT_UNREACHABLE, Row, row};
+use super::{PORT_UNREACHABLE, PipelineOnly, Row, row};
 
 /// The first fragment of a UDP datagram; its UDP length is that of the whole.
 fn first(from: End, to: End) -> Packet {
@@ -54,6 +54,7 @@ pub(super) fn rows() -> Vec<Row> {
             .drops(later(A, B, 1000, false).with(|p| p.door = C.door), SpoofedSource)
             .passes(later(A, B, 1000, false), A, B),
         row("nobody waits for a fragment longer than 30 seconds")
+            .pipeline_only(PipelineOnly::TakesTime)
             .allow(udp_rule(A, B, 53))
             .passes(first(A, B), A, B)
             .wait(29)

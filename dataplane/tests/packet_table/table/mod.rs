@@ -30,6 +30,18 @@ pub(crate) struct Row {
     pub world: World,
     /// What happens.
     pub steps: Vec<Step>,
+    /// Why it is not played through real links, if it is not.
+    pub pipeline_only: Option<PipelineOnly>,
+}
+
+/// Why a row cannot be played through real links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PipelineOnly {
+    /// More time passes in it than a test may take.
+    TakesTime,
+    /// The kernel refuses its packets at the packet socket, or puts them right, so that they never
+    /// reach a TUN as they are.
+    KernelIntervenes,
 }
 
 /// What happens next in a row.
@@ -102,7 +114,7 @@ pub(crate) fn rows() -> Vec<Row> {
 
 /// A row that begins with the default state.
 pub(crate) fn row(name: &'static str) -> Row {
-    Row { name, world: World::default(), steps: Vec::new() }
+    Row { name, world: World::default(), steps: Vec::new(), pipeline_only: None }
 }
 
 /// What a packet looks like on the way to `to` when it passes: one hop on, unless the cell itself
@@ -130,6 +142,12 @@ impl Row {
                 cell.revoke = Revoke::Immediate;
             }
         })
+    }
+
+    /// Is played against the pipeline alone, for a reason.
+    pub(crate) fn pipeline_only(mut self, reason: PipelineOnly) -> Self {
+        self.pipeline_only = Some(reason);
+        self
     }
 
     /// Begins with another state.

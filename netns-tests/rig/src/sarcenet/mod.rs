@@ -132,7 +132,7 @@ impl SarcenetCell {
         (processes.dataplane.pid(), processes.agent.pid())
     }
 
-    /// Waits until the agent has given its whole desired state to the dataplane.
+    /// Waits until its dataplane has in force whatever its agent wants.
     pub fn wait_ready(&self) -> Result<()> {
         let deadline = Instant::now() + START_PATIENCE;
         loop {
@@ -141,23 +141,20 @@ impl SarcenetCell {
                 processes.dataplane.check_alive()?;
                 processes.agent.check_alive()?;
             }
-            let last = match self.readiness() {
-                Ok(None) => return Ok(()),
-                Ok(Some(reason)) => reason,
-                Err(error) => format!("{error:#}"),
-            };
+            let Err(error) = self.is_ready() else { return Ok(()) };
             if Instant::now() > deadline {
-                bail!("{} is not ready: {last}\n{}", self.plan.name, self.logs());
+                bail!("{} is not ready: {error:#}\n{}", self.plan.name, self.logs());
             }
             std::thread::sleep(TICK);
         }
     }
 
-    /// Why it is not ready; none if it is.
-    fn readiness(&self) -> Result<Option<String>> {
+    /// An error if its dataplane does not have in force yet what its agent wants.
+    fn is_ready(&self) -> Result<()> {
         let dataplane = self.agent()?.status()?.dataplane;
-        Ok((!dataplane.ready)
-            .then(|| dataplane.error.unwrap_or_else(|| "no dataplane yet".to_owned())))
+        let reason = || dataplane.error.unwrap_or_else(|| "a change is on its way".to_owned());
+        ensure!(dataplane.ready, "{}", reason());
+        Ok(())
     }
 
     /// Kills the dataplane at once.
@@ -268,7 +265,7 @@ impl SarcenetCell {
         changed.map(drop).with_context(|| format!("allow={allow} {policy}"))
     }
 
-    /// Policies that the agent enforces.
+    /// Policies that the agent knows.
     pub(crate) fn policies(&self) -> Result<Vec<Policy>> {
         self.agent()?.policies().context("read the policies in force")
     }

@@ -1,6 +1,6 @@
 //! A minimal HTTP/1.1 server and client that keep their connections open.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::thread::JoinHandle;
@@ -14,7 +14,8 @@ use super::tcp;
 /// Longest body that either side makes or takes, in bytes.
 const BODY_MAX: usize = 64 << 20;
 
-/// Serves `GET /` (who it is and whom it talks to) and `GET /bytes/N` (N bytes) until dropped.
+/// Serves `GET /` (who it is and whom it talks to), `GET /bytes/N` (N bytes) and `POST /bytes`
+/// (says whether the bytes are the right ones) until dropped.
 /// Open connections live on until their client closes them.
 #[derive(Debug)]
 pub struct HttpServer {
@@ -70,13 +71,14 @@ fn serve(stream: TcpStream, peer: SocketAddr, name: &str) -> std::io::Result<()>
         if reader.read_line(&mut request)? == 0 {
             return Ok(());
         }
-        let mut header = String::new();
-        while reader.read_line(&mut header)? > 2 {
-            header.clear();
-        }
+        let mut received = vec![0; content_length(&mut reader)?];
+        reader.read_exact(&mut received)?;
         let path = request.split(' ').nth(1).unwrap_or("/");
         let body = match path.strip_prefix("/bytes/").map(str::parse::<usize>) {
             Some(Ok(length)) if length <= BODY_MAX => pattern(length),
+            _ if !received.is_empty() && received == pattern(received.len()) => {
+                format!("{} bytes, all right\n", received.len()).into_bytes()
+            }
             _ => format!("this is {name}, you are {}\n", peer.ip()).into_bytes(),
         };
         let head = format!(
@@ -86,6 +88,22 @@ fn serve(stream: TcpStream, peer: SocketAddr, name: &str) -> std::io::Result<()>
         writer.write_all(head.as_bytes())?;
         writer.write_all(&body)?;
     }
+}
+
+/// Reads headers to their end; returns the length of the body that follows, in bytes.
+fn content_length(reader: &mut impl BufRead) -> std::io::Result<usize> {
+    let mut length = 0;
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 2 {
+        if let Some(value) = line.strip_prefix("Content-Length: ") {
+            length = value.trim_end().parse().map_err(std::io::Error::other)?;
+        }
+        line.clear();
+    }
+    if length > BODY_MAX {
+        return Err(std::io::Error::other(format!("an HTTP body of {length} bytes")));
+    }
+    Ok(length)
 }
 
 /// Bytes in which a lost, repeated or moved piece shows.
@@ -118,23 +136,25 @@ impl HttpClient {
         Ok(())
     }
 
+    /// Uploads `length` bytes, every one of which the server checks.
+    pub fn upload(&mut self, length: usize) -> Result<()> {
+        let head = format!("POST /bytes HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+        let request = [head.as_bytes(), &pattern(length)].concat();
+        let answer = String::from_utf8(self.ask(&request)?).context("an answer of no text")?;
+        ensure!(answer == format!("{length} bytes, all right\n"), "{length} bytes: {answer}");
+        Ok(())
+    }
+
     fn get(&mut self, path: &str) -> Result<Vec<u8>> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: container\r\n\r\n");
-        self.stream.get_mut().write_all(request.as_bytes()).context("send an HTTP request")?;
+        self.ask(format!("GET {path} HTTP/1.1\r\nHost: container\r\n\r\n").as_bytes())
+    }
+
+    fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>> {
+        self.stream.get_mut().write_all(request).context("send an HTTP request")?;
         let mut line = String::new();
         self.stream.read_line(&mut line).context("read an HTTP answer")?;
         ensure!(line.starts_with("HTTP/1.1 200 "), "unexpected HTTP answer {line:?}");
-        let mut length = 0;
-        loop {
-            line.clear();
-            self.stream.read_line(&mut line).context("read an HTTP header")?;
-            match line.trim_end().split_once(": ") {
-                Some(("Content-Length", value)) => length = value.parse()?,
-                Some(_) => {}
-                None => break,
-            }
-        }
-        ensure!(length <= BODY_MAX, "an HTTP body of {length} bytes");
+        let length = content_length(&mut self.stream).context("read HTTP headers")?;
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body).context("read an HTTP body")?;
         Ok(body)

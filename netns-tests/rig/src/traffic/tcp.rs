@@ -4,6 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 /// How an attempt to connect ended, and after how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -14,7 +16,7 @@ pub enum Outcome {
     /// Nothing came back in time.
     TimedOut,
     /// It failed in another way.
-    Failed(io::ErrorKind),
+    Failed(Errno),
 }
 
 impl Outcome {
@@ -35,7 +37,7 @@ impl std::fmt::Display for Outcome {
             Self::Connected(after) => write!(f, "connected after {}", Milliseconds(*after)),
             Self::Refused(after) => write!(f, "refused after {}", Milliseconds(*after)),
             Self::TimedOut => f.write_str("timed out"),
-            Self::Failed(kind) => write!(f, "failed: {kind}"),
+            Self::Failed(errno) => write!(f, "failed: {errno}"),
         }
     }
 }
@@ -51,18 +53,25 @@ impl std::fmt::Display for Milliseconds {
 
 /// Connects from the calling thread's namespace.
 pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
-    let began = Instant::now();
-    match TcpStream::connect_timeout(&to.into(), patience) {
-        Ok(_) => Outcome::Connected(began.elapsed()),
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Outcome::Refused(began.elapsed()),
-            io::ErrorKind::TimedOut => Outcome::TimedOut,
-            other => Outcome::Failed(other),
-        },
+    let deadline = Instant::now() + patience;
+    loop {
+        let began = Instant::now();
+        let Err(error) = TcpStream::connect_timeout(&to.into(), patience) else {
+            return Outcome::Connected(began.elapsed());
+        };
+        match (error.kind(), error.raw_os_error()) {
+            (io::ErrorKind::ConnectionRefused, _) => return Outcome::Refused(began.elapsed()),
+            (io::ErrorKind::TimedOut, _) => return Outcome::TimedOut,
+            (_, Some(errno)) => return Outcome::Failed(Errno::from_raw(errno)),
+            // The socket was hung up, and had no error when it was asked for it: nobody knows how
+            // this attempt ended.
+            (_, None) if Instant::now() < deadline => {}
+            (_, None) => return Outcome::Failed(Errno::UnknownErrno),
+        }
     }
 }
 
 /// Listens on all addresses of the calling thread's namespace.
 pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
-    TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
+    super::bind(|| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))
 }

@@ -90,8 +90,8 @@ fn answer(socket: &UdpSocket, received: &Mutex<Vec<Datagram>>, stop: &AtomicBool
     }
 }
 
-/// Sends one datagram and waits for what comes back.
-pub(crate) fn ask(
+/// Sends one datagram by a socket and waits for what comes back.
+pub fn ask(
     socket: &UdpSocket,
     to: SocketAddrV4,
     payload: &[u8],

@@ -1,0 +1,81 @@
+//! Network namespaces for tests, each held by one thread and gone with it. Needs root, and `ip`.
+
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Pid, gettid};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace without a name. It ends with the last thread that is in it.
+pub(crate) struct Namespace {
+    /// What `ip ... netns` calls it.
+    pub(crate) id: Pid,
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Namespace {
+    /// Makes one; its loopback interface is up.
+    pub(crate) fn new() -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let (ids, id) = channel();
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("these tests need CAP_SYS_ADMIN");
+            ids.send(gettid()).unwrap();
+            for job in queue {
+                job();
+            }
+        });
+        let id = id.recv().expect("the namespace's thread");
+        let namespace = Self { id, jobs: Some(jobs), thread: Some(thread) };
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Runs `job` in it and waits for the result.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (results, result) = channel();
+        let job = move || drop(results.send(job()));
+        self.jobs.as_ref().unwrap().send(Box::new(job)).expect("the namespace's thread");
+        result.recv().expect("the job panicked; see above")
+    }
+
+    /// Runs `ip` with these arguments, separated by spaces.
+    pub(crate) fn ip(&self, arguments: &str) {
+        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+        let output = self.run({
+            let arguments = arguments.clone();
+            move || Command::new("ip").args(arguments).output().expect("ip (iproute2)")
+        });
+        let error = String::from_utf8_lossy(&output.stderr);
+        let command = arguments.join(" ");
+        assert!(output.status.success(), "ip {command} (nsenter -t {} -n): {error}", self.id);
+    }
+
+    /// Makes a TUN with this name and MTU, up, without addresses and without IPv6. Returns its
+    /// descriptor.
+    pub(crate) fn tun(&self, name: &'static str, mtu: u16) -> OwnedFd {
+        let fd = self.run(move || {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+            sarcenet_tun::TunDevice::open(name).unwrap().into_fd()
+        });
+        self.ip(&format!("link set {name} mtu {mtu} gso_max_size 61900 up"));
+        fd
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("a namespace's thread panicked");
+        }
+    }
+}
