@@ -172,7 +172,11 @@ fn print(machine: &Machine, outcomes: &[Outcome]) {
     for outcome in outcomes {
         let number =
             |value: f64| Cell::new(format!("{value:.2}")).set_alignment(CellAlignment::Right);
-        let color = if outcome.ratio_median >= outcome.bar { Color::Green } else { Color::Red };
+        let color = match outcome.bar {
+            None => Color::Reset,
+            Some(bar) if outcome.ratio_median >= bar => Color::Green,
+            Some(_) => Color::Red,
+        };
         table.add_row([
             Cell::new(format!("{}: {}", outcome.id, outcome.title)),
             number(median(&outcome.ours)),
@@ -181,7 +185,7 @@ fn print(machine: &Machine, outcomes: &[Outcome]) {
             number(outcome.ratio_median).fg(color),
             number(outcome.ratio_min),
             number(outcome.ratio_max),
-            number(outcome.bar),
+            outcome.bar.map_or_else(|| Cell::new(""), number),
             number(outcome.ours_cpu),
             number(outcome.kernel_cpu),
             Cell::new(outcome.cpu_unit),

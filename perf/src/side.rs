@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use sarcenet_rig::{Cell, CellKind, Container, Plan, World, tcp, udp};
+use sarcenet_rig::{Cell, CellKind, Container, Plan, World, bulk_transfer, tcp, udp};
 
+use crate::cpu::BusyTime;
 use crate::load::Seen;
 
 /// Where generators listen; a policy admits these ports.
@@ -59,16 +60,41 @@ impl Side {
         Ok(modes)
     }
 
+    /// Runs iperf3 and returns what its receiver saw. Processor time is that of the whole run, so
+    /// it is related to the bytes of the second that iperf3 does not count, too.
+    pub(crate) fn iperf3(&self, span: Span, streams: u8, seconds: f64) -> Result<Seen> {
+        let duration = Duration::from_secs_f64(seconds.max(1.0));
+        let (port, streams) = (self.take_port(), streams.into());
+        let busy = BusyTime::now()?;
+        let result = bulk_transfer(&self.sender, self.receiver(span), port, streams, duration)?;
+        let counted = duration.as_secs() as f64;
+        Ok(Seen {
+            bytes: (result.bits_per_second * counted / 8.0) as u64,
+            packets: 0,
+            seconds: counted,
+            cpu_seconds: busy.elapsed()? * counted / (counted + 1.0),
+        })
+    }
+
+    fn receiver(&self, span: Span) -> &Container {
+        match span {
+            Span::CrossCell => &self.far,
+            Span::SameCell => &self.near,
+        }
+    }
+
+    /// A port that no run before has used for long.
+    fn take_port(&self) -> u16 {
+        let port = self.next_port.get();
+        self.next_port.set(if port == *PORTS.end() { *PORTS.start() } else { port + 1 });
+        port
+    }
+
     /// Runs one generator against another and returns what the receiver saw. `receive` and `send`
     /// are arguments of `sarcenet-perf load`, without the address.
     pub(crate) fn measure(&self, span: Span, receive: &[&str], send: &[&str]) -> Result<Seen> {
-        let receiver = match span {
-            Span::CrossCell => &self.far,
-            Span::SameCell => &self.near,
-        };
-        let port = self.next_port.get();
-        self.next_port.set(if port == *PORTS.end() { *PORTS.start() } else { port + 1 });
-        let address = SocketAddrV4::new(receiver.address(), port).to_string();
+        let receiver = self.receiver(span);
+        let address = SocketAddrV4::new(receiver.address(), self.take_port()).to_string();
         let receiving = receiver.spawn(generator(receive, &address)?.stdout(Stdio::piped()))?;
         std::thread::sleep(Duration::from_millis(150)); // until it listens
         let mut sending = self.sender.spawn(generator(send, &address)?.stdout(Stdio::null()))?;

@@ -17,8 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) ours_cpu: f64,
     pub(crate) kernel_cpu: f64,
     pub(crate) cpu_unit: &'static str,
-    /// Release bar of the ratio.
-    pub(crate) bar: f64,
+    /// Release bar of the ratio, where there is one.
+    pub(crate) bar: Option<f64>,
 }
 
 /// The middle value; the mean of the two middle ones for an even count. Zero for none.
