@@ -7,6 +7,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Network namespaces need root; everything else does not.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
+DENY := $(TARGET)/tools/bin/cargo-deny
 PROGRAMS := -p sarcenet -p sarcenet-dataplane -p sarcenet-cni
 
 .PHONY: help deps build demo demo-end test lint bench perf loom fuzz
@@ -38,12 +39,14 @@ test: deps
 	cargo build --locked --workspace --bins
 	$(if $(SUDO),$(RUNNER)='$(SUDO)') cargo test --locked --workspace --no-fail-fast
 
-lint:
+lint: deps $(DENY)
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else \
-	    echo 'lint: cargo-deny is not installed (cargo install --locked cargo-deny):' \
-	        'advisories, licences and banned crates were NOT checked'; fi
+	$(DENY) --locked check bans licenses sources
+
+# Advisories need their database from the network; these three do not.
+$(DENY): | deps
+	cargo install --quiet --locked --no-default-features --version 0.20.2 --root $(TARGET)/tools cargo-deny
 
 bench:
 	cargo bench --locked -p sarcenet-benches
