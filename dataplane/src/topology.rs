@@ -14,6 +14,7 @@ use ipnet::Ipv4Net;
 use sarcenet_dataplane_api::{Cell, Container, Peer, PortId};
 
 use crate::packet::Via;
+use crate::table::PrefixMap;
 use crate::wire::tunnel::{TunnelTemplate, vtep_mac};
 
 /// A container of this cell.
@@ -75,8 +76,9 @@ pub struct Topology {
     containers: Vec<ContainerEntry>,
     by_address: AddressMap,
     by_port: Vec<Option<u32>>,
-    /// By base address of the subnet; subnets do not overlap.
+    /// By base address of the subnet.
     peers: Vec<PeerEntry>,
+    by_subnet: PrefixMap<u32>,
     by_underlay: AddressMap,
 }
 
@@ -86,7 +88,8 @@ impl Topology {
     /// `generation` is the low half of the generation of the desired state: flows that were
     /// decided under another one are decided again on their next packet. Without a `cell` nothing
     /// can be carried, and every packet is dropped as not configured. Of peers whose subnets
-    /// overlap, and of containers with the same port or address, the last one counts.
+    /// overlap the one with the longer prefix counts, of containers with the same port or
+    /// address the last one.
     pub fn new(
         generation: u32,
         cell: Option<Cell>,
@@ -115,6 +118,7 @@ impl Topology {
             })
             .collect();
         self.peers.sort_by_key(|peer| peer.subnet.network());
+        self.by_subnet = PrefixMap::new((0..).zip(&self.peers).map(|(i, peer)| (peer.subnet, i)));
         for (index, peer) in self.peers.iter().enumerate() {
             self.by_underlay.insert(peer.underlay.to_bits(), index as u32);
         }
@@ -168,8 +172,7 @@ impl Topology {
 
     /// The peer whose subnet contains this address.
     pub fn peer_for(&self, address: Ipv4Addr) -> Option<&PeerEntry> {
-        let after = self.peers.partition_point(|peer| peer.subnet.network() <= address);
-        self.peers.get(after.checked_sub(1)?).filter(|peer| peer.subnet.contains(&address))
+        self.peers.get(*self.by_subnet.get(address)? as usize)
     }
 
     /// The peer with this underlay address. A cell that holds several subnets answers with one of

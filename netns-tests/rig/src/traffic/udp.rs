@@ -90,7 +90,10 @@ fn answer(socket: &UdpSocket, received: &Mutex<Vec<Datagram>>, stop: &AtomicBool
     }
 }
 
-/// Sends one datagram by a socket and waits for what comes back.
+/// How long to wait before a datagram is sent again: a loaded machine may lose one.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Sends a datagram by a socket, and again every second, until something comes back.
 pub fn ask(
     socket: &UdpSocket,
     to: SocketAddrV4,
@@ -98,19 +101,27 @@ pub fn ask(
     patience: Duration,
 ) -> Result<UdpAnswer> {
     socket.connect(to).with_context(|| format!("connect a UDP socket to {to}"))?;
-    socket.set_read_timeout(Some(patience)).context("set a socket's timeout")?;
     let began = Instant::now();
-    socket.send(payload).with_context(|| format!("send a datagram to {to}"))?;
     let mut buffer = vec![0; 65_536];
-    match socket.recv(&mut buffer) {
-        Ok(length) => {
-            buffer.truncate(length);
-            Ok(UdpAnswer::Answered(buffer))
+    loop {
+        let left = patience.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Ok(UdpAnswer::Silence);
         }
-        Err(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => Ok(UdpAnswer::Refused(began.elapsed())),
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(UdpAnswer::Silence),
-            _ => Err(error).with_context(|| format!("receive an answer from {to}")),
-        },
+        socket.set_read_timeout(Some(left.min(AGAIN))).context("set a socket's timeout")?;
+        let answer = socket.send(payload).and_then(|_| socket.recv(&mut buffer));
+        match answer {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Ok(UdpAnswer::Answered(buffer));
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => {
+                    return Ok(UdpAnswer::Refused(began.elapsed()));
+                }
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                _ => return Err(error).with_context(|| format!("ask {to} by UDP")),
+            },
+        }
     }
 }
