@@ -175,6 +175,7 @@ impl Desired {
                 tunnel_port: network.port,
                 mtu,
                 revoke: network.revoke,
+                uplink: network.uplink,
                 host: host.is_some(),
             },
             host,

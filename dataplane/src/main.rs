@@ -83,8 +83,8 @@ Environment:
   RUST_LOG         what to log, e.g. `debug` or `sarcenet_dataplane::control=debug` [default: info]
 
 Rights:
-  Must be started as root, or with CAP_NET_ADMIN by the owner of ROOT/run/sarcenet. All other
-  capabilities are given up before the first packet.
+  Must be started as root, or with CAP_NET_ADMIN and CAP_NET_RAW by the owner of
+  ROOT/run/sarcenet. All other capabilities are given up before the first packet.
 
 Exit status:
   0  stopped by a signal

@@ -10,13 +10,16 @@ use nix::sys::{
 
 /// Capabilities that later work needs.
 ///
-/// `CAP_NET_ADMIN`: the tunnel's sockets are opened when the controller says where, and their
-/// buffers are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)).
+/// `CAP_NET_ADMIN`: the tunnel is opened when the controller says where. The buffers of its sockets
+/// are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)), and the TAP for
+/// whole super-packets is made and set up.
+///
+/// `CAP_NET_RAW`: a packet socket watches how the uplink's probe leaves.
 ///
 /// Nothing else: a TUN queue that arrives as a descriptor is read and written without any
 /// capability, its offloads are set without any (drivers/net/tun.c checks rights when a device is
 /// attached only), and files are opened before.
-const KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
 
 /// Why limits or privileges could not be changed.
 #[derive(Debug, thiserror::Error)]

@@ -209,7 +209,7 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use sarcenet_dataplane_api::Revoke;
+    use sarcenet_dataplane_api::{Revoke, UplinkMode};
 
     use super::*;
 
@@ -222,6 +222,7 @@ mod tests {
             tunnel_port: 4789,
             mtu: 1450,
             revoke: Revoke::Drain,
+            uplink: UplinkMode::Udp,
             host: true,
         }
     }

@@ -19,7 +19,7 @@ use nix::{
 };
 use sarcenet_dataplane_api::{
     Cell, Container, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, TraceFilter,
-    Update,
+    Update, UplinkMode,
     client::{Client, Snapshot},
 };
 use sarcenet_tun::TunDevice;
@@ -98,6 +98,7 @@ fn cell() -> Cell {
         tunnel_port: free,
         mtu: 1450,
         revoke: Revoke::Drain,
+        uplink: UplinkMode::Udp,
         host: false,
     }
 }

@@ -11,9 +11,10 @@ use sarcenet_dataplane::flow::FlowTable;
 use sarcenet_dataplane::pipeline::Shared;
 use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane::wire::tunnel::vtep_mac;
-use sarcenet_dataplane::worker::{WorkerConfig, Workers};
+use sarcenet_dataplane::worker::{UplinkSettings, WorkerConfig, Workers};
 use sarcenet_dataplane_api::{
     Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    UplinkMode,
 };
 use support::namespace::Namespace;
 use support::{attach, traffic};
@@ -44,7 +45,13 @@ fn rule(destination: Ipv4Addr, protocol: Protocol, id: u32) -> Rule {
 }
 
 impl Engine {
-    fn start(number: usize, cell: Namespace, containers: &[Container], workers: usize) -> Self {
+    fn start(
+        number: usize,
+        cell: Namespace,
+        containers: &[Container],
+        workers: usize,
+        mode: UplinkMode,
+    ) -> Self {
         let shared = Arc::new(Shared::new(FlowTable::new(4096).unwrap()));
         let cell_state = Cell {
             underlay: UNDERLAY[number],
@@ -54,6 +61,7 @@ impl Engine {
             tunnel_port: 4789,
             mtu: MTU,
             revoke: Revoke::Drain,
+            uplink: mode,
             host: false,
         };
         let other = 1 - number;
@@ -82,7 +90,10 @@ impl Engine {
             let shared = Arc::clone(&shared);
             move || {
                 let workers = Workers::start(&shared, config).unwrap();
-                assert_eq!(workers.set_uplink(UNDERLAY[number], 4789, MTU).unwrap(), "udp gso gro");
+                let settings =
+                    UplinkSettings { underlay: UNDERLAY[number], port: 4789, mtu: MTU, mode };
+                let whole = if mode == UplinkMode::TunnelGso { "tunnel-gso, " } else { "" };
+                assert_eq!(workers.set_uplink(settings).unwrap(), format!("{whole}udp gso gro"));
                 workers
             }
         });
@@ -99,6 +110,10 @@ impl Engine {
 
 /// Two cells with a veth between them.
 fn world(workers: usize) -> [Engine; 2] {
+    world_with(workers, UplinkMode::Udp)
+}
+
+fn world_with(workers: usize, mode: UplinkMode) -> [Engine; 2] {
     let cells = [Namespace::new(), Namespace::new()];
     cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id));
     for (cell, address) in cells.iter().zip(UNDERLAY) {
@@ -107,8 +122,8 @@ fn world(workers: usize) -> [Engine; 2] {
     }
     let [one, other] = cells;
     [
-        Engine::start(0, one, &[container(1, ADDRESS[0]), container(2, NEIGHBOUR)], workers),
-        Engine::start(1, other, &[container(1, ADDRESS[1])], workers),
+        Engine::start(0, one, &[container(1, ADDRESS[0]), container(2, NEIGHBOUR)], workers, mode),
+        Engine::start(1, other, &[container(1, ADDRESS[1])], workers, mode),
     ]
 }
 
@@ -123,10 +138,19 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn tcp_bulk_between_cells_arrives_byte_by_byte() {
-    let [a, b] = world(1);
+    bulk(UplinkMode::Udp, "udp gso gro");
+}
+
+#[test]
+fn tcp_bulk_in_whole_super_packets_arrives_byte_by_byte() {
+    bulk(UplinkMode::TunnelGso, "tunnel-gso, udp gso gro");
+}
+
+fn bulk(mode: UplinkMode, shown: &str) {
+    let [a, b] = world_with(1, mode);
     traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 64 << 20);
     let status = &a.workers.links()[0];
-    assert_eq!((status.name.as_str(), status.mode.as_str()), ("uplink", "udp gso gro"));
+    assert_eq!((status.name.as_str(), status.mode.as_str()), ("uplink", shown));
     let mean = status.tx_bytes / status.tx_packets;
     assert!(mean > 8_000, "super-packets stay whole up to the uplink: {mean} bytes each");
     let received = &b.workers.links()[0];

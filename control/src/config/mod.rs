@@ -14,7 +14,7 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy};
-use sarcenet_dataplane_api::Revoke;
+use sarcenet_dataplane_api::{Revoke, UplinkMode};
 
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};
@@ -45,6 +45,8 @@ pub struct Network {
     pub mtu: Option<u16>,
     /// What happens to established conversations on revocation.
     pub revoke: Revoke,
+    /// How packets travel between cells.
+    pub uplink: UplinkMode,
 }
 
 /// One cell.

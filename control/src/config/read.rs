@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
-use sarcenet_dataplane_api::{PortRange, Revoke};
+use sarcenet_dataplane_api::{PortRange, Revoke, UplinkMode};
 
 use super::mistake::suggestion;
 use super::tree::{At, Node, Place};
@@ -24,6 +24,7 @@ pub(super) struct Parts {
     pub(super) port: Option<u16>,
     pub(super) mtu: Option<u16>,
     pub(super) revoke: Option<Revoke>,
+    pub(super) uplink: Option<UplinkMode>,
 }
 
 #[derive(Debug)]
@@ -85,6 +86,7 @@ fn assemble(parts: Parts) -> Option<Network> {
         port: parts.port.unwrap_or(DEFAULT_PORT),
         mtu: parts.mtu,
         revoke: parts.revoke.unwrap_or_default(),
+        uplink: parts.uplink.unwrap_or_default(),
     })
 }
 
@@ -106,8 +108,8 @@ impl Reader {
 
     fn network(&mut self, root: At<Node>) -> Parts {
         let known =
-            ["overlay", "cells", "apps", "policies", "vni", "port", "mtu", "revoke"].as_slice();
-        let Some(mut top) = self.map(root, "the network file", known) else {
+            ["overlay", "cells", "apps", "policies", "vni", "port", "mtu", "revoke", "uplink"];
+        let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
         };
         let overlay = self.required(&mut top, "overlay", "10.255.0.0/16");
@@ -132,6 +134,7 @@ impl Reader {
                 self.number(node, "mtu", 576..=65485, hint).map(|mtu| mtu.value as u16)
             }),
             revoke: top.take("revoke").and_then(|node| self.revoke(node)),
+            uplink: top.take("uplink").and_then(|node| self.uplink(node)),
         }
     }
 
@@ -353,6 +356,20 @@ impl Reader {
                     place,
                     format!("{key} `{value}` is not an IPv4 network; write it like 10.255.1.0/24"),
                 );
+                None
+            }
+        }
+    }
+
+    fn uplink(&mut self, node: At<Node>) -> Option<UplinkMode> {
+        let text = self.text(node, "uplink")?;
+        match text.value.as_str() {
+            "auto" => Some(UplinkMode::Auto),
+            "udp" => Some(UplinkMode::Udp),
+            "tunnel-gso" => Some(UplinkMode::TunnelGso),
+            other => {
+                let hint = "use auto (the dataplane tries what is best), udp or tunnel-gso";
+                self.wrong(text.place, format!("uplink `{other}` is not known; {hint}"));
                 None
             }
         }

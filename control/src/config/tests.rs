@@ -24,14 +24,17 @@ fn a_good_file() {
     assert_eq!(network.policies[1].to_string(), "app-b to app-a udp 7000-8000");
     assert_eq!((network.vni, network.port, network.mtu), (1, 4789, None));
     assert_eq!(network.revoke, Revoke::Drain);
+    assert_eq!(network.uplink, UplinkMode::Auto);
 }
 
 #[test]
 fn all_options() {
-    let text = format!("{GOOD}vni: 0xffffff\nport: 4790\nmtu: 1400\nrevoke: immediate\n");
+    let text =
+        format!("{GOOD}vni: 0xffffff\nport: 4790\nmtu: 1400\nrevoke: immediate\nuplink: udp\n");
     let network = Network::parse(&text).unwrap();
     assert_eq!((network.vni, network.port, network.mtu), (0xff_ffff, 4790, Some(1400)));
     assert_eq!(network.revoke, Revoke::Immediate);
+    assert_eq!(network.uplink, UplinkMode::Udp);
 }
 
 #[test]
@@ -220,13 +223,15 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "policies:\n",
-        "mtu: 100\nport: 0\nrevoke: never\npolicies:\n",
+        "mtu: 100\nport: 0\nrevoke: never\nuplink: fast\npolicies:\n",
         &[
             "8:6: mtu 100 is not in 576 to 65485 (bytes of the largest inner IP packet: the underlay's \
          MTU - 50)",
             "9:7: port 0 is not in 1 to 65535 (a UDP port)",
             "10:9: revoke `never` is not known; use drain (established conversations live on) or \
          immediate",
+            "11:9: uplink `fast` is not known; use auto (the dataplane tries what is best), udp or \
+         tunnel-gso",
         ],
     ),
     (
@@ -234,7 +239,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "apps: none\nsapp:\n",
         &[
             "5:7: apps is text; it must be a list, each item after `- `",
-            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke",
+            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke, uplink",
             "10:12: no app is named `app-a`; add `- {id: app-a, tag: ...}` under `apps:`",
             "10:23: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
             "11:12: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
@@ -267,7 +272,7 @@ fn files_that_are_no_network() {
         ),
         (
             "- a\n",
-            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke",
+            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke, uplink",
         ),
     ] {
         assert_eq!(Network::parse(text).unwrap_err()[0].to_string(), expected);

@@ -21,7 +21,7 @@ pub mod transport;
 pub use drop_reason::DropReason;
 pub use messages::{
     Cell, Container, Peer, PortId, PortRange, Protocol, Reply, Request, Revoke, Role, Rule, RuleId,
-    RuleKey, Update,
+    RuleKey, Update, UplinkMode,
 };
 pub use observe::{
     Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus, PortInfo, Status,

@@ -27,6 +27,19 @@ pub enum Revoke {
     Immediate,
 }
 
+/// How packets travel to other cells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UplinkMode {
+    /// As is found best when the dataplane tries.
+    #[default]
+    Auto,
+    /// Through UDP sockets, super-packets as trains of segments.
+    Udp,
+    /// Super-packets whole, through a TAP and the kernel's forwarding; others as with `Udp`.
+    TunnelGso,
+}
+
 /// What this cell is. Comes with the file descriptor of the host TUN when `host` is set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cell {
@@ -45,6 +58,8 @@ pub struct Cell {
     pub mtu: u16,
     /// What happens to established conversations on revocation.
     pub revoke: Revoke,
+    /// How packets travel to other cells.
+    pub uplink: UplinkMode,
     /// Whether the host TUN's file descriptor accompanies this message.
     pub host: bool,
 }

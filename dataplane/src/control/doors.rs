@@ -9,16 +9,22 @@ use std::{
 use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
 use sarcenet_tun::TunDevice;
 
-use crate::{pipeline::Totals, worker::Workers};
+use crate::{
+    pipeline::Totals,
+    worker::{UplinkSettings, Workers},
+};
 
 /// Why a door could not be opened, in its own words.
 pub type DoorError = Box<dyn Error + Send + Sync>;
 
 /// What can be opened and closed. The workers are it in the running program.
 pub trait Doors: Send + Sync + 'static {
-    /// Opens the tunnel's socket in place of the one before, which stays when this fails. `mtu`
-    /// is that of inner packets, in bytes. Returns the mode obtained.
-    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError>;
+    /// Opens the tunnel in place of the one before, which stays when this fails. Returns the mode
+    /// obtained.
+    fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError>;
+
+    /// Says where another cell is, for the uplink to try how packets get there best.
+    fn probe_uplink(&self, peer: Ipv4Addr);
 
     /// Takes the host TUN's queue and MTU in place of those before, or lets go of them.
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError>;
@@ -59,8 +65,12 @@ pub trait Doors: Send + Sync + 'static {
 }
 
 impl Doors for Workers {
-    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError> {
-        Ok(self.set_uplink(underlay, port, mtu)?)
+    fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError> {
+        Ok(self.set_uplink(settings)?)
+    }
+
+    fn probe_uplink(&self, peer: Ipv4Addr) {
+        self.probe_uplink(peer);
     }
 
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {

@@ -20,7 +20,7 @@ use super::{
     desired::{Desired, Invalid, Places, RuleChange},
     doors::{DoorError, Doors},
 };
-use crate::{packet::Via, pipeline::Shared, topology::Topology};
+use crate::{packet::Via, pipeline::Shared, topology::Topology, worker::UplinkSettings};
 
 /// How long a change waits for workers that are in the middle of a batch. Batches take less than
 /// a millisecond; a worker that takes this long is stuck in the kernel, and the change goes on.
@@ -189,6 +189,9 @@ impl<D: Doors> Engine<D> {
         now.generation = generation;
         self.shared.publish(topology(generation, &now.desired.places));
         if moved {
+            if let Some(peer) = now.desired.places.peers.values().next() {
+                self.doors.probe_uplink(peer.underlay);
+            }
             self.open_doors(&now.desired.places, before.as_ref(), host, queues);
         }
         self.wait_for_batches();
@@ -236,12 +239,17 @@ impl<D: Doors> Engine<D> {
     }
 
     fn move_uplink(&self, old: Option<&Cell>, new: Option<&Cell>) -> Result<(), ApplyError> {
-        let place = |cell: &Cell| (cell.underlay, cell.tunnel_port, cell.mtu);
-        let Some(new) = new.filter(|new| old.map(place) != Some(place(new))) else {
+        let settings = |cell: &Cell| UplinkSettings {
+            underlay: cell.underlay,
+            port: cell.tunnel_port,
+            mtu: cell.mtu,
+            mode: cell.uplink,
+        };
+        let Some(new) = new.map(settings).filter(|new| old.map(settings) != Some(*new)) else {
             return Ok(());
         };
-        let (underlay, port, mtu) = place(new);
-        let mode = self.doors.set_uplink(underlay, port, mtu).map_err(ApplyError::Uplink)?;
+        let mode = self.doors.set_uplink(new).map_err(ApplyError::Uplink)?;
+        let UplinkSettings { underlay, port, mtu, .. } = new;
         info!(%underlay, port, mtu, mode, "tunnel open");
         Ok(())
     }

@@ -15,12 +15,15 @@ use parking_lot::Mutex;
 use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
 
 use super::doors::{DoorError, Doors};
-use crate::pipeline::{Shared, Totals};
+use crate::{
+    pipeline::{Shared, Totals},
+    worker::UplinkSettings,
+};
 
 /// What was done to a door, and what was in force at that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    Uplink(Ipv4Addr, u16, u16),
+    Uplink(UplinkSettings),
     Host(Option<u16>),
     Add { port: PortId, mtu: u16, generation: u32, rules: usize },
     Remove { port: PortId, still_there: bool },
@@ -32,6 +35,8 @@ pub(crate) struct FakeDoors {
     queues: Mutex<BTreeMap<PortId, OwnedFd>>,
     host: Mutex<Option<OwnedFd>>,
     pub(crate) uplink_fails: AtomicBool,
+    /// The cell that the uplink was to try last.
+    pub(crate) probed: Mutex<Option<Ipv4Addr>>,
 }
 
 impl FakeDoors {
@@ -42,6 +47,7 @@ impl FakeDoors {
             queues: Mutex::default(),
             host: Mutex::default(),
             uplink_fails: AtomicBool::new(false),
+            probed: Mutex::default(),
         }
     }
 
@@ -66,12 +72,16 @@ pub(crate) fn no_queue() -> OwnedFd {
 }
 
 impl Doors for FakeDoors {
-    fn set_uplink(&self, underlay: Ipv4Addr, port: u16, mtu: u16) -> Result<String, DoorError> {
+    fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError> {
         if self.uplink_fails.load(Ordering::Relaxed) {
             return Err("the address is not available".into());
         }
-        self.log.lock().push(Event::Uplink(underlay, port, mtu));
+        self.log.lock().push(Event::Uplink(settings));
         Ok("nowhere".into())
+    }
+
+    fn probe_uplink(&self, peer: Ipv4Addr) {
+        *self.probed.lock() = Some(peer);
     }
 
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {

@@ -9,6 +9,7 @@
 //! [`Scratch`] of its own.
 
 pub mod coalesce;
+mod group;
 mod ring;
 pub mod segment;
 pub(crate) mod sys;

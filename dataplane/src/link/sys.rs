@@ -175,9 +175,43 @@ pub(super) fn refuse_input(socket: BorrowedFd<'_>) -> io::Result<()> {
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
+/// Leaves a packet socket (of kind `SOCK_DGRAM`) only what leaves this host as UDP over IPv4,
+/// without options, from one address to another and its port.
+pub(super) fn watch_udp(
+    socket: BorrowedFd<'_>,
+    from: Ipv4Addr,
+    to: SocketAddrV4,
+) -> io::Result<()> {
+    let load = |size, at: u32| (libc::BPF_LD | libc::BPF_ABS | size, at);
+    let checks = [
+        (
+            load(libc::BPF_B, (libc::SKF_AD_OFF + libc::SKF_AD_PKTTYPE) as u32),
+            4, /* outgoing */
+        ),
+        (load(libc::BPF_B, 0), 0x45),
+        (load(libc::BPF_B, 9), libc::IPPROTO_UDP as u32),
+        (load(libc::BPF_W, 12), from.to_bits()),
+        (load(libc::BPF_W, 16), to.ip().to_bits()),
+        (load(libc::BPF_H, 22), u32::from(to.port())),
+    ];
+    let mut program = Vec::with_capacity(2 * checks.len() + 2);
+    let instruction =
+        |code: u32, jf: usize, k| libc::sock_filter { code: code as u16, jt: 0, jf: jf as u8, k };
+    for (number, ((code, at), value)) in checks.into_iter().enumerate() {
+        program.push(instruction(code, 0, at));
+        // To the last instruction.
+        let skip = 2 * (checks.len() - number - 1) + 1;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, skip, value));
+    }
+    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, u32::from(u16::MAX)));
+    program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, 0));
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
+}
+
 fn set<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io::Result<()> {
     // SAFETY: the address and length are those of `value`, which lives for the whole call; what it
-    // points at (the one instruction of `refuse_input`) does, too.
+    // points at (the instructions of `refuse_input` and `watch_udp`) does, too.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),

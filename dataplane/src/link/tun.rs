@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::uio::{readv, writev};
+use nix::sys::uio::readv;
 use sarcenet_dataplane_api::DropReason;
 use sarcenet_tun::{Features, TunDevice, TunError};
 
-use super::ring;
+use super::group::{Group, write_one};
 use super::segment::Segments;
 use super::sys::MAX_SLICES;
 use super::virtio::{self, HEADER_LEN};
@@ -175,73 +175,38 @@ impl TunLink {
         report: &mut Report,
     ) -> usize {
         let mut sent = Sent::default();
-        let mut indices = indices.into_iter();
-        let mut next = indices.next();
-        while let Some(first) = next {
+        let mut indices = indices.into_iter().peekable();
+        while let Some(&first) = indices.peek() {
             let mut group = Group::default();
-            let packet = batch.packet(usize::from(first));
-            if !self.takes(batch, packet) || !group.add(batch, packet) || scratch.ring.is_none() {
-                sent.add(packet, self.write(batch, packet, scratch), self, report);
-                next = indices.next();
-                continue;
-            }
-            loop {
-                next = indices.next();
-                let Some(index) = next else { break };
-                let packet = batch.packet(usize::from(index));
-                if !self.takes(batch, packet) || !group.add(batch, packet) {
+            while let Some(&index) = indices.peek() {
+                let header =
+                    |packet: &Packet| virtio::encode(packet.offload, batch.bytes(packet.head));
+                if !self.takes(batch, batch.packet(usize::from(index)))
+                    || !group.add(batch, index, header)
+                {
                     break;
                 }
+                indices.next();
             }
-            self.write_group(batch, &group, scratch, &mut sent, report);
+            // What the device refuses after all is written once more by itself, then in segments.
+            let mut count = 0;
+            group.write(self.fd.as_fd(), batch, scratch, |index, result, scratch| {
+                let packet = batch.packet(usize::from(index));
+                let result = match result {
+                    Err(Errno::EINVAL) => self.write(batch, packet, scratch),
+                    result => result,
+                };
+                sent.add(packet, result, self, report);
+                count += 1;
+            });
+            if count == 0 {
+                let packet = batch.packet(usize::from(first));
+                sent.add(packet, self.write(batch, packet, scratch), self, report);
+                indices.next();
+            }
         }
         self.counters.transmitted(sent.packets, sent.bytes, sent.errors);
         sent.packets as usize
-    }
-
-    /// Writes packets that the device takes as they are, in one call for all. What the device
-    /// refuses after all is written once more by itself, then in segments.
-    fn write_group(
-        &self,
-        batch: &Batch,
-        group: &Group<'_>,
-        scratch: &mut Scratch,
-        sent: &mut Sent,
-        report: &mut Report,
-    ) {
-        let packets = &group.packets[..group.count];
-        let mut results = [Err(Errno::EINVAL); ring::DEPTH];
-        if let [_, _, ..] = packets
-            && let Some(ring) = &mut scratch.ring
-        {
-            let headers = packets.iter().flatten().zip(&group.headers);
-            let mut slices = recycle(std::mem::take(&mut scratch.slices));
-            let mut ends = [0; ring::DEPTH];
-            for ((packet, header), end) in headers.zip(&mut ends) {
-                slices.push(IoSlice::new(header));
-                slices.push(IoSlice::new(batch.bytes(packet.head)));
-                slices.extend(batch.tail(packet).iter().map(|&p| IoSlice::new(batch.bytes(p))));
-                *end = slices.len();
-            }
-            let messages = (0..group.count).map(|number| {
-                let start = number.checked_sub(1).map_or(0, |before| ends[before]);
-                &slices[start..ends[number]]
-            });
-            if let Err(error) =
-                ring.write(self.fd.as_fd(), messages, |number, result| results[number] = result)
-            {
-                tracing::warn!("io_uring: {error}; packets are written one by one from now on");
-                scratch.ring = None;
-            }
-            scratch.slices = recycle(slices);
-        }
-        for (packet, result) in packets.iter().flatten().zip(results) {
-            let result = match result {
-                Err(Errno::EINVAL) => self.write(batch, packet, scratch),
-                result => result,
-            };
-            sent.add(packet, result, self, report);
-        }
     }
 
     fn failure(&self, errno: Errno) -> DropReason {
@@ -293,13 +258,13 @@ impl TunLink {
         let header = virtio::encode(packet.offload, head);
         let tail = batch.tail(packet);
         if tail.is_empty() {
-            return self.write_slices(&[IoSlice::new(&header), IoSlice::new(head)]);
+            return write_one(self.fd.as_fd(), &[IoSlice::new(&header), IoSlice::new(head)]);
         }
         let mut slices = recycle(std::mem::take(&mut scratch.slices));
         slices.push(IoSlice::new(&header));
         slices.push(IoSlice::new(head));
         slices.extend(tail.iter().map(|&piece| IoSlice::new(batch.bytes(piece))));
-        let result = self.write_slices(&slices);
+        let result = write_one(self.fd.as_fd(), &slices);
         scratch.slices = recycle(slices);
         result
     }
@@ -323,20 +288,11 @@ impl TunLink {
             own.push(IoSlice::new(&[]));
             segments.next(header, |slice| own.push(IoSlice::new(slice)));
             own[1] = IoSlice::new(header);
-            result = self.write_slices(&own);
+            result = write_one(self.fd.as_fd(), &own);
             slices = recycle(own);
         }
         scratch.slices = slices;
         result
-    }
-
-    fn write_slices(&self, slices: &[IoSlice<'_>]) -> nix::Result<()> {
-        loop {
-            match writev(&self.fd, slices) {
-                Err(Errno::EINTR) => {}
-                result => return result.map(drop),
-            }
-        }
     }
 
     /// Makes it a link to a device without offloads.
@@ -356,40 +312,6 @@ impl AsFd for TunLink {
 
 fn is_partial(offload: Offload) -> bool {
     matches!(offload.checksum, Checksum::Partial { .. })
-}
-
-/// Packets that are written in one call, and their virtio-net headers.
-struct Group<'a> {
-    packets: [Option<&'a Packet>; ring::DEPTH],
-    headers: [[u8; HEADER_LEN]; ring::DEPTH],
-    count: usize,
-    slices: usize,
-}
-
-impl Default for Group<'_> {
-    fn default() -> Self {
-        Self {
-            packets: [None; ring::DEPTH],
-            headers: [[0; HEADER_LEN]; ring::DEPTH],
-            count: 0,
-            slices: 0,
-        }
-    }
-}
-
-impl<'a> Group<'a> {
-    /// Adds a packet. False when there is no room.
-    fn add(&mut self, batch: &Batch, packet: &'a Packet) -> bool {
-        let slices = self.slices + 2 + batch.tail(packet).len();
-        if self.count == ring::DEPTH || slices > MAX_SLICES {
-            return false;
-        }
-        self.packets[self.count] = Some(packet);
-        self.headers[self.count] = virtio::encode(packet.offload, batch.bytes(packet.head));
-        self.count += 1;
-        self.slices = slices;
-        true
-    }
 }
 
 /// What became of packets.

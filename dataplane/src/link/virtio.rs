@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 use sarcenet_dataplane_api::DropReason;
+use sarcenet_tun::TUNNEL_VNET_HEADER_LEN;
 use smoltcp::wire::Ipv4Packet;
 
 use super::segment::MAX_SEGMENTS;
 use crate::packet::{Checksum, Offload, Segmentation};
 use crate::wire::headers::{UDP_HEADER_LEN, ipv4_header_len, tcp_header_len};
+use crate::wire::tunnel::TUNNEL_HEADER_LEN;
 
 /// Length of the header, in bytes.
 pub const HEADER_LEN: usize = sarcenet_tun::VNET_HEADER_LEN;
@@ -23,6 +25,10 @@ const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 /// May accompany [`GSO_TCPV4`]: the first segment carries CWR.
 const GSO_ECN: u8 = 0x80;
+
+/// The packet is in a UDP tunnel over IPv4 whose outer checksum is to be filled in, too (Linux 6.17).
+const GSO_TUNNEL_IPV4: u8 = 0x20;
+const FLAG_TUNNEL_CSUM: u8 = 8;
 
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
@@ -128,6 +134,27 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
     }
     header[0] = flags;
     header[1] = gso_type;
+    header
+}
+
+/// Makes the header for a tunnel super-packet in front of which `outer` bytes of Ethernet, IPv4 and
+/// UDP headers are written; `head` begins with its tunnel header.
+pub fn encode_tunnel(offload: Offload, head: &[u8], outer: usize) -> [u8; TUNNEL_VNET_HEADER_LEN] {
+    let inner = outer + TUNNEL_HEADER_LEN;
+    let mut header = [0; TUNNEL_VNET_HEADER_LEN];
+    let plain = encode(offload, head.get(TUNNEL_HEADER_LEN..).unwrap_or_default());
+    header[..HEADER_LEN].copy_from_slice(&plain);
+    header[0] |= FLAG_TUNNEL_CSUM;
+    header[1] |= GSO_TUNNEL_IPV4;
+    // The length of all headers, and where the inner checksum begins.
+    for at in [2, 6] {
+        let value = u16::from_ne_bytes([header[at], header[at + 1]]) + inner as u16;
+        header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
+    }
+    // These two are little-endian everywhere.
+    let outer_transport = (outer - UDP_HEADER_LEN) as u16;
+    header[20..22].copy_from_slice(&outer_transport.to_le_bytes());
+    header[22..].copy_from_slice(&(inner as u16).to_le_bytes());
     header
 }
 

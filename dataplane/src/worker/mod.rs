@@ -12,7 +12,7 @@ mod spin;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -24,7 +24,7 @@ use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::WaitGroup;
 use mio::Waker;
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
+use sarcenet_dataplane_api::{LinkStatus, PortId, UplinkMode, WorkerStatus};
 
 use crate::link::LinkCounters;
 use crate::link::tun::{TunLink, TunLinkError};
@@ -97,7 +97,20 @@ struct TunEntry {
 struct Links {
     /// The host is the one without a port.
     tuns: BTreeMap<Option<PortId>, TunEntry>,
-    uplink: Option<Arc<UdpTunnel>>,
+    uplink: Option<(Arc<UdpTunnel>, UplinkSettings)>,
+}
+
+/// Where the uplink is and how it shall work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UplinkSettings {
+    /// Address of the cell on the underlay.
+    pub underlay: Ipv4Addr,
+    /// UDP port of the tunnel.
+    pub port: u16,
+    /// Largest inner packet, in bytes.
+    pub mtu: u16,
+    /// How packets shall travel.
+    pub mode: UplinkMode,
 }
 
 /// The running workers of a dataplane. Dropping it stops them.
@@ -182,36 +195,46 @@ impl Workers {
         self.add_tun(None, "host".to_owned(), fd, mtu)
     }
 
-    /// Opens the tunnel at an underlay address and port, in the network namespace of the calling
-    /// thread. `mtu` is the largest inner packet, in bytes. Nothing happens when it is open there
-    /// already, other than that the MTU is set. Returns the mode that it got.
+    /// Opens the tunnel, in the network namespace of the calling thread, in place of the one
+    /// before. One at the same place is kept, and set up
+    /// anew. Returns the mode that it got.
     ///
     /// # Errors
     /// [`UdpTunnelError`]; the tunnel that was there stays.
-    pub fn set_uplink(
-        &self,
-        underlay: Ipv4Addr,
-        port: u16,
-        mtu: u16,
-    ) -> Result<String, UdpTunnelError> {
+    pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UdpTunnelError> {
         let mut links = self.links.lock();
-        if let Some(uplink) = &links.uplink
-            && (*uplink.local().ip(), uplink.local().port()) == (underlay, port)
+        let UplinkSettings { underlay, port, mtu, mode } = settings;
+        let local = SocketAddrV4::new(underlay, port);
+        if let Some((uplink, before)) = &mut links.uplink
+            && uplink.local() == local
         {
+            if before.mode != mode {
+                uplink.set_mode(mode)?;
+            }
             uplink.set_mtu(mtu);
+            *before = settings;
             return Ok(uplink.mode());
         }
         let tunnel = Arc::new(UdpTunnel::bind(underlay, port, mtu)?);
+        tunnel.set_mode(mode)?;
         self.tell(|worker| Order::Uplink { tunnel: Arc::clone(&tunnel), read: worker == 0 });
         let mode = tunnel.mode();
-        links.uplink = Some(tunnel);
+        links.uplink = Some((tunnel, settings));
         Ok(mode)
+    }
+
+    /// Says where another cell is, so that the uplink can try how packets get there best, if it is
+    /// to find out by itself and has not yet.
+    pub fn probe_uplink(&self, peer: Ipv4Addr) {
+        if let Some((tunnel, _)) = &self.links.lock().uplink {
+            tunnel.probe(peer);
+        }
     }
 
     /// All doors: the uplink, the host, the containers in order of port.
     pub fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock();
-        let uplink = links.uplink.iter().map(|tunnel| {
+        let uplink = links.uplink.iter().map(|(tunnel, _)| {
             link_status("uplink", None, tunnel.mode(), tunnel.mtu(), tunnel.counters())
         });
         let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, .. })| {

@@ -46,14 +46,18 @@ impl Namespace {
 
     /// Runs `ip` with these arguments, separated by spaces.
     pub(crate) fn ip(&self, arguments: &str) {
-        let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
-        let output = self.run({
-            let arguments = arguments.clone();
-            move || Command::new("ip").args(arguments).output().expect("ip (iproute2)")
+        self.command(&format!("ip {arguments}"));
+    }
+
+    /// Runs a program with arguments, separated by spaces.
+    pub(crate) fn command(&self, line: &str) {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let output = self.run(move || {
+            let (program, arguments) = words.split_first().expect("the name of a program");
+            Command::new(program).args(arguments).output().expect("a program that is installed")
         });
         let error = String::from_utf8_lossy(&output.stderr);
-        let command = arguments.join(" ");
-        assert!(output.status.success(), "ip {command} (nsenter -t {} -n): {error}", self.id);
+        assert!(output.status.success(), "{line} (nsenter -t {} -n): {error}", self.id);
     }
 
     /// Makes a TUN with this name and MTU, up, without addresses and without IPv6. Returns its

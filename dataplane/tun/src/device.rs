@@ -1,10 +1,11 @@
 //! One TUN device.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::c_int;
-use tun::Layer;
+use tun::{AbstractDevice as _, Layer};
 
 use crate::{VNET_HEADER_LEN, sys};
 
@@ -111,19 +112,7 @@ impl TunDevice {
     }
 
     fn attach(name: &str) -> Result<Self, TunError> {
-        let mut configuration = tun::Configuration::default();
-        configuration.tun_name(name).layer(Layer::L3).platform_config(|platform| {
-            // Addresses and state of the interface are its owner's business.
-            platform.vnet_hdr(true).ensure_root_privileges(false);
-        });
-        let device = tun::create(&configuration).map_err(|error| TunError::Open {
-            name: name.to_owned(),
-            source: match error {
-                tun::Error::Io(source) => source,
-                other => io::Error::other(other),
-            },
-        })?;
-        Self::from_fd(sys::into_fd(device))
+        Self::from_fd(open(name, Layer::L3, None)?)
     }
 
     /// Adopts a descriptor that another process opened, in whatever namespace its device is, and
@@ -194,6 +183,35 @@ impl AsFd for TunDevice {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Makes a device with virtio-net headers, or attaches to the persistent one of that name. It
+/// is set up with `address` if there is one; without, that is its owner's business.
+pub(crate) fn open(
+    name: &str,
+    layer: Layer,
+    address: Option<Ipv4Addr>,
+) -> Result<OwnedFd, TunError> {
+    let failed = |error| TunError::Open {
+        name: name.to_owned(),
+        source: match error {
+            tun::Error::Io(source) => source,
+            other => io::Error::other(other),
+        },
+    };
+    let mut configuration = tun::Configuration::default();
+    configuration.tun_name(name).layer(layer).platform_config(|platform| {
+        platform.vnet_hdr(true).ensure_root_privileges(false);
+    });
+    let mut device = tun::create(&configuration).map_err(failed)?;
+    if let Some(address) = address {
+        device
+            .set_address(address.into())
+            .and_then(|()| device.set_netmask(Ipv4Addr::BROADCAST.into()))
+            .and_then(|()| device.enabled(true))
+            .map_err(failed)?;
+    }
+    Ok(sys::into_fd(device))
 }
 
 /// Checks that a network device can have this name.

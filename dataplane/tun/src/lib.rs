@@ -13,8 +13,14 @@
 
 mod device;
 mod sys;
+mod tunnel;
 
 pub use device::{Features, TunDevice, TunError, check_name};
+pub use tunnel::TunnelTap;
 
 /// Length of the `virtio_net_hdr` in front of every packet, in bytes.
 pub const VNET_HEADER_LEN: usize = 10;
+
+/// Length of the `virtio_net_hdr_v1_hash_tunnel` in front of every packet of a [`TunnelTap`], in
+/// bytes.
+pub const TUNNEL_VNET_HEADER_LEN: usize = 24;

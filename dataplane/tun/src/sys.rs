@@ -56,6 +56,18 @@ pub(crate) fn device_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(namespace) })
 }
 
+/// Hardware address of the device (`SIOCGIFHWADDR`, which tun.c answers on the device's own
+/// descriptor).
+pub(crate) fn hardware_address(fd: BorrowedFd<'_>) -> io::Result<[u8; 6]> {
+    // SAFETY: an ifreq is plain data; all zeroes is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: SIOCGIFHWADDR writes one ifreq to the address given, which lives for the whole call.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: the kernel filled in `ifru_hwaddr`.
+    let data = unsafe { request.ifr_ifru.ifru_hwaddr }.sa_data;
+    Ok(std::array::from_fn(|at| data[at] as u8))
+}
+
 /// The descriptor of a device that crate `tun` opened.
 pub(crate) fn into_fd(device: tun::Device) -> OwnedFd {
     // SAFETY: into_raw_fd gives up the ownership of an open descriptor; nobody else has it.

@@ -3,7 +3,7 @@ use std::{fs::File, net::Ipv4Addr, thread};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, codec};
+use crate::{PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec};
 
 fn rule(n: u32) -> Rule {
     let ports = PortRange { first: u16::MAX - 1, last: u16::MAX };
@@ -26,6 +26,7 @@ fn cell() -> Cell {
         tunnel_port: 4789,
         mtu: 1450,
         revoke: Revoke::Drain,
+        uplink: UplinkMode::Udp,
         host: true,
     }
 }

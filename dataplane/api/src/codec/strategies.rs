@@ -8,7 +8,7 @@ use proptest::{collection::vec, option, prelude::*, sample::select};
 use crate::{
     Cell, Container, DropReason, Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus,
     Peer, PortId, PortInfo, PortRange, Protocol, Reply, Request, Revoke, Role, Rule, RuleId,
-    RuleKey, Status, TraceFilter, TraceStep, Update, Walk, WorkerStatus,
+    RuleKey, Status, TraceFilter, TraceStep, Update, UplinkMode, Walk, WorkerStatus,
 };
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -23,8 +23,9 @@ fn socket() -> impl Strategy<Value = SocketAddrV4> {
 
 fn cell() -> impl Strategy<Value = Cell> {
     let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
-    (any::<(Ipv4Addr, u32, u16, u16, bool)>(), net(), net(), revoke).prop_map(
-        |((underlay, vni, tunnel_port, mtu, host), subnet, overlay, revoke)| Cell {
+    let uplink = select(vec![UplinkMode::Auto, UplinkMode::Udp, UplinkMode::TunnelGso]);
+    (any::<(Ipv4Addr, u32, u16, u16, bool)>(), net(), net(), revoke, uplink).prop_map(
+        |((underlay, vni, tunnel_port, mtu, host), subnet, overlay, revoke, uplink)| Cell {
             underlay,
             subnet,
             overlay,
@@ -32,6 +33,7 @@ fn cell() -> impl Strategy<Value = Cell> {
             tunnel_port,
             mtu,
             revoke,
+            uplink,
             host,
         },
     )

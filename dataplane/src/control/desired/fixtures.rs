@@ -1,7 +1,7 @@
 //! A cell, and who could be there.
 
 use sarcenet_dataplane_api::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey, UplinkMode,
 };
 
 use crate::wire::tunnel::vtep_mac;
@@ -15,6 +15,7 @@ pub(crate) fn cell() -> Cell {
         tunnel_port: 4789,
         mtu: 1450,
         revoke: Revoke::Drain,
+        uplink: UplinkMode::Udp,
         host: false,
     }
 }

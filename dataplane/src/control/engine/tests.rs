@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use sarcenet_dataplane_api::{Container, Peer, Rule, RuleId};
+use sarcenet_dataplane_api::{Container, Peer, Rule, RuleId, UplinkMode};
 
 use super::*;
 use crate::{
@@ -40,6 +40,11 @@ fn admitted(engine: &Engine<FakeDoors>, last: u8, port: u16) -> bool {
     engine.shared().policy.admit(5, [10, 255, 55, last].into(), 6, port, &guard).is_some()
 }
 
+fn uplink(mtu: u16) -> Event {
+    let (underlay, mode) = ([192, 0, 2, 11].into(), UplinkMode::Udp);
+    Event::Uplink(UplinkSettings { underlay, port: 4789, mtu, mode })
+}
+
 fn add(port: u16, mtu: u16, generation: u32, rules: usize) -> Event {
     Event::Add { port: PortId(port), mtu, generation, rules }
 }
@@ -48,9 +53,9 @@ fn add(port: u16, mtu: u16, generation: u32, rules: usize) -> Event {
 fn rules_are_in_force_before_a_door_is_read() {
     let engine = engine();
     assert_eq!(engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap(), 1);
-    let uplink = Event::Uplink([192, 0, 2, 11].into(), 4789, 1450);
-    let expected = [uplink, Event::Host(Some(1450)), add(1, 1450, 1, 2), add(2, 1450, 1, 2)];
+    let expected = [uplink(1450), Event::Host(Some(1450)), add(1, 1450, 1, 2), add(2, 1450, 1, 2)];
     assert_eq!(engine.doors().take_log(), expected);
+    assert_eq!(*engine.doors().probed.lock(), Some([192, 0, 2, 62].into()));
     assert!(admitted(&engine, 2, 80) && admitted(&engine, 3, 7500));
     let topology = engine.shared().topology();
     assert_eq!(topology.container_at([10, 255, 55, 3].into()).unwrap().port, PortId(2));
@@ -130,18 +135,12 @@ fn a_changed_mtu_reaches_every_door() {
     let larger = Cell { mtu: 8950, host: true, ..cell() };
     let update = Update { generation: 2, cell: Some(larger), ..Update::default() };
     engine.update(&update, vec![queue()]).unwrap();
-    let uplink = Event::Uplink([192, 0, 2, 11].into(), 4789, 8950);
-    let expected = [uplink, Event::Host(Some(8950)), add(1, 8950, 2, 2), add(2, 8950, 2, 2)];
+    let expected = [uplink(8950), Event::Host(Some(8950)), add(1, 8950, 2, 2), add(2, 8950, 2, 2)];
     assert_eq!(engine.doors().take_log(), expected);
 
     let update = Update { generation: 3, cell: Some(cell()), ..Update::default() };
     engine.update(&update, vec![]).unwrap();
-    let expected = [
-        Event::Uplink([192, 0, 2, 11].into(), 4789, 1450),
-        Event::Host(None),
-        add(1, 1450, 3, 2),
-        add(2, 1450, 3, 2),
-    ];
+    let expected = [uplink(1450), Event::Host(None), add(1, 1450, 3, 2), add(2, 1450, 3, 2)];
     assert_eq!(engine.doors().take_log(), expected);
 }
 

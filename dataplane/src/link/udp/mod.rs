@@ -11,16 +11,24 @@
 //! traffic with a cell is worse. The outer checksum stays on: without it neither `UDP_SEGMENT`
 //! nor GRO work.
 
+mod probe;
+mod tap;
+#[cfg(test)]
+mod tests;
 mod transmit;
+
+pub use tap::TapError;
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use libc::c_int;
-use sarcenet_dataplane_api::DropReason;
+use sarcenet_dataplane_api::{DropReason, UplinkMode};
 
+use self::tap::Tap;
 use super::sys::{self, MAX_MESSAGES, Message};
 use super::{LinkCounters, MAX_BATCH_BYTES, Received, Report, Scratch};
 use crate::packet::{Batch, Piece, Via};
@@ -56,6 +64,18 @@ pub enum UdpTunnelError {
         /// What the system said.
         source: io::Error,
     },
+    /// Super-packets were to leave whole.
+    #[error("mode tunnel-gso: {0}")]
+    Tap(#[from] TapError),
+}
+
+/// Whether it is to be found out how super-packets leave best.
+struct Probing;
+
+impl Probing {
+    const OFF: u8 = 0;
+    const WANTED: u8 = 1;
+    const RUNNING: u8 = 2;
 }
 
 /// The tunnel sockets of a cell.
@@ -67,6 +87,12 @@ pub struct UdpTunnel {
     gro: bool,
     /// Whether trains may be sent; taken back when the kernel refuses one.
     gso: AtomicBool,
+    /// Where the senders' packets come from.
+    source_ports: Vec<u16>,
+    /// Takes super-packets whole, as long as `whole` says so.
+    tap: OnceLock<Tap>,
+    whole: AtomicBool,
+    probing: AtomicU8,
     counters: LinkCounters,
 }
 
@@ -100,11 +126,20 @@ impl UdpTunnel {
                 .map_err(|source| UdpTunnelError::Option { option: "IP_MTU_DISCOVER", source })?;
                 Ok(sender)
             })
-            .collect::<Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, UdpTunnelError>>()?;
         // Setting it to 0 changes nothing, but is refused by a kernel that does not know it.
         let gso = sys::set_option(senders[0].as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let source_ports = senders
+            .iter()
+            .map(|sender| sender.local_addr().map(|address| address.port()))
+            .collect::<io::Result<_>>()
+            .map_err(|source| UdpTunnelError::Option { option: "the address", source })?;
         Ok(Self {
             local,
+            source_ports,
+            tap: OnceLock::new(),
+            whole: AtomicBool::new(false),
+            probing: AtomicU8::new(Probing::OFF),
             mtu: AtomicU16::new(mtu),
             receiver,
             senders,
@@ -134,11 +169,64 @@ impl UdpTunnel {
         &self.counters
     }
 
-    /// The mode it really has, as in `udp gso gro`.
+    /// Sets how packets shall leave.
+    ///
+    /// # Errors
+    /// [`TapError`]: this kernel or our rights do not suffice for super-packets to leave whole,
+    /// and nothing else was asked for. They leave as trains then.
+    pub fn set_mode(&self, mode: UplinkMode) -> Result<(), TapError> {
+        self.probing.store(Probing::OFF, Relaxed);
+        self.whole.store(false, Relaxed);
+        match mode {
+            UplinkMode::Udp => {}
+            UplinkMode::TunnelGso => {
+                self.open_tap()?;
+                self.whole.store(true, Relaxed);
+            }
+            UplinkMode::Auto => match self.open_tap() {
+                Ok(()) => self.probing.store(Probing::WANTED, Relaxed),
+                Err(error) => {
+                    tracing::info!("super-packets leave as trains of segments: {error}");
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn open_tap(&self) -> Result<(), TapError> {
+        if self.tap.get().is_none() {
+            // Only the control thread opens one.
+            let _other = self.tap.set(Tap::create()?);
+        }
+        Ok(())
+    }
+
+    /// Looks in the background whether super-packets for another cell can leave whole, if that is
+    /// to be found out and nobody has looked yet.
+    pub fn probe(self: &Arc<Self>, peer: Ipv4Addr) {
+        let (wanted, running) = (Probing::WANTED, Probing::RUNNING);
+        if self.probing.compare_exchange(wanted, running, Relaxed, Relaxed).is_err() {
+            return;
+        }
+        if let Err(error) = probe::start(self, peer) {
+            tracing::warn!("cannot probe how super-packets leave: no thread: {error}");
+        }
+    }
+
+    /// Lets super-packets leave as was found best.
+    fn probed(&self, whole: bool) {
+        let (running, over) = (Probing::RUNNING, Probing::OFF);
+        if self.probing.compare_exchange(running, over, Relaxed, Relaxed).is_ok() {
+            self.whole.store(whole, Relaxed);
+        }
+    }
+
+    /// The mode it really has, as in `tunnel-gso, udp gso gro`.
     pub fn mode(&self) -> String {
+        let whole = if self.whole.load(Relaxed) { "tunnel-gso, " } else { "" };
         let gso = if self.gso.load(Relaxed) { " gso" } else { "" };
         let gro = if self.gro { " gro" } else { "" };
-        format!("udp{gso}{gro}")
+        format!("{whole}udp{gso}{gro}")
     }
 
     /// Reads up to `max` trains of datagrams into the batch and coalesces each.

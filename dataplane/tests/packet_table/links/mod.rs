@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use sarcenet_dataplane::flow::FlowTable;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::pipeline::{Shared, Totals};
-use sarcenet_dataplane::worker::{WorkerConfig, Workers};
+use sarcenet_dataplane::worker::{UplinkSettings, WorkerConfig, Workers};
+use sarcenet_dataplane_api::UplinkMode;
 
 use crate::expectation::{Cell, Left, check_answer, difference, expected_totals, play};
 use crate::namespace::Namespace;
@@ -61,7 +62,9 @@ impl LinkCell {
             let shared = Arc::clone(&shared);
             move || {
                 let workers = Workers::start(&shared, config).unwrap();
-                let mode = workers.set_uplink(*own.ip(), own.port(), MTU).unwrap();
+                let (underlay, port, mode) = (*own.ip(), own.port(), UplinkMode::Udp);
+                let settings = UplinkSettings { underlay, port, mtu: MTU, mode };
+                let mode = workers.set_uplink(settings).unwrap();
                 assert_eq!(mode, "udp gso gro");
                 workers
             }

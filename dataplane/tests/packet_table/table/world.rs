@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane_api::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey, UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -83,6 +83,7 @@ impl Default for World {
             tunnel_port: 4789,
             mtu: MTU,
             revoke: Revoke::Drain,
+            uplink: UplinkMode::Udp,
             host: true,
         };
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
