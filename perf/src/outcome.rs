@@ -135,13 +135,9 @@ impl Bar {
 
 /// A number with as many digits as say something.
 pub(crate) fn number(value: f64) -> String {
-    let digits = match value.abs() {
-        v if v >= 1_000.0 => 0,
-        v if v >= 100.0 => 1,
-        v if v >= 0.1 || v == 0.0 => 2,
-        _ => 4,
-    };
-    format!("{value:.digits$}")
+    let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
+    let digits = (2.0 - magnitude).clamp(0.0, if magnitude < -1.0 { 8.0 } else { 2.0 });
+    format!("{value:.0$}", digits as usize)
 }
 
 /// The median of a side that was measured.
@@ -187,7 +183,8 @@ pub(crate) mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let shown: Vec<_> = [12_345.6, 123.45, 9.876, 0.0, 0.01234].map(number).into();
-        assert_eq!(shown, ["12346", "123.5", "9.88", "0.00", "0.0123"]);
+        let shown: Vec<_> =
+            [12_345.6, 123.45, 9.876, 0.0, 0.1234, 0.01234, -0.000_087_65].map(number).into();
+        assert_eq!(shown, ["12346", "123", "9.88", "0.00", "0.12", "0.0123", "-0.0000877"]);
     }
 }

@@ -219,7 +219,7 @@ impl Side {
     ) -> Result<T> {
         let (receiver, sender) = self.start(span, listening, sending)?;
         let seen = receiver.seen(self);
-        sender.stop();
+        drop(sender);
         seen
     }
 
@@ -232,7 +232,7 @@ impl Side {
     ) -> Result<T> {
         let (server, client) = self.start(span, listening, asking)?;
         let seen = client.seen(self);
-        server.stop();
+        drop(server);
         seen
     }
 
@@ -326,9 +326,6 @@ impl Generator {
         }
         serde_json::from_str(&text).with_context(|| format!("understand what it saw: {text:?}"))
     }
-
-    /// Ends it.
-    pub(crate) fn stop(self) {}
 }
 
 impl Drop for Generator {

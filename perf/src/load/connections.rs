@@ -28,7 +28,7 @@ const TICK_MS: u8 = 50;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Opened {
     /// Connections that were established.
-    pub(crate) opened: u64,
+    pub(crate) succeeded: u64,
     /// Those that were not.
     pub(crate) failed: u64,
     /// Seconds in which they were counted.
@@ -75,8 +75,8 @@ pub(super) fn open(
             bail!("a thread that opens connections died");
         }
     }
-    let (opened, failed) = (after.0 - before.0, after.1 - before.1);
-    Ok(Opened { opened, failed, seconds, cpu_seconds })
+    let (succeeded, failed) = (after.0 - before.0, after.1 - before.1);
+    Ok(Opened { succeeded, failed, seconds, cpu_seconds })
 }
 
 /// Closing such a socket sends RST (socket(7), `SO_LINGER`).

@@ -141,6 +141,7 @@ fn subtitle(row: &Outcome, titled: bool) -> String {
     parts.join("; ")
 }
 
+#[derive(Clone, Copy)]
 enum Anchor {
     Start,
     Middle,
