@@ -18,7 +18,7 @@ use crate::side::{Building, Kind, Worlds};
 /// Measures Sarcenet cells beside kernel cells.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Under five minutes: fewer and shorter runs, smaller tables, coarser searches
+    /// Under five minutes: fewer and shorter runs, coarser searches
     #[arg(long)]
     quick: bool,
 

@@ -45,8 +45,7 @@ impl Method {
     /// In one sentence.
     pub(crate) fn line(self) -> String {
         let Self { pairs, seconds, quick } = self;
-        let reduced =
-            if quick { "; a quick run, with smaller tables and coarser searches" } else { "" };
+        let reduced = if quick { "; a quick run, with coarser searches" } else { "" };
         format!(
             "{pairs} runs of each side, ours and the kernel's alternating, {seconds} s each{reduced}. \
              Medians; the ratio is ours / kernel of each pair, then the median of these"

@@ -15,15 +15,19 @@ use sarcenet_rig::{SarcenetCell, eventually};
 
 use super::{Length, Sample};
 use crate::cpu::ProcessTime;
+use crate::generator::{Both as _, Generator};
 use crate::load::{Arrived, Departed};
 use crate::loading::{Loading, filler};
-use crate::side::{Both as _, Generator, Kind, Side, Span};
+use crate::side::{Kind, Side, Span};
 use crate::stats::median;
 
 /// How long a program may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Rules of a large cell.
 const RULES: u32 = 50_000;
+/// Conversations that fill a flow table of the default size, a few lost ones aside.
+const FLOWS: u64 = 950_000;
+const SCATTER: &str = "scatter-send --sources 17 --ports 60000 --rate 120000";
 /// Changes of one rule of which the median counts.
 const CHANGES: u32 = 21;
 
@@ -144,7 +148,7 @@ pub(super) fn idle(side: &Side, length: Length) -> Result<Sample> {
 
 /// Megabytes that the receiving dataplane takes for a million conversations more. They are one
 /// datagram each, from many ports to many.
-pub(super) fn memory(side: &Side, length: Length) -> Result<Sample> {
+pub(super) fn memory(side: &Side) -> Result<Sample> {
     let cells = side.sarcenet();
     let cell = cells.last().context("this needs a Sarcenet cell")?;
     let look =
@@ -156,19 +160,17 @@ pub(super) fn memory(side: &Side, length: Length) -> Result<Sample> {
     cell.restart_dataplane()?;
     cell.wait_ready()?;
     let (before, few) = look()?;
-    let (sources, wanted) = if length.quick { (4, 200_000) } else { (17, 950_000) };
     for _ in 0..4 {
         let to = SocketAddrV4::new(side.receiver(Span::CrossCell).address(), 1024);
-        let scatter = format!("scatter-send --sources {sources} --ports 60000 --rate 120000");
-        let _: Departed = Generator::start(side.sender(), &scatter, Some(to))?.seen(side)?;
+        let _: Departed = Generator::start(side.sender(), SCATTER, Some(to))?.seen(side)?;
         let (after, many) = look()?;
-        if many.saturating_sub(few) >= wanted {
+        if many.saturating_sub(few) >= FLOWS {
             let megabytes = after.saturating_sub(before) as f64 * 1e-6;
             let millions = (many - few) as f64 * 1e-6;
             return Ok(Sample { values: vec![megabytes / millions], cpu: None });
         }
     }
-    bail!("the dataplane does not come to {wanted} flows");
+    bail!("the dataplane does not come to {FLOWS} flows");
 }
 
 /// `VmRSS` of proc(5), which counts the pages of the flow table's file, too.

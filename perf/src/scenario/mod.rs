@@ -123,7 +123,7 @@ pub(crate) enum Work {
 pub(crate) struct Length {
     /// Seconds counted.
     pub(crate) seconds: f64,
-    /// Fewer trials of a search, smaller tables.
+    /// Fewer and shorter trials of a search.
     pub(crate) quick: bool,
 }
 
@@ -186,7 +186,7 @@ impl Work {
             Self::Connections => traffic::connections(side, length),
             Self::PolicyApply => control::policy_apply(side, kind),
             Self::Idle => control::idle(side, length),
-            Self::Memory => control::memory(side, length),
+            Self::Memory => control::memory(side),
             Self::Restart => control::restart(side),
         }
     }

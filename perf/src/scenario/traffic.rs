@@ -3,9 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::{Length, Sample};
+use crate::generator::Generator;
 use crate::load::{Arrived, Departed, Latency, Opened, Seen, Transport};
 use crate::loading::Loading;
-use crate::side::{Generator, Kind, Side, Span, Worlds};
+use crate::side::{Kind, Side, Span, Worlds};
 use crate::stats::largest;
 
 /// Part of the datagrams that may be missing at a rate that counts as free of loss: a virtual
