@@ -38,6 +38,44 @@ fn a_dropped_world_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Cells that only route carry everything, in packets of the underlay's size.
+#[test]
+fn routed_cells_have_no_rules_and_no_tunnel() -> Result<()> {
+    let world = World::new(Plan::new("w", &[CellKind::Routed, CellKind::Routed]))?;
+    let (from, to) = (world.attach(0, None)?, world.attach(1, None)?);
+    let near = world.attach(0, Some("app-1"))?;
+    assert_eq!(to.mtu(), 1500);
+    for to in [&to, &near] {
+        let _server = to.serve_http(8080)?;
+        from.http(SocketAddrV4::new(to.address(), 8080), PATIENCE)?.download(100_000)?;
+    }
+    Ok(())
+}
+
+/// Many policies at once replace those before, on cells of both kinds.
+#[test]
+fn policies_are_exchanged_all_together() -> Result<()> {
+    let world = World::new(Plan::new("w", &[CellKind::Sarcenet, CellKind::KERNEL]))?;
+    let from = [world.attach(0, Some("app-1"))?, world.attach(1, Some("app-1"))?];
+    let to = [world.attach(0, Some("app-2"))?, world.attach(1, Some("app-2"))?];
+    let policies = |last| (1_000..last).map(|port| tcp("app-1", "app-2", port..=port));
+    let connects = |port| -> Result<Vec<bool>> {
+        (from.iter())
+            .flat_map(|from| to.iter().map(move |to| (from, to)))
+            .map(|(from, to)| {
+                let _server = to.serve_http(port)?;
+                let address = SocketAddrV4::new(to.address(), port);
+                Ok(from.connect(address, PATIENCE)?.is_connected())
+            })
+            .collect()
+    };
+    world.enforce(&policies(3_000).collect::<Vec<_>>())?;
+    assert_eq!(connects(2_500)?, [true; 4]);
+    world.enforce(&policies(2_000).collect::<Vec<_>>())?;
+    assert_eq!((connects(1_500)?, connects(2_500)?), (vec![true; 4], vec![false; 4]));
+    Ok(())
+}
+
 /// The test runs itself in a second process, and kills that.
 #[test]
 fn a_killed_process_leaves_nothing() -> Result<()> {

@@ -1,6 +1,7 @@
 //! How busy the machine was.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -39,6 +40,29 @@ impl BusyTime {
     }
 }
 
+/// Processor time of one process.
+pub(crate) struct ProcessTime;
+
+impl ProcessTime {
+    /// That all its threads have had so far, to the nanosecond: the first number of
+    /// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
+    pub(crate) fn of(pid: u32) -> Result<Duration> {
+        let path = format!("/proc/{pid}/task");
+        let threads = fs::read_dir(&path).with_context(|| format!("list {path}"))?;
+        let mut total = Duration::ZERO;
+        for thread in threads {
+            let path = thread.with_context(|| format!("list {path}"))?.path().join("schedstat");
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            let run = text.split_whitespace().next().and_then(|first| first.parse().ok());
+            total += Duration::from_nanos(
+                run.with_context(|| format!("understand {}", path.display()))?,
+            );
+        }
+        Ok(total)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +72,16 @@ mod tests {
         let stat = "cpu  10 1 20 1000 50 2 3 99 0 0\ncpu0 1 1 1 1\n";
         assert_eq!(BusyTime::parse(stat).map(|busy| busy.0), Some(36));
         assert!(BusyTime::parse("intr 1 2 3").is_none());
+    }
+
+    #[test]
+    fn work_takes_processor_time() -> Result<()> {
+        let (pid, before) = (std::process::id(), ProcessTime::of(std::process::id())?);
+        let mut sum = 0_u64;
+        while ProcessTime::of(pid)? <= before {
+            sum = std::hint::black_box(sum.wrapping_add(1));
+        }
+        assert!(ProcessTime::of(pid)? > before);
+        Ok(())
     }
 }

@@ -3,7 +3,12 @@
 #![forbid(unsafe_code)]
 
 mod cpu;
+mod generator;
 mod load;
+mod loading;
+mod machine;
+mod outcome;
+mod report;
 mod run;
 mod scenario;
 mod side;
@@ -12,21 +17,50 @@ mod stats;
 use anyhow::Result;
 use clap::Parser;
 
-/// Measures whole cells, ours beside the kernel's.
+/// Measures whole cells, ours beside the kernel's
+///
+/// Two Sarcenet cells, two kernel cells (VXLAN device and the iptables rules of their containers)
+/// and two that only route are built in network namespaces of this machine; each scenario runs on
+/// them in turns, several times. Nothing outside these namespaces is touched, and they are removed
+/// at the end, however that comes about.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "sarcenet-perf", version, after_long_help = AFTER_HELP)]
 enum Cli {
-    /// Run scenarios and print the table of ratios.
-    Run(run::Run),
-    /// One load generator, run inside a container by `sarcenet-perf run`.
+    /// Run scenarios and print their numbers
+    Run(Box<run::Run>),
+    /// List the scenarios
+    List,
+    /// One load generator, run inside a container by `sarcenet-perf run`
     #[command(subcommand)]
     Load(load::Load),
 }
 
+const AFTER_HELP: &str = "\
+Examples:
+  sarcenet-perf run --quick
+      all scenarios in under five minutes
+  sarcenet-perf run --only 'tcp-1,rr-*' --pairs 9
+      one stream, and everything about latency, nine times on each side
+  sarcenet-perf run --json results.json --svg plots --markdown RESULTS.md
+      a full run with all its files
+
+Needs:
+  root, for namespaces; iperf3, ip, iptables-legacy or iptables-nft; the other programs of
+  Sarcenet beside this one, or in SARCENET_BIN_DIR
+  a machine that does nothing else: all sides share its cores
+
+Exit status:
+  0  everything was measured, whether it reached its bar or not
+  1  something could not be measured; standard error says what and why
+  2  wrong usage";
+
 fn main() -> Result<()> {
     match Cli::parse() {
-        Cli::Run(run) => run.run()?,
-        Cli::Load(load) => println!("{}", serde_json::to_string(&load.run()?)?),
+        Cli::Run(run) => run.run(),
+        Cli::List => {
+            report::table::list();
+            Ok(())
+        }
+        Cli::Load(load) => load.run(),
     }
-    Ok(())
 }

@@ -1,196 +1,201 @@
-//! A run: both sides alternating, the table, the JSON.
+//! A run: all sides alternating, then the table and the files.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::Command;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use comfy_table::{Cell, CellAlignment, Color, Table, presets};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use sarcenet_rig::CellKind;
-use serde::Serialize;
+use sarcenet_rig::Backend;
 
-use crate::scenario::{ALL, Scenario};
-use crate::side::Side;
-use crate::stats::{Outcome, median, ratios};
+use crate::loading::Loading;
+use crate::machine::Machine;
+use crate::outcome::{Column, Outcome};
+use crate::report::{self, Failure, Method, Results};
+use crate::scenario::{ALL, Length, Scenario, Work};
+use crate::side::{Building, Kind, Worlds};
 
-/// Compares Sarcenet cells with kernel cells (VXLAN-GBP device and iptables) in this machine's
-/// own network namespaces.
+/// Measures Sarcenet cells beside kernel cells.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// Shorter runs and fewer pairs.
+    /// Under five minutes: fewer and shorter runs, coarser searches
     #[arg(long)]
     quick: bool,
-    /// Only these scenarios.
+
+    /// Only these scenarios
+    ///
+    /// Names as `sarcenet-perf list` shows them, separated by commas; a name that ends in `*`
+    /// stands for all that begin so.
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     only: Vec<String>,
-    /// Pairs of each scenario, ours and the kernel's alternating [default: 5, quick: 3].
-    #[arg(long)]
-    pairs: Option<usize>,
-    /// Seconds counted in each run [default: 2, quick: 1].
-    #[arg(long)]
+
+    /// Runs of each side, alternating [default: 5, quick: 2]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=100))]
+    pairs: Option<u16>,
+
+    /// Seconds counted in each run [default: 2, quick: 0.5]
+    ///
+    /// iperf3 counts whole seconds, and at least one.
+    #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
-    /// Argument for every sarcenet-dataplane, beyond its part of the workers; may be repeated.
+
+    /// What is behind the kernel cells' iptables
+    #[arg(long, value_name = "BACKEND", default_value = "legacy")]
+    kernel: Iptables,
+
+    /// Argument for every sarcenet-dataplane, beyond its part of the workers; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     dataplane: Vec<String>,
-    /// Also write the results there.
+
+    /// Write all numbers to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Write a plot of each scenario into a directory
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+
+    /// Write the table into a Markdown file
+    ///
+    /// Between the two marks in it; what stands around them stays. A file that is not there is
+    /// made.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
 }
 
-/// What `--json` writes.
-#[derive(Debug, Serialize)]
-struct Results {
-    machine: Machine,
-    scenarios: Vec<Outcome>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Iptables {
+    /// xtables
+    Legacy,
+    /// nftables
+    Nft,
 }
 
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    cores: usize,
-    kernel: String,
-    links: Vec<String>,
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.1..=60.0).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err("a run has 0.1 to 60 seconds".to_owned())
+    }
 }
 
 impl Run {
-    /// Does it all.
+    /// Does it all. An error if anything could not be measured; the rest is measured all the same.
     pub(crate) fn run(&self) -> Result<()> {
         let scenarios = self.scenarios()?;
-        let (pairs, seconds) = if self.quick { (3, 1.0) } else { (5, 2.0) };
-        let (pairs, seconds) = (self.pairs.unwrap_or(pairs), self.seconds.unwrap_or(seconds));
-        let ours = Side::new("perfs", CellKind::Sarcenet, &self.dataplane)
-            .context("build the Sarcenet cells")?;
-        let kernel = Side::new("perfk", CellKind::KERNEL, &[]).context("build the kernel cells")?;
-        let machine = Machine::look(ours.modes()?)?;
-        let bar = ProgressBar::new((scenarios.len() * (pairs + 1) * 2) as u64).with_style(
-            ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} (about {eta} left)")?,
-        );
-        let mut outcomes = Vec::new();
-        for scenario in scenarios {
-            bar.set_message(scenario.id);
-            for side in [&ours, &kernel] {
-                scenario.verify(side).with_context(|| format!("{}: check payload", scenario.id))?;
-                bar.inc(1);
+        let (pairs, seconds) = if self.quick { (2, 0.5) } else { (5, 2.0) };
+        let method = Method {
+            pairs: self.pairs.map_or(pairs, usize::from),
+            seconds: self.seconds.unwrap_or(seconds),
+            quick: self.quick,
+        };
+        let (backend, iptables) = match self.kernel {
+            Iptables::Legacy => (Backend::Legacy, "legacy"),
+            Iptables::Nft => (Backend::Nft, "nft"),
+        };
+        let mut worlds = Worlds::new(Building { backend, dataplane: self.dataplane.clone() });
+        let steps: usize =
+            scenarios.iter().map(|s| s.sides.kinds().len() * (method.pairs + 1)).sum();
+        let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(
+            "{elapsed_precise} {bar:30} {pos}/{len} {msg}",
+        )?);
+        let began = Instant::now();
+        let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
+        let mut links = Vec::new();
+        for (position, scenario) in scenarios.iter().enumerate() {
+            match compare(scenario, &mut worlds, method, &bar) {
+                Ok(rows) => outcomes.extend(rows),
+                Err(e) => {
+                    bar.suspend(|| eprintln!("{}: {e:#}", scenario.id));
+                    let error = format!("{e:#}");
+                    failures.push(Failure { scenario: scenario.id, error });
+                }
             }
-            outcomes.push(compare(scenario, &ours, &kernel, pairs, seconds, &bar)?);
+            if links.is_empty()
+                && let Ok(side) = worlds.side(Kind::Ours, scenario.loading)
+            {
+                links = side.modes().context("ask our cells for the modes of their links")?;
+            }
+            worlds.keep(&needed(&scenarios[position + 1..]));
         }
         bar.finish_and_clear();
-        print(&machine, &outcomes);
+        let machine = Machine::look(iptables, links)?;
+        let results = Results { machine, method, scenarios: outcomes, failures };
+        report::table::print(&results);
+        println!("{} seconds in all.", began.elapsed().as_secs());
         if let Some(path) = &self.json {
-            let file = File::create(path)
-                .with_context(|| format!("create {} for the results", path.display()))?;
-            serde_json::to_writer_pretty(file, &Results { machine, scenarios: outcomes })
-                .with_context(|| format!("write the results to {}", path.display()))?;
+            report::write_json(&results, path)?;
         }
+        if let Some(directory) = &self.svg {
+            report::plot::write(&results, directory)?;
+        }
+        if let Some(path) = &self.markdown {
+            report::markdown::write(&results, path)?;
+        }
+        let failed: Vec<_> = results.failures.iter().map(|failure| failure.scenario).collect();
+        ensure!(failed.is_empty(), "could not measure {}", failed.join(", "));
         Ok(())
     }
 
     fn scenarios(&self) -> Result<Vec<Scenario>> {
-        if let Some(unknown) = self.only.iter().find(|id| ALL.iter().all(|s| s.id != **id)) {
+        let matches = |scenario: &Scenario, wanted: &str| match wanted.strip_suffix('*') {
+            Some(start) => scenario.id.starts_with(start),
+            None => scenario.id == wanted,
+        };
+        if let Some(unknown) =
+            self.only.iter().find(|wanted| !ALL.iter().any(|s| matches(s, wanted)))
+        {
             let known: Vec<_> = ALL.iter().map(|s| s.id).collect();
             bail!("no scenario is called {unknown}; there are {}", known.join(", "));
         }
-        let wanted = |s: &&Scenario| self.only.is_empty() || self.only.iter().any(|id| s.id == id);
+        let wanted = |s: &&Scenario| {
+            self.only.is_empty() || self.only.iter().any(|wanted| matches(s, wanted))
+        };
         Ok(ALL.iter().filter(wanted).copied().collect())
     }
 }
 
+/// Worlds that these scenarios need.
+fn needed(scenarios: &[Scenario]) -> Vec<Loading> {
+    let few = scenarios
+        .iter()
+        .filter(|scenario| matches!(scenario.work, Work::RulesCost { .. }))
+        .map(|_| Loading::BASE);
+    scenarios.iter().map(|scenario| scenario.loading).chain(few).collect()
+}
+
+/// Runs a scenario on all its sides in turns.
 fn compare(
-    scenario: Scenario,
-    ours: &Side,
-    kernel: &Side,
-    pairs: usize,
-    seconds: f64,
+    scenario: &Scenario,
+    worlds: &mut Worlds,
+    method: Method,
     bar: &ProgressBar,
-) -> Result<Outcome> {
-    let (mut values, mut cpu) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    for _ in 0..pairs {
-        for (i, side) in [ours, kernel].into_iter().enumerate() {
-            let seen = scenario.measure(side, seconds).with_context(|| scenario.id)?;
-            let (value, per_unit) = scenario.read(&seen);
-            values[i].push(value);
-            cpu[i].push(per_unit);
+) -> Result<Vec<Outcome>> {
+    let Scenario { id, work, loading, .. } = *scenario;
+    let kinds = scenario.sides.kinds();
+    let length = Length { seconds: method.seconds, quick: method.quick };
+    for &kind in kinds {
+        bar.set_message(format!("{id}: building and checking, {kind:?}"));
+        work.verify(worlds, kind, loading)
+            .with_context(|| format!("check what arrives, {kind:?}"))?;
+        worlds.side(kind, loading)?;
+        bar.inc(1);
+    }
+    let empty = Column { values: vec![Vec::new(); scenario.rows.len()], cpu: Vec::new() };
+    let mut columns: Vec<_> = kinds.iter().map(|&kind| (kind, empty.clone())).collect();
+    for pair in 1..=method.pairs {
+        for (kind, column) in &mut columns {
+            bar.set_message(format!("{id}: pair {pair} of {}, {kind:?}", method.pairs));
+            let sample = work
+                .measure(worlds, *kind, loading, length)
+                .with_context(|| format!("pair {pair}, {kind:?}"))?;
+            for (values, value) in column.values.iter_mut().zip(sample.values) {
+                values.push(value);
+            }
+            column.cpu.extend(sample.cpu);
             bar.inc(1);
         }
     }
-    let [ours, kernel] = values;
-    let ratios = ratios(&ours, &kernel);
-    Ok(Outcome {
-        id: scenario.id,
-        title: scenario.title,
-        unit: scenario.unit(),
-        ratio_median: median(&ratios),
-        ratio_min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
-        ratio_max: ratios.iter().copied().fold(0.0, f64::max),
-        ours,
-        kernel,
-        ours_cpu: median(&cpu[0]),
-        kernel_cpu: median(&cpu[1]),
-        cpu_unit: scenario.cpu_unit(),
-        bar: scenario.bar,
-    })
-}
-
-impl Machine {
-    fn look(links: Vec<String>) -> Result<Self> {
-        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
-        let processor = cpuinfo
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or_else(|| "unknown".into(), |(_, name)| name.to_owned());
-        let uname = Command::new("uname").arg("-sr").output().context("run uname")?;
-        Ok(Self {
-            processor,
-            cores: std::thread::available_parallelism()?.get(),
-            kernel: String::from_utf8_lossy(&uname.stdout).trim().to_owned(),
-            links,
-        })
-    }
-}
-
-fn print(machine: &Machine, outcomes: &[Outcome]) {
-    println!("{}, {} cores, {}", machine.processor, machine.cores, machine.kernel);
-    for link in &machine.links {
-        println!("  {link}");
-    }
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header([
-        "scenario",
-        "ours",
-        "kernel",
-        "unit",
-        "ratio",
-        "min",
-        "max",
-        "bar",
-        "ours CPU",
-        "kernel CPU",
-        "per",
-    ]);
-    for outcome in outcomes {
-        let number =
-            |value: f64| Cell::new(format!("{value:.2}")).set_alignment(CellAlignment::Right);
-        let color = match outcome.bar {
-            None => Color::Reset,
-            Some(bar) if outcome.ratio_median >= bar => Color::Green,
-            Some(_) => Color::Red,
-        };
-        table.add_row([
-            Cell::new(format!("{}: {}", outcome.id, outcome.title)),
-            number(median(&outcome.ours)),
-            number(median(&outcome.kernel)),
-            Cell::new(outcome.unit),
-            number(outcome.ratio_median).fg(color),
-            number(outcome.ratio_min),
-            number(outcome.ratio_max),
-            outcome.bar.map_or_else(|| Cell::new(""), number),
-            number(outcome.ours_cpu),
-            number(outcome.kernel_cpu),
-            Cell::new(outcome.cpu_unit),
-        ]);
-    }
-    println!("{table}");
-    println!("Medians; the ratio is ours / kernel of each pair, then the median of these.");
+    Ok((0..scenario.rows.len()).map(|row| Outcome::new(scenario, row, &columns)).collect())
 }

@@ -1,17 +1,36 @@
 //! One side of a comparison: two cells of one kind with their containers and policies in place.
 
+use std::cell::Cell as Slot;
+use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use sarcenet_rig::{Cell, CellKind, Container, Plan, World, bulk_transfer, tcp, udp};
+use anyhow::{Context as _, Result, bail, ensure};
+use sarcenet_rig::{
+    Backend, Cell, CellKind, Container, KernelCell, Plan, SarcenetCell, World, bulk_transfer,
+};
+use serde::de::DeserializeOwned;
 
 use crate::cpu::BusyTime;
+use crate::generator::{Both as _, Generator, Pair};
 use crate::load::Seen;
+use crate::loading::Loading;
 
-/// Where generators listen; a policy admits these ports.
-const PORTS: std::ops::RangeInclusive<u16> = 7000..=7999;
+/// First port on which generators listen; each run takes the next.
+const FIRST_PORT: u16 = 7000;
+/// Last of them.
+const LAST_PORT: u16 = 9999;
+
+/// Who moves the packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Sarcenet.
+    Ours,
+    /// The kernel, as Silk sets it up.
+    Kernel,
+    /// The kernel's routing without tunnel and rules.
+    Reference,
+}
 
 /// Where the receiver is, seen from the sender.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,41 +41,146 @@ pub(crate) enum Span {
     SameCell,
 }
 
+/// How sides are built.
+#[derive(Debug, Clone)]
+pub(crate) struct Building {
+    /// What the kernel cells have for iptables.
+    pub(crate) backend: Backend,
+    /// Further arguments of every `sarcenet-dataplane`.
+    pub(crate) dataplane: Vec<String>,
+}
+
+/// The worlds that are there now. A scenario finds the one it needs, or it is built.
+pub(crate) struct Worlds {
+    building: Building,
+    sides: BTreeMap<(Kind, Loading), Side>,
+}
+
+impl Worlds {
+    pub(crate) fn new(building: Building) -> Self {
+        Self { building, sides: BTreeMap::new() }
+    }
+
+    /// The world of this kind with this loading. Containers are only ever added: a world with
+    /// more containers replaces the same with fewer.
+    pub(crate) fn side(&mut self, kind: Kind, loading: Loading) -> Result<&Side> {
+        let key = (kind, Loading { containers: 1, ..loading });
+        if !self.sides.contains_key(&key) {
+            let side = Side::new(kind, &self.building, key.1)
+                .with_context(|| format!("build the cells of {kind:?}"))?;
+            self.sides.insert(key, side);
+        }
+        let side = self.sides.get_mut(&key).context("a world that was just built")?;
+        side.grow(loading).with_context(|| format!("put {loading:?} on the cells of {kind:?}"))?;
+        Ok(side)
+    }
+
+    /// Removes all that no scenario to come needs.
+    pub(crate) fn keep(&mut self, needed: &[Loading]) {
+        self.sides.retain(|(_, have), _| {
+            needed.iter().any(|need| Loading { containers: 1, ..*need } == *have)
+        });
+    }
+}
+
 /// Two cells of one kind.
 pub(crate) struct Side {
     // Containers before the world: it removes what they lie in.
     sender: Container,
     near: Container,
     far: Container,
-    next_port: std::cell::Cell<u16>,
+    neighbours: Vec<Container>,
+    loading: Loading,
+    next_port: Slot<u16>,
     world: World,
 }
 
 impl Side {
     /// Builds the world and waits until its policies are in force.
-    pub(crate) fn new(label: &str, kind: CellKind, arguments: &[String]) -> Result<Self> {
-        let mut plan = Plan::new(label, &[kind, kind]).apps([("client", 1), ("server", 2)]);
+    fn new(kind: Kind, building: &Building, loading: Loading) -> Result<Self> {
+        let (label, cell) = match kind {
+            Kind::Ours => ("perfs", CellKind::Sarcenet),
+            Kind::Kernel => ("perfk", CellKind::Kernel(building.backend)),
+            Kind::Reference => ("perfr", CellKind::Routed),
+        };
+        let apps = Loading::apps();
+        let mut plan =
+            Plan::new(label, &[cell, cell]).apps(apps.iter().map(|(id, tag)| (id.as_str(), *tag)));
         // Both cells share this machine's cores, so each gets its part of the workers.
         plan.dataplane_arguments = vec!["--workers".into(), workers_per_cell()?.to_string()];
-        plan.dataplane_arguments.extend_from_slice(arguments);
+        plan.dataplane_arguments.extend_from_slice(&building.dataplane);
         let world = World::new(plan)?;
         let sender = world.attach(0, Some("client"))?;
         let near = world.attach(0, Some("server"))?;
         let far = world.attach(1, Some("server"))?;
-        world.allow(&[tcp("client", "server", PORTS), udp("client", "server", PORTS)])?;
-        Ok(Self { sender, near, far, next_port: (*PORTS.start()).into(), world })
+        world.enforce(&loading.policies())?;
+        let next_port = Slot::new(FIRST_PORT);
+        Ok(Self { sender, near, far, neighbours: Vec::new(), loading, next_port, world })
+    }
+
+    /// Adds containers until there are as many as wanted.
+    fn grow(&mut self, loading: Loading) -> Result<()> {
+        if loading == self.loading {
+            return Ok(());
+        }
+        let neighbours = usize::from(loading.containers) - 1;
+        ensure!(
+            neighbours >= self.neighbours.len() && loading.rules == self.loading.rules,
+            "a world with {:?} cannot become one with {loading:?}",
+            self.loading
+        );
+        // Kernel cells write all rules again for each container.
+        self.world.enforce(&Loading::BASE.policies())?;
+        while self.neighbours.len() < neighbours {
+            self.neighbours.push(self.world.attach(1, Some("neighbour"))?);
+        }
+        self.world.enforce(&loading.policies())?;
+        self.loading = loading;
+        Ok(())
+    }
+
+    /// The world.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The container that sends.
+    pub(crate) fn sender(&self) -> &Container {
+        &self.sender
+    }
+
+    /// The container that receives.
+    pub(crate) fn receiver(&self, span: Span) -> &Container {
+        match span {
+            Span::CrossCell => &self.far,
+            Span::SameCell => &self.near,
+        }
+    }
+
+    /// Its Sarcenet cells, the sender's first; none on the other sides.
+    pub(crate) fn sarcenet(&self) -> Vec<&SarcenetCell> {
+        self.world.sarcenet_cells().collect()
+    }
+
+    /// The kernel's cell of the receiver.
+    pub(crate) fn kernel(&self) -> Result<&KernelCell> {
+        match self.world.cells() {
+            [_, Cell::Kernel(cell)] => Ok(cell),
+            _ => bail!("this needs a kernel cell"),
+        }
     }
 
     /// What its links really are, one line each; empty for the kernel.
     pub(crate) fn modes(&self) -> Result<Vec<String>> {
         let mut modes = Vec::new();
-        for cell in self.world.cells() {
-            if let Cell::Sarcenet(sarcenet) = cell {
-                for link in sarcenet.dataplane()?.status()?.links {
-                    modes.push(format!("{} {}: {}", cell.plan().name, link.name, link.mode));
-                }
+        for cell in self.world.sarcenet_cells() {
+            for link in cell.dataplane()?.status()?.links {
+                let name = link.port.map_or(link.name, |_| "container".to_owned());
+                modes.push(format!("{} {name}: {}", cell.plan().name, link.mode));
             }
         }
+        modes.sort();
+        modes.dedup();
         Ok(modes)
     }
 
@@ -76,41 +200,59 @@ impl Side {
         })
     }
 
-    fn receiver(&self, span: Span) -> &Container {
-        match span {
-            Span::CrossCell => &self.far,
-            Span::SameCell => &self.near,
-        }
-    }
-
     /// A port that no run before has used for long.
-    fn take_port(&self) -> u16 {
+    pub(crate) fn take_port(&self) -> u16 {
         let port = self.next_port.get();
-        self.next_port.set(if port == *PORTS.end() { *PORTS.start() } else { port + 1 });
+        self.next_port.set(if port == LAST_PORT { FIRST_PORT } else { port + 1 });
         port
     }
 
-    /// Runs one generator against another and returns what the receiver saw. `receive` and `send`
-    /// are arguments of `sarcenet-perf load`, without the address.
-    pub(crate) fn measure(&self, span: Span, receive: &[&str], send: &[&str]) -> Result<Seen> {
-        let receiver = self.receiver(span);
-        let address = SocketAddrV4::new(receiver.address(), self.take_port()).to_string();
-        let receiving = receiver.spawn(generator(receive, &address)?.stdout(Stdio::piped()))?;
-        std::thread::sleep(Duration::from_millis(150)); // until it listens
-        let mut sending = self.sender.spawn(generator(send, &address)?.stdout(Stdio::null()))?;
-        let output = receiving.wait_with_output().context("wait for the receiver")?;
-        sending.wait().context("wait for the sender")?;
-        ensure!(output.status.success(), "the receiver failed\n{}", self.world.logs());
-        serde_json::from_slice(&output.stdout).context("understand what the receiver printed")
+    /// Runs a generator that listens, then one against it, and returns what the listening one
+    /// saw; the other is ended then. Both are arguments of `sarcenet-perf load`, the address
+    /// aside.
+    pub(crate) fn received<T: DeserializeOwned>(
+        &self,
+        span: Span,
+        listening: &str,
+        sending: &str,
+    ) -> Result<T> {
+        let (receiver, sender) = self.start(span, listening, sending)?;
+        let seen = receiver.seen(self);
+        drop(sender);
+        seen
+    }
+
+    /// The same for what the other one saw; the listening one is ended then.
+    pub(crate) fn asked<T: DeserializeOwned>(
+        &self,
+        span: Span,
+        listening: &str,
+        asking: &str,
+    ) -> Result<T> {
+        let (server, client) = self.start(span, listening, asking)?;
+        let seen = client.seen(self);
+        drop(server);
+        seen
+    }
+
+    /// The same for what both saw; both end by themselves.
+    pub(crate) fn both<S: DeserializeOwned, R: DeserializeOwned>(
+        &self,
+        listening: &str,
+        sending: &str,
+    ) -> Result<(S, R)> {
+        self.start(Span::CrossCell, listening, sending)?.both(self)
+    }
+
+    /// Starts both. They end when dropped, at the latest.
+    pub(crate) fn start(&self, span: Span, listening: &str, sending: &str) -> Result<Pair> {
+        let address = SocketAddrV4::new(self.receiver(span).address(), self.take_port());
+        let mut receiver = Generator::start(self.receiver(span), listening, Some(address))?;
+        receiver.wait_ready()?;
+        Ok((receiver, Generator::start(&self.sender, sending, Some(address))?))
     }
 }
 
 fn workers_per_cell() -> Result<usize> {
     Ok((std::thread::available_parallelism()?.get() / 2).max(1))
-}
-
-fn generator(arguments: &[&str], address: &str) -> Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("load").args(arguments).arg(address);
-    Ok(command)
 }

@@ -24,6 +24,9 @@ pub enum CellKind {
     Sarcenet,
     /// The kernel's VXLAN device and iptables.
     Kernel(Backend),
+    /// The kernel's routing alone: no tunnel, no rules, containers of the underlay's MTU. What
+    /// cells cost at least; policies have no meaning there.
+    Routed,
 }
 
 impl CellKind {
@@ -45,6 +48,13 @@ impl Backend {
         match self {
             Self::Legacy => "iptables-legacy-restore",
             Self::Nft => "iptables-nft-restore",
+        }
+    }
+
+    pub(crate) const fn iptables(self) -> &'static str {
+        match self {
+            Self::Legacy => "iptables-legacy",
+            Self::Nft => "iptables-nft",
         }
     }
 }
@@ -103,8 +113,8 @@ impl Plan {
         self.underlay_mtu - TUNNEL_OVERHEAD
     }
 
-    /// The network file that Sarcenet's agents read, without policies.
-    pub(crate) fn network_file(&self) -> String {
+    /// The network file that Sarcenet's agents read.
+    pub(crate) fn network_file(&self, policies: &[Policy]) -> String {
         let mut text = format!("overlay: {OVERLAY}\nmtu: {}\ncells:\n", self.overlay_mtu());
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
@@ -114,7 +124,17 @@ impl Plan {
         for AppTag { id, tag } in &self.apps {
             let _ = writeln!(text, "  - {{id: {id}, tag: {tag}}}");
         }
-        text.push_str("policies: []\n");
+        if policies.is_empty() {
+            text.push_str("policies: []\n");
+            return text;
+        }
+        text.push_str("policies:\n");
+        for Policy { from, to, protocol, ports } in policies {
+            let _ = writeln!(
+                text,
+                "  - {{from: {from}, to: {to}, protocol: {protocol}, ports: {ports}}}"
+            );
+        }
         text
     }
 }

@@ -12,7 +12,7 @@ use sarcenet_agent_api::Policy;
 use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
-use crate::plan::{AppTag, CellKind, CellPlan, Plan};
+use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
 
@@ -22,6 +22,8 @@ const BASE: &str = "/dev/shm/sarcenet-rig";
 const NAMESPACES: &str = "namespaces";
 /// How long a change of policies may take to reach every cell.
 const POLICY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long tens of thousands of policies may take.
+const BULK_PATIENCE: Duration = Duration::from_mins(1);
 /// How often the rig looks whether something has happened.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -86,7 +88,7 @@ impl World {
         reaper.directory(&directory)?;
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        std::fs::write(directory.join("network.yaml"), plan.network_file())
+        std::fs::write(directory.join("network.yaml"), plan.network_file(&[]))
             .context("write the network file")?;
         let state = State {
             reaper,
@@ -121,6 +123,11 @@ impl World {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
                     let mtu = self.plan.overlay_mtu();
                     KernelCell::start(plan, namespace, backend, mtu, &self.plan.apps, &peers)
+                        .map(Cell::Kernel)
+                }
+                CellKind::Routed => {
+                    let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
+                    KernelCell::start_routed(plan, namespace, self.plan.underlay_mtu, &peers)
                         .map(Cell::Kernel)
                 }
             };
@@ -278,6 +285,39 @@ impl World {
         Ok(())
     }
 
+    /// Puts exactly these policies in force on every cell, however many, and returns when they
+    /// are.
+    pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
+        let mut state = self.state();
+        state.policies = policies.to_vec();
+        for cell in &self.cells {
+            if let Cell::Kernel(cell) = cell {
+                cell.set_policies(policies)?;
+            }
+        }
+        // Whoever reads the file must never see half of it.
+        let (file, new) = (self.network_file(), self.directory.join("network.yaml.new"));
+        std::fs::write(&new, self.plan.network_file(policies))
+            .and_then(|()| std::fs::rename(&new, &file))
+            .with_context(|| format!("write {}", file.display()))?;
+        for cell in self.sarcenet_cells() {
+            eventually(BULK_PATIENCE, || {
+                let status = cell.agent()?.status()?;
+                ensure!(
+                    status.policies as usize == policies.len() && status.dataplane.ready,
+                    "{} has {} of {} policies; mistakes in {}: {:?}",
+                    cell.plan().name,
+                    status.policies,
+                    policies.len(),
+                    status.config.path,
+                    status.config.mistakes
+                );
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// The ends of all logs, for people.
     pub fn logs(&self) -> String {
         self.sarcenet_cells().map(SarcenetCell::logs).collect::<Vec<_>>().join("\n")
@@ -311,6 +351,11 @@ impl World {
             ended += 1;
         }
         Ok(ended)
+    }
+
+    /// The overlay of all cells.
+    pub fn overlay(&self) -> Ipv4Net {
+        OVERLAY
     }
 
     /// The subnet of a cell.

@@ -1,15 +1,43 @@
 //! Load generators. Each runs inside a container's network namespace as a process of its own
 //! (`sarcenet-perf load ...`), is bounded in time, and prints one line of JSON at its end.
+//! Those that listen print the line `ready` before.
 
+mod connections;
+mod hog;
+mod paced;
+mod request_response;
+mod scatter;
 mod tcp;
 mod udp;
 
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddrV4;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::Subcommand;
+use anyhow::{Context as _, Result};
+use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use connections::Opened;
+pub(crate) use paced::{Arrived, Departed};
+pub(crate) use request_response::Latency;
+
+/// What a listening generator prints when it listens.
+pub(crate) const READY: &str = "ready";
+
+/// How long a generator waits for its other end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a request and its answer travel by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// One connection.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
 
 /// One generator's work.
 #[derive(Debug, Subcommand)]
@@ -72,9 +100,95 @@ pub(crate) enum Load {
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
     },
+    /// Receives numbered datagrams, compares every byte, and says which were missing.
+    PacedReceive {
+        /// Address to receive on.
+        listen: SocketAddrV4,
+        /// Bound on the whole run in seconds.
+        #[arg(long, default_value_t = 30.0)]
+        bound: f64,
+    },
+    /// Sends numbered datagrams at a steady rate.
+    PacedSend {
+        /// Receiver.
+        connect: SocketAddrV4,
+        /// Payload bytes of a datagram, at least 8.
+        #[arg(long, default_value_t = 18)]
+        size: usize,
+        /// Datagrams a second.
+        #[arg(long, default_value_t = 1000.0)]
+        rate: f64,
+        /// Seconds to send.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Sends one datagram each to many ports from many ports.
+    ScatterSend {
+        /// Receiver and its lowest port.
+        connect: SocketAddrV4,
+        /// Ports to send from.
+        #[arg(long, default_value_t = 16)]
+        sources: u16,
+        /// Ports to send to, upwards from the receiver's.
+        #[arg(long, default_value_t = 60_000)]
+        ports: u16,
+        /// Datagrams a second.
+        #[arg(long, default_value_t = 100_000.0)]
+        rate: f64,
+    },
+    /// Sends everything back until its standard input ends.
+    Echo {
+        /// Address to listen on.
+        listen: SocketAddrV4,
+        /// What to listen for.
+        #[arg(long, value_enum, default_value = "tcp")]
+        transport: Transport,
+    },
+    /// Asks an echo one question at a time.
+    Ask {
+        /// The echo.
+        connect: SocketAddrV4,
+        /// How to ask.
+        #[arg(long, value_enum, default_value = "tcp")]
+        transport: Transport,
+        /// Payload bytes of a question.
+        #[arg(long, default_value_t = 64)]
+        size: usize,
+        /// Seconds not counted at the start.
+        #[arg(long, default_value_t = 0.2)]
+        omit: f64,
+        /// Seconds counted.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Accepts connections and closes them, until its standard input ends.
+    Accept {
+        /// Address to listen on.
+        listen: SocketAddrV4,
+    },
+    /// Opens connections and closes them.
+    Open {
+        /// Where to.
+        connect: SocketAddrV4,
+        /// Connections on their way at a time.
+        #[arg(long, default_value_t = 16)]
+        threads: usize,
+        /// Seconds not counted at the start.
+        #[arg(long, default_value_t = 0.2)]
+        omit: f64,
+        /// Seconds counted.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Keeps one core busy until its standard input ends.
+    Hog {
+        /// Bound on the whole run in seconds.
+        #[arg(long, default_value_t = 60.0)]
+        bound: f64,
+    },
 }
 
-/// What a generator saw.
+/// What a generator of throughput saw.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     /// Payload bytes.
@@ -100,24 +214,77 @@ impl Seen {
 }
 
 impl Load {
-    /// Does the work.
-    pub(crate) fn run(self) -> Result<Seen> {
+    /// Does the work and prints what was seen.
+    pub(crate) fn run(self) -> Result<()> {
         let duration = Duration::from_secs_f64;
         match self {
             Self::TcpReceive { listen, streams, omit, seconds } => {
-                tcp::receive(listen, streams, duration(omit), duration(seconds))
+                print(&tcp::receive(listen, streams, duration(omit), duration(seconds))?)
             }
             Self::TcpSend { connect, streams, bound } => {
-                tcp::send(connect, streams, duration(bound))
+                print(&tcp::send(connect, streams, duration(bound))?)
             }
             Self::TcpVerify { address, receive: true, bytes } => {
-                tcp::verify_receive(address, bytes)
+                print(&tcp::verify_receive(address, bytes)?)
             }
-            Self::TcpVerify { address, receive: false, bytes } => tcp::verify_send(address, bytes),
+            Self::TcpVerify { address, receive: false, bytes } => {
+                print(&tcp::verify_send(address, bytes)?)
+            }
             Self::UdpReceive { listen, omit, seconds } => {
-                udp::receive(listen, duration(omit), duration(seconds))
+                print(&udp::receive(listen, duration(omit), duration(seconds))?)
             }
-            Self::UdpSend { connect, size, seconds } => udp::send(connect, size, duration(seconds)),
+            Self::UdpSend { connect, size, seconds } => {
+                print(&udp::send(connect, size, duration(seconds))?)
+            }
+            Self::PacedReceive { listen, bound } => {
+                print(&paced::receive(listen, duration(bound))?)
+            }
+            Self::PacedSend { connect, size, rate, seconds } => {
+                print(&paced::send(connect, size, rate, duration(seconds))?)
+            }
+            Self::ScatterSend { connect, sources, ports, rate } => {
+                print(&scatter::send(connect, sources, ports, rate)?)
+            }
+            Self::Echo { listen, transport: Transport::Tcp } => request_response::echo_tcp(listen),
+            Self::Echo { listen, transport: Transport::Udp } => request_response::echo_udp(listen),
+            Self::Ask { connect, transport, size, omit, seconds } => print(&request_response::ask(
+                connect,
+                transport,
+                size,
+                duration(omit),
+                duration(seconds),
+            )?),
+            Self::Accept { listen } => connections::accept(listen),
+            Self::Open { connect, threads, omit, seconds } => {
+                print(&connections::open(connect, threads, duration(omit), duration(seconds))?)
+            }
+            Self::Hog { bound } => {
+                hog::spin(duration(bound));
+                Ok(())
+            }
         }
     }
+}
+
+fn print(seen: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string(seen).context("write what was seen")?);
+    Ok(())
+}
+
+/// Tells whoever started this process that it listens.
+fn say_ready() -> Result<()> {
+    println!("{READY}");
+    std::io::stdout().flush().context("say that it listens")
+}
+
+/// Becomes true when standard input ends: whoever started this process has seen enough, or died.
+fn watch_input() -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let signal = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 64];
+        while matches!(std::io::stdin().read(&mut bytes), Ok(1..)) {}
+        signal.store(true, Ordering::Relaxed);
+    });
+    ended
 }

@@ -14,15 +14,12 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
 };
 
-use super::Seen;
+use super::{PATIENCE, Seen};
 use crate::cpu::BusyTime;
 
 const BLOCK: usize = 128 << 10;
 
-/// How long a receiver waits for its streams.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn open(to: SocketAddrV4) -> Result<TcpStream> {
+pub(super) fn open(to: SocketAddrV4) -> Result<TcpStream> {
     let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::TcpCongestion, &"cubic".into())
         .context("choose cubic congestion control (is it built into this kernel?)")?;
@@ -30,9 +27,10 @@ fn open(to: SocketAddrV4) -> Result<TcpStream> {
     Ok(TcpStream::from(fd))
 }
 
-fn accept(listen: SocketAddrV4, streams: usize) -> Result<Vec<TcpStream>> {
+pub(super) fn accept(listen: SocketAddrV4, streams: usize) -> Result<Vec<TcpStream>> {
     let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
     listener.set_nonblocking(true)?;
+    super::say_ready()?;
     let deadline = Instant::now() + PATIENCE;
     let mut accepted = Vec::with_capacity(streams);
     while accepted.len() < streams {

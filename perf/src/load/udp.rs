@@ -11,18 +11,16 @@ use nix::sys::socket::{
     MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt, sockopt,
 };
 
-use super::Seen;
+use super::{PATIENCE, Seen};
 use crate::cpu::BusyTime;
 
 const BATCH: usize = 64;
-
-/// How long the receiver waits for the first datagram.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn receive(listen: SocketAddrV4, omit: Duration, seconds: Duration) -> Result<Seen> {
     let socket = UdpSocket::bind(listen).with_context(|| format!("receive on {listen}"))?;
     setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20))?;
     socket.set_read_timeout(Some(PATIENCE))?;
+    super::say_ready()?;
     if socket.recv(&mut [0; 2048]).is_err() {
         bail!("no datagram came to {listen}; does a policy admit it?");
     }

@@ -8,13 +8,13 @@ use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use sarcenet_agent_api::Policy;
 
 use crate::container::Attachment;
 use crate::namespace::{Namespace, fed};
 use crate::plan::{AppTag, Backend, CellPlan, OVERLAY, TUNNEL_PORT, VNI, mac};
-use rules::{ContainerChains, policy_text};
+use rules::{ContainerChains, accept_rules, policy_text};
 
 /// Address of the host end of every container's veth.
 const HOST_END: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
@@ -37,8 +37,9 @@ struct PortMapping {
 pub struct KernelCell {
     plan: CellPlan,
     namespace: Namespace,
-    backend: Backend,
-    overlay_mtu: u16,
+    /// None where the kernel only routes.
+    backend: Option<Backend>,
+    container_mtu: u16,
     apps: Vec<AppTag>,
     state: Mutex<State>,
 }
@@ -90,13 +91,34 @@ impl KernelCell {
         let cell = Self {
             plan: plan.clone(),
             namespace,
-            backend,
-            overlay_mtu,
+            backend: Some(backend),
+            container_mtu: overlay_mtu,
             apps: apps.to_vec(),
             state: Mutex::default(),
         };
         cell.enforce(&mut cell.state())?;
         Ok(cell)
+    }
+
+    /// A cell that only routes: packets go to the other cells as they are.
+    pub(crate) fn start_routed(
+        plan: &CellPlan,
+        namespace: Namespace,
+        container_mtu: u16,
+        peers: &[&CellPlan],
+    ) -> Result<Self> {
+        namespace.sysctl("ipv4/ip_forward", "1")?;
+        for CellPlan { subnet, underlay, .. } in peers {
+            namespace.ip(&format!("route replace {subnet} via {underlay} dev eth0\n"))?;
+        }
+        Ok(Self {
+            plan: plan.clone(),
+            namespace,
+            backend: None,
+            container_mtu,
+            apps: Vec::new(),
+            state: Mutex::default(),
+        })
     }
 
     pub(crate) fn plan(&self) -> &CellPlan {
@@ -131,7 +153,7 @@ impl KernelCell {
         let digits = format!("{a:03}{b:03}{c:03}{last:03}");
         let (host, peer) = (format!("s-{digits}"), format!("c-{digits}"));
         let (host_mac, container_mac) = (mac([0xaa, 0xaa], ip), mac([0xee, 0xee], ip));
-        let mtu = self.overlay_mtu;
+        let mtu = self.container_mtu;
         self.namespace.ip(&format!(
             "link add {host} address {host_mac} mtu {mtu} type veth peer name {peer} address {container_mac} mtu {mtu}\n\
              link set {peer} netns {}\n\
@@ -169,10 +191,27 @@ impl KernelCell {
     }
 
     /// Puts these policies in force instead of those before.
-    pub(crate) fn set_policies(&self, policies: &[Policy]) -> Result<()> {
+    pub fn set_policies(&self, policies: &[Policy]) -> Result<()> {
         let mut state = self.state();
         state.policies = policies.to_vec();
         self.enforce(&mut state)
+    }
+
+    /// Adds one policy to the chain in force by one call of `iptables -A` for each container that
+    /// it concerns. Silk replaces the whole chain instead; this is the least that the kernel's
+    /// interface allows.
+    pub fn append_policy(&self, policy: &Policy) -> Result<()> {
+        let mut state = self.state();
+        let Some((backend, chain)) = self.backend.zip(state.chain.map(chain_name)) else {
+            bail!("{} has no rules", self.plan.name);
+        };
+        for rule in accept_rules(&chain, &state.containers, &self.apps, policy) {
+            let mut command = Command::new(backend.iptables());
+            command.arg("--wait").args(rule.split(' '));
+            self.namespace.checked(&mut command)?;
+        }
+        state.policies.push(policy.clone());
+        Ok(())
     }
 
     fn enforce(&self, state: &mut State) -> Result<()> {
@@ -186,7 +225,8 @@ impl KernelCell {
     }
 
     fn restore(&self, text: &str) -> Result<()> {
-        let mut command = Command::new(self.backend.restore());
+        let Some(backend) = self.backend else { return Ok(()) };
+        let mut command = Command::new(backend.restore());
         command.args(["--noflush", "--wait"]);
         self.namespace.run(|| fed(&mut command, text))?.map(drop)
     }

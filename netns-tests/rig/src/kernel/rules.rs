@@ -124,14 +124,8 @@ pub(super) fn policy_text(
     }
     for (ip, app) in containers {
         for policy in policies.iter().filter(|policy| policy.to == *app) {
-            let Policy { from, to, protocol, ports } = policy;
-            let Some(tag) = tags.get(from.as_str()) else { continue };
-            let (first, last) = (ports.first, ports.last);
-            let range = if first == last { first.to_string() } else { format!("{first}:{last}") };
-            let _ = writeln!(
-                text,
-                "-A {new} -d {ip}/32 -p {protocol} -m {protocol} --dport {range} -m mark --mark {tag:#x} -m comment --comment \"src:{from}_dst:{to}\" -j ACCEPT"
-            );
+            let Some(&tag) = tags.get(policy.from.as_str()) else { continue };
+            let _ = writeln!(text, "{}", accept_rule(new, *ip, tag, policy));
         }
     }
     if let Some(old) = old {
@@ -139,6 +133,30 @@ pub(super) fn policy_text(
     }
     text.push_str("COMMIT\n");
     text
+}
+
+/// What a policy adds to the policy chain: a rule for each container of its destination.
+pub(super) fn accept_rules(
+    chain: &str,
+    containers: &BTreeMap<Ipv4Addr, String>,
+    apps: &[AppTag],
+    policy: &Policy,
+) -> Vec<String> {
+    let Some(source) = apps.iter().find(|app| app.id == policy.from) else { return Vec::new() };
+    containers
+        .iter()
+        .filter(|(_, app)| **app == policy.to)
+        .map(|(ip, _)| accept_rule(chain, *ip, source.tag, policy))
+        .collect()
+}
+
+fn accept_rule(chain: &str, ip: Ipv4Addr, tag: u16, policy: &Policy) -> String {
+    let Policy { from, to, protocol, ports } = policy;
+    let (first, last) = (ports.first, ports.last);
+    let range = if first == last { first.to_string() } else { format!("{first}:{last}") };
+    format!(
+        "-A {chain} -d {ip}/32 -p {protocol} -m {protocol} --dport {range} -m mark --mark {tag:#x} -m comment --comment src:{from}_dst:{to} -j ACCEPT"
+    )
 }
 
 /// The first `length` characters; all of these texts are ASCII.
@@ -194,8 +212,8 @@ mod tests {
 :vpa--2 - [0:0]
 -I FORWARD 1 -j vpa--2
 -A vpa--2 -s 10.255.62.2/32 -m comment --comment \"src:app-a\" -j MARK --set-xmark 0x1/0xffffffff
--A vpa--2 -d 10.255.62.3/32 -p tcp -m tcp --dport 8080 -m mark --mark 0x1 -m comment --comment \"src:app-a_dst:app-b\" -j ACCEPT
--A vpa--2 -d 10.255.62.3/32 -p udp -m udp --dport 7:9 -m mark --mark 0x1 -m comment --comment \"src:app-a_dst:app-b\" -j ACCEPT
+-A vpa--2 -d 10.255.62.3/32 -p tcp -m tcp --dport 8080 -m mark --mark 0x1 -m comment --comment src:app-a_dst:app-b -j ACCEPT
+-A vpa--2 -d 10.255.62.3/32 -p udp -m udp --dport 7:9 -m mark --mark 0x1 -m comment --comment src:app-a_dst:app-b -j ACCEPT
 -D FORWARD -j vpa--1
 -F vpa--1
 -X vpa--1

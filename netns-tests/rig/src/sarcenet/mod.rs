@@ -85,11 +85,13 @@ impl SarcenetCell {
         Ok(cell)
     }
 
-    pub(crate) fn plan(&self) -> &CellPlan {
+    /// Its name and addresses.
+    pub fn plan(&self) -> &CellPlan {
         &self.plan
     }
 
-    pub(crate) fn namespace(&self) -> &Namespace {
+    /// Its network namespace.
+    pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
 

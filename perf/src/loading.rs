@@ -1,0 +1,107 @@
+//! What lies on the cells beside the traffic that is measured.
+
+use sarcenet_rig::{Policy, tcp, udp};
+
+/// Apps that nobody's containers run; they only stand in rules.
+const STRANGERS: u16 = 50;
+/// First port that strangers are admitted to.
+const STRANGERS_PORT: u16 = 10_000;
+/// Ports that the generators use.
+const PORTS: std::ops::RangeInclusive<u16> = 1024..=u16::MAX;
+
+/// Rules and containers of a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Loading {
+    /// Rules on the cell that receives.
+    pub(crate) rules: u32,
+    /// Containers on the cell that receives.
+    pub(crate) containers: u16,
+    /// A world of its own: the scenario leaves it in another state than it found.
+    pub(crate) own: bool,
+}
+
+impl Loading {
+    /// What `K` was when the bars were set: ten rules.
+    pub(crate) const BASE: Self = Self { rules: 10, containers: 1, own: false };
+
+    /// The same with so many rules.
+    pub(crate) const fn rules(rules: u32) -> Self {
+        Self { rules, ..Self::BASE }
+    }
+
+    /// 2,000 rules for so many containers.
+    pub(crate) const fn containers(containers: u16) -> Self {
+        Self { rules: 2_000, containers, ..Self::BASE }
+    }
+
+    /// All apps and their tags.
+    pub(crate) fn apps() -> Vec<(String, u16)> {
+        let strangers = (0..STRANGERS).map(|n| (stranger(n), 100 + n));
+        let named = [("client", 1), ("server", 2), ("neighbour", 3)];
+        named.into_iter().map(|(id, tag)| (id.to_owned(), tag)).chain(strangers).collect()
+    }
+
+    /// Policies that make these rules on the cell that receives: an equal share for each of its
+    /// containers, the rest for the receiver. Those that admit the traffic stand in the middle of
+    /// the receiver's, so that a list is walked half way through it.
+    pub(crate) fn policies(self) -> Vec<Policy> {
+        let neighbours = u32::from(self.containers) - 1;
+        let share = self.rules / u32::from(self.containers);
+        let receivers = self.rules - share * neighbours;
+        let filling = receivers.saturating_sub(2);
+        let mut policies: Vec<_> = (0..filling).map(|n| filler("server", n)).collect();
+        let middle = policies.len() / 2;
+        policies.splice(
+            middle..middle,
+            [tcp("client", "server", PORTS), udp("client", "server", PORTS)],
+        );
+        if neighbours > 0 {
+            policies.extend((0..share).map(|n| filler("neighbour", n)));
+        }
+        policies
+    }
+}
+
+fn stranger(number: u16) -> String {
+    format!("stranger-{number}")
+}
+
+/// The `number`th policy that no traffic of ours needs; each is another one.
+pub(crate) fn filler(to: &str, number: u32) -> Policy {
+    let from = stranger((number % u32::from(STRANGERS)) as u16);
+    let turn = number / u32::from(STRANGERS);
+    let port = STRANGERS_PORT + (turn / 2) as u16;
+    if turn.is_multiple_of(2) { tcp(&from, to, port..=port) } else { udp(&from, to, port..=port) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Rules on the receiving cell: a policy counts once for each container of its destination.
+    fn rules(loading: Loading) -> usize {
+        let policies = loading.policies();
+        let of = |app| policies.iter().filter(|policy| policy.to == app).count();
+        of("server") + of("neighbour") * (usize::from(loading.containers) - 1)
+    }
+
+    #[test]
+    fn there_are_as_many_rules_as_said() {
+        for count in [2, 10, 1_000, 50_000] {
+            assert_eq!(rules(Loading::rules(count)), count as usize);
+        }
+        for count in [1, 10, 100, 250] {
+            assert_eq!(rules(Loading::containers(count)), 2_000);
+        }
+    }
+
+    #[test]
+    fn no_policy_comes_twice_and_all_apps_are_known() {
+        let policies = Loading::rules(50_000).policies();
+        assert_eq!(policies.iter().collect::<HashSet<_>>().len(), policies.len());
+        let apps: HashSet<_> = Loading::apps().into_iter().map(|(id, _)| id).collect();
+        assert!(policies.iter().all(|p| apps.contains(&p.from) && apps.contains(&p.to)));
+    }
+}
