@@ -83,8 +83,9 @@ Environment:
   RUST_LOG         what to log, e.g. `debug` or `sarcenet_dataplane::control=debug` [default: info]
 
 Rights:
-  Must be started as root, or with CAP_NET_ADMIN by the owner of ROOT/run/sarcenet. All other
-  capabilities are given up before the first packet.
+  Must be started as root, or with CAP_NET_ADMIN by the owner of ROOT/run/sarcenet; an AF_XDP
+  uplink needs CAP_BPF, CAP_NET_RAW and CAP_IPC_LOCK too. All other capabilities are given up
+  before the first packet.
 
 Exit status:
   0  stopped by a signal

@@ -11,12 +11,24 @@ use nix::sys::{
 /// Capabilities that later work needs.
 ///
 /// `CAP_NET_ADMIN`: the tunnel's sockets are opened when the controller says where, and their
-/// buffers are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)).
+/// buffers are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)). The
+/// AF_XDP uplink attaches its XDP program to the interface and has neighbours resolved.
+///
+/// `CAP_BPF`: that program is loaded when the controller says where the uplink is (bpf(2)).
+///
+/// `CAP_NET_RAW`: so are the AF_XDP sockets opened (packet sockets of any kind ask for it).
+///
+/// `CAP_IPC_LOCK`: their memory is locked, and is more than the usual limit (`RLIMIT_MEMLOCK`).
 ///
 /// Nothing else: a TUN queue that arrives as a descriptor is read and written without any
 /// capability, its offloads are set without any (drivers/net/tun.c checks rights when a device is
 /// attached only), and files are opened before.
-const KEPT: [Capability; 1] = [Capability::CAP_NET_ADMIN];
+const KEPT: [Capability; 4] = [
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_BPF,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_IPC_LOCK,
+];
 
 /// Why limits or privileges could not be changed.
 #[derive(Debug, thiserror::Error)]

@@ -73,8 +73,8 @@ pub(super) fn cure(error: &io::Error) -> &'static str {
              that is not locked down"
         }
         Some(libc::ENOMEM | libc::ENOBUFS) => {
-            "no memory, or more locked memory than the process may have: raise its limit \
-             (LimitMEMLOCK=infinity, ulimit -l unlimited)"
+            "no memory, or more locked memory than the process may have: give it \
+             CAP_IPC_LOCK, or raise the limit (LimitMEMLOCK=infinity, ulimit -l unlimited)"
         }
         Some(libc::EBUSY) => {
             "another XDP program or another AF_XDP socket has the interface or the queue: \

@@ -10,6 +10,7 @@
 mod error;
 mod interface;
 mod neighbours;
+mod netlink;
 mod outer;
 mod queue;
 mod receive;
@@ -30,8 +31,8 @@ use error::cure;
 use interface::Interface;
 use neighbours::Neighbours;
 use queue::{Copying, Queue};
-pub use steering::{AttachMode, Transport};
 use steering::Steering;
+pub use steering::{AttachMode, Transport};
 
 use super::LinkCounters;
 
@@ -243,7 +244,8 @@ fn open_queue(interface: &Interface, number: u32, ring: u32) -> Result<Queue, Xd
 fn patiently<T>(what: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for wait in BUSY_WAITS_MS {
         match attempt() {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            // EEXIST: another program is attached in the other mode.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
                 tracing::info!("{what}: busy; trying again in {wait} ms");
                 std::thread::sleep(Duration::from_millis(wait));
             }

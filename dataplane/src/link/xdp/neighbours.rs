@@ -19,16 +19,14 @@ use crossbeam_epoch::Guard;
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::neighbour::{NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use parking_lot::Mutex;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::sync::Notify;
 
+use super::netlink::{Gateway, gateway_of, into_io, resolved};
 use super::outer::Hop;
 use crate::table::{Published, Retired};
 
@@ -118,13 +116,11 @@ impl Neighbours {
     /// The way to a peer. One that was never asked for is looked for from now on.
     #[inline]
     pub(super) fn way(&self, ways: Option<&Ways>, peer: Ipv4Addr) -> Way {
-        match ways.and_then(|ways| ways.get(&peer)) {
-            Some(&way) => way,
-            None => {
-                self.want(peer);
-                Way::Unresolved
-            }
+        if let Some(&way) = ways.and_then(|ways| ways.get(&peer)) {
+            return way;
         }
+        self.want(peer);
+        Way::Unresolved
     }
 
     /// Looks for the way to a peer from now on.
@@ -133,6 +129,16 @@ impl Neighbours {
         let mut wanted = self.common.wanted.lock();
         if wanted.len() < MAX_PEERS && wanted.insert(peer) {
             self.common.wake.notify_one();
+        }
+    }
+
+    /// Ends to follow; what is known stays.
+    #[cfg(test)]
+    pub(super) fn freeze(&self) {
+        self.common.stop.store(true, Relaxed);
+        self.common.wake.notify_one();
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            std::thread::yield_now();
         }
     }
 
@@ -152,17 +158,6 @@ impl Drop for Neighbours {
             tracing::error!("the thread that follows neighbours had panicked");
         }
     }
-}
-
-/// Where a route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Gateway {
-    /// By the uplink, to this neighbour.
-    Here(Ipv4Addr),
-    /// By another interface, of this index.
-    Elsewhere(u32),
-    /// Nowhere.
-    Nowhere,
 }
 
 /// What is to be looked at again.
@@ -244,20 +239,19 @@ impl Follower {
             let way = match *gateway {
                 Gateway::Elsewhere(_) => Way::Elsewhere,
                 Gateway::Nowhere => Way::Unresolved,
-                Gateway::Here(neighbour) => match known.get(&neighbour) {
-                    Some(&(mac, fresh)) => {
-                        if !fresh && again {
-                            to_use.insert(neighbour);
-                        }
+                Gateway::Here(neighbour) => {
+                    let found = known.get(&neighbour);
+                    // What is new is asked for at once; what stays unknown or has become old, in
+                    // turn.
+                    let new = self.published.get(&peer) != Some(&Way::Unresolved);
+                    let sure = found.is_some_and(|&(_, fresh)| fresh);
+                    if !sure && (again || (new && found.is_none())) {
+                        to_use.insert(neighbour);
+                    }
+                    found.map_or(Way::Unresolved, |&(mac, _)| {
                         Way::Known(Hop { source: self.mac, destination: mac })
-                    }
-                    None => {
-                        if again || self.published.get(&peer) != Some(&Way::Unresolved) {
-                            to_use.insert(neighbour);
-                        }
-                        Way::Unresolved
-                    }
-                },
+                    })
+                }
             };
             all &= way != Way::Unresolved;
             ways.insert(peer, way);
@@ -368,50 +362,5 @@ fn report(peer: Ipv4Addr, gateway: Gateway) {
         Gateway::Nowhere => {
             tracing::warn!("there is no route to cell {peer}: packets to it are dropped");
         }
-    }
-}
-
-fn gateway_of(route: &RouteMessage, peer: Ipv4Addr, index: u32) -> Gateway {
-    if route.header.kind != RouteType::Unicast {
-        let local = route.header.kind == RouteType::Local;
-        return if local { Gateway::Elsewhere(1) } else { Gateway::Nowhere };
-    }
-    let (mut out, mut gateway) = (0, peer);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => out = *index,
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = *address,
-            _ => {}
-        }
-    }
-    if out == index { Gateway::Here(gateway) } else { Gateway::Elsewhere(out) }
-}
-
-fn resolved(message: &NeighbourMessage) -> Option<(Ipv4Addr, ([u8; 6], bool))> {
-    if message.header.family != AddressFamily::Inet {
-        return None;
-    }
-    let fresh = match message.header.state {
-        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
-        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
-        _ => return None,
-    };
-    let (mut address, mut mac) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => {
-                address = Some(*found);
-            }
-            NeighbourAttribute::LinkLayerAddress(found) => mac = found.as_slice().try_into().ok(),
-            _ => {}
-        }
-    }
-    Some((address?, (mac?, fresh)))
-}
-
-fn into_io(error: rtnetlink::Error) -> io::Error {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io(),
-        other => io::Error::other(other),
     }
 }

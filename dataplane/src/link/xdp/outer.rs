@@ -126,7 +126,9 @@ pub(super) fn sum_by_headers(head: &[u8], datagram_len: usize) -> Option<Sum> {
     let whole = !ip.more_frags()
         && ip.frag_offset() == 0
         && usize::from(ip.total_len()) == header_len + transport_len;
-    if !covered || !whole {
+    // Its own checksum must be looked at: addresses are in the header and taken off again with the
+    // pseudo-header, so that the sum says nothing about them.
+    if !covered || !whole || !ipv4_checksum_ok(&inner[..header_len]) {
         return None;
     }
     let pseudo = pseudo_header_of(inner, transport_len as u32);
@@ -208,6 +210,7 @@ impl Received {
         }
         let right =
             |sum: Sum| self.pseudo.add_u16(self.header).add_u16(sum.fold()).fold() == 0xffff;
-        sum_by_headers(datagram, datagram.len()).is_some_and(right) || right(checksum::sum(datagram))
+        sum_by_headers(datagram, datagram.len()).is_some_and(right)
+            || right(checksum::sum(datagram))
     }
 }

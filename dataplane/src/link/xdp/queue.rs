@@ -69,18 +69,18 @@ impl Queue {
     /// What the system said, `EBUSY` among it while another socket, perhaps of a process that has
     /// just ended, has the queue.
     pub(super) fn open(interface: &str, number: u32, ring: u32) -> io::Result<Self> {
-        let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
-        let size = |n| QueueSize::new(n).map_err(|_| invalid(()));
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let size = |n| QueueSize::new(n).map_err(|_| invalid());
         // Twice the receive ring, so that there are frames for what arrives while a full ring is
         // being read.
         let receive_frames = 2 * ring;
         let config = UmemConfig::builder()
-            .frame_size(FrameSize::new(FRAME_LEN).map_err(|_| invalid(()))?)
+            .frame_size(FrameSize::new(FRAME_LEN).map_err(|_| invalid())?)
             .fill_queue_size(size(receive_frames)?)
             .comp_queue_size(size(ring)?)
             .build()
-            .map_err(|_| invalid(()))?;
-        let frames = NonZeroU32::new(receive_frames + ring).ok_or_else(|| invalid(()))?;
+            .map_err(|_| invalid())?;
+        let frames = NonZeroU32::new(receive_frames + ring).ok_or_else(invalid)?;
         let (umem, mut frames) = Umem::new(config, frames, false).map_err(|e| cause(&e))?;
         // Without XDP_COPY or XDP_ZEROCOPY the kernel tries zero-copy and falls back.
         let config = SocketConfig::builder()
@@ -89,7 +89,7 @@ impl Queue {
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
             .build();
-        let name = Name::from_str(interface).map_err(|_| invalid(()))?;
+        let name = Name::from_str(interface).map_err(|_| invalid())?;
         // SAFETY: the memory is new, so no other socket of it is bound to this queue; and libxdp
         // is told to load no program.
         let (tx, rx, rings) =
@@ -122,12 +122,8 @@ impl Queue {
             copying: copying(fd)?,
             fd,
         };
-        let budget = sys::set_option(
-            queue.fd(),
-            libc::SOL_XDP,
-            XDP_MAX_TX_SKB_BUDGET,
-            ring as c_int,
-        );
+        let budget =
+            sys::set_option(queue.fd(), libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, ring as c_int);
         if let Err(error) = budget {
             // An older kernel: 32 packets a call. A send that finds more says EAGAIN and is
             // repeated.
@@ -156,6 +152,13 @@ impl Queue {
             Ok(error) => Some(io::Error::from_raw_os_error(error)),
             Err(errno) => Some(errno.into()),
         }
+    }
+
+    /// Waits until the socket takes more, at most so many milliseconds.
+    pub(super) fn wait(&self, ms: u8) {
+        let mut writable = [PollFd::new(self.fd(), PollFlags::POLLOUT)];
+        // Whether it does, the next attempt to send shows.
+        let _ = poll(&mut writable, PollTimeout::from(ms));
     }
 
     /// What the kernel threw away at this socket: for want of a place in the receive ring, of a
@@ -316,12 +319,6 @@ impl Transmitter {
             return Ok(());
         }
         send(self.ring.fd().as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT).map(drop)
-    }
-
-    /// Waits until the socket takes more, at most so many milliseconds.
-    pub(super) fn wait(&self, fd: BorrowedFd<'_>, ms: u8) {
-        let mut writable = [PollFd::new(fd, PollFlags::POLLOUT)];
-        let _ = poll(&mut writable, PollTimeout::from(ms));
     }
 }
 

@@ -126,7 +126,9 @@ impl XdpUplink {
         let packets = collector.packets;
         self.counters.received(packets as u64 + errors, bytes, errors);
         drop(rx);
-        if frames == 0 && let Some(error) = self.look_for_end(queue) {
+        if frames == 0
+            && let Some(error) = self.look_for_end(queue)
+        {
             return Err(error);
         }
         Ok(Received { packets, drained })
@@ -158,9 +160,10 @@ impl Collector<'_> {
         from: &outer::Received,
         buffers: &mut usize,
     ) -> Result<usize, DropReason> {
-        let mut slot = self.trains.iter().position(|train| {
-            train.as_ref().is_some_and(|train| train.is_from(from))
-        });
+        let mut slot = self
+            .trains
+            .iter()
+            .position(|train| train.as_ref().is_some_and(|train| train.is_from(from)));
         if let Some(at) = slot
             && self.trains[at].is_some_and(|train| !train.takes(from.len))
         {
@@ -172,10 +175,7 @@ impl Collector<'_> {
             None => self.open(from, buffers)?,
         };
         let Some(train) = &mut self.trains[at] else { return Err(DropReason::NoBuffer) };
-        let place = Piece {
-            at: train.buffer.at + train.used as u32,
-            len: from.len as u32,
-        };
+        let place = Piece { at: train.buffer.at + train.used as u32, len: from.len as u32 };
         let mut rest = self.batch.bytes_mut(place);
         let mut skip = OUTER_LEN;
         for bytes in rx.bytes(packet) {

@@ -18,8 +18,7 @@ use super::error::{XdpError, cure};
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
-static OBJECT: &Aligned<[u8]> =
-    &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o")));
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o")));
 
 /// Bytes for what the kernel's verifier has to say.
 const LOG_LEN: usize = 64 * 1024;
@@ -114,7 +113,11 @@ impl Object {
         // SAFETY: the bytes are static and the options live for the call; the log outlives the
         // object, as this function asks for.
         let object = unsafe {
-            libxdp_sys::bpf_object__open_mem(OBJECT.0.as_ptr().cast(), OBJECT.0.len(), &raw const options)
+            libxdp_sys::bpf_object__open_mem(
+                OBJECT.0.as_ptr().cast(),
+                OBJECT.0.len(),
+                &raw const options,
+            )
         };
         NonNull::new(object).map(Self).ok_or_else(io::Error::last_os_error)
     }
@@ -160,11 +163,7 @@ impl Steering {
     ///
     /// # Errors
     /// [`XdpError::Load`].
-    pub(super) fn load(
-        address: Ipv4Addr,
-        tunnel_port: u16,
-        queues: u32,
-    ) -> Result<Self, XdpError> {
+    pub(super) fn load(address: Ipv4Addr, tunnel_port: u16, queues: u32) -> Result<Self, XdpError> {
         let mut log = vec![0; LOG_LEN];
         Self::load_logged(address, tunnel_port, queues, &mut log).map_err(|source| {
             let said = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();

@@ -105,8 +105,8 @@ impl Sending<'_> {
         if as_it_is {
             return self.whole(batch, packet, &outer);
         }
-        let mut segments = Segments::new(batch, packet, TUNNEL_HEADER_LEN)
-            .map_err(|_| DropReason::LinkError)?;
+        let mut segments =
+            Segments::new(batch, packet, TUNNEL_HEADER_LEN).map_err(|_| DropReason::LinkError)?;
         while let Some(len) = segments.next_len() {
             let header_len = segments.header_len();
             self.make_room(len)?;
@@ -184,7 +184,7 @@ impl Sending<'_> {
             if Instant::now() >= end {
                 return Err(DropReason::LinkFull);
             }
-            self.tx.wait(self.queue.fd(), 1);
+            self.queue.wait(1);
         }
     }
 
@@ -200,7 +200,7 @@ impl Sending<'_> {
                 if Instant::now() >= end {
                     return;
                 }
-                self.tx.wait(self.queue.fd(), 1);
+                self.queue.wait(1);
             }
             before = now;
         }

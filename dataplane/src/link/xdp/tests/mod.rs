@@ -40,9 +40,8 @@ impl Underlay {
             });
         }
         let other = cells[1].id;
-        cells[0].ip(&format!(
-            "link add up0 mtu {mtu} type veth peer name up0 mtu {mtu} netns {other}"
-        ));
+        cells[0]
+            .ip(&format!("link add up0 mtu {mtu} type veth peer name up0 mtu {mtu} netns {other}"));
         for (cell, address) in cells.iter().zip(CELLS) {
             cell.ip(&format!("addr add {address}/24 dev up0"));
             cell.ip("link set up0 up");
@@ -51,9 +50,8 @@ impl Underlay {
     }
 
     fn try_open(&self, cell: usize, attach: AttachMode) -> Result<Arc<XdpUplink>, XdpError> {
-        self.0[cell].run(move || {
-            XdpUplink::open(CELLS[cell], PORT, MTU, Some(attach)).map(Arc::new)
-        })
+        self.0[cell]
+            .run(move || XdpUplink::open(CELLS[cell], PORT, MTU, Some(attach)).map(Arc::new))
     }
 
     /// Opens the uplink of a cell.

@@ -15,7 +15,7 @@ fn the_kernel_takes_what_we_send() {
     let whole = datagram(&udp_packet(b"one"));
     push(&mut batch, &whole, Offload::default(), CELLS[1]);
     push(&mut batch, &whole, verified, CELLS[1]);
-    let payload: Vec<u8> = (0..50_000_u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..50_000_u32).map(|n| ((n * 7) >> 3) as u8).collect();
     let mut inner = tcp_packet(&payload, 1);
     let offload = make_super(&mut inner, 1_398);
     push(&mut batch, &datagram(&inner), offload, CELLS[1]);
@@ -50,7 +50,7 @@ fn a_super_packet_survives_the_way() {
         let underlay = Underlay::new();
         let uplinks = [0, 1].map(|cell| underlay.open(cell, mode));
         resolve(&uplinks[0], CELLS[1]);
-        let payload: Vec<u8> = (0..40_000_u32).map(|n| (n * 11 >> 4) as u8).collect();
+        let payload: Vec<u8> = (0..40_000_u32).map(|n| ((n * 11) >> 4) as u8).collect();
         let mut inner = if tcp { tcp_packet(&payload, 1) } else { udp_packet(&payload) };
         let offload = make_super(&mut inner, 1_300);
         let mut batch = Batch::new();
