@@ -84,7 +84,8 @@ Environment:
 
 Rights:
   Must be started as root, or with CAP_NET_ADMIN and CAP_NET_RAW by the owner of
-  ROOT/run/sarcenet. All other capabilities are given up before the first packet.
+  ROOT/run/sarcenet; an AF_XDP uplink needs CAP_BPF and CAP_IPC_LOCK too. All other capabilities
+  are given up before the first packet.
 
 Exit status:
   0  stopped by a signal

@@ -10,16 +10,27 @@ use nix::sys::{
 
 /// Capabilities that later work needs.
 ///
-/// `CAP_NET_ADMIN`: the tunnel is opened when the controller says where. The buffers of its sockets
-/// are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)), and the TAP for
-/// whole super-packets is made and set up.
+/// `CAP_NET_ADMIN`: the uplink is opened when the controller says where. The buffers of its sockets
+/// are larger than `net.core.rmem_max` allows others (`SO_RCVBUFFORCE`, socket(7)), the TAP for whole
+/// super-packets is made and set up, or an XDP program attached and neighbours resolved.
 ///
-/// `CAP_NET_RAW`: a packet socket watches how the uplink's probe leaves.
+/// `CAP_NET_RAW`: a packet socket watches how the uplink's probe leaves, and AF_XDP sockets ask for
+/// it as packet sockets of any kind do.
+///
+/// `CAP_BPF`: the XDP program is loaded (bpf(2)).
+///
+/// `CAP_IPC_LOCK`: the memory of AF_XDP sockets is locked, and is more than the usual limit
+/// (`RLIMIT_MEMLOCK`).
 ///
 /// Nothing else: a TUN queue that arrives as a descriptor is read and written without any
 /// capability, its offloads are set without any (drivers/net/tun.c checks rights when a device is
 /// attached only), and files are opened before.
-const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
+const KEPT: [Capability; 4] = [
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_BPF,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_IPC_LOCK,
+];
 
 /// Why limits or privileges could not be changed.
 #[derive(Debug, thiserror::Error)]

@@ -85,6 +85,9 @@ drop_reasons! {
     LinkFull = "link_full",
     /// The kernel refused it at the door.
     LinkError = "link_error",
+    /// The uplink knows no MAC of a next hop to its cell: not resolved yet, no answer, or the route
+    /// leaves by another interface.
+    NextHopUnknown = "next_hop_unknown",
     /// Its offload metadata contradicts its headers.
     BadOffload = "bad_offload",
     /// No desired state yet: the dataplane waits for its controller.

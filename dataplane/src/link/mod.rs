@@ -1,7 +1,8 @@
 //! The doors: where packets come in and go out.
 //!
 //! [`tun::TunLink`] is the door to a container or to the cell itself, [`udp::UdpTunnel`] the one
-//! to other cells. Checksums and segmentation are properties of a door: a super-packet is cut
+//! to other cells through the kernel's sockets, [`xdp::XdpUplink`] the one past them, at the card.
+//! Checksums and segmentation are properties of a door: a super-packet is cut
 //! ([`segment`]) only at one that cannot carry it whole, and a train of segments that arrives is
 //! put together again ([`coalesce`]).
 //!
@@ -20,6 +21,7 @@ mod tests;
 pub mod tun;
 pub mod udp;
 pub mod virtio;
+pub mod xdp;
 
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

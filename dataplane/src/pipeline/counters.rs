@@ -40,7 +40,7 @@ impl Counters {
 
     /// `n` packets ended for `reason`. Called by the pipeline for what it decides, and by the
     /// worker for packets that were forwarded but failed at their door ([`DropReason::LinkGone`],
-    /// [`DropReason::LinkFull`], [`DropReason::LinkError`]), or before they became packets
+    /// [`DropReason::LinkFull`], [`DropReason::LinkError`], [`DropReason::NextHopUnknown`]), or before they became packets
     /// ([`DropReason::NoBuffer`]).
     #[inline]
     pub fn dropped(&self, reason: DropReason, n: u64) {
@@ -96,8 +96,13 @@ impl Totals {
             if packets == 0 {
                 continue;
             }
-            if matches!(reason, DropReason::LinkGone | DropReason::LinkFull | DropReason::LinkError)
-            {
+            if matches!(
+                reason,
+                DropReason::LinkGone
+                    | DropReason::LinkFull
+                    | DropReason::LinkError
+                    | DropReason::NextHopUnknown
+            ) {
                 totals.transmitted = totals.transmitted.saturating_sub(packets);
             }
             totals.drops.push(Drops { reason, packets });

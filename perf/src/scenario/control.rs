@@ -77,6 +77,7 @@ fn ours_apply(side: &Side) -> Result<(Duration, Duration)> {
         tunnel_port: 4790,
         mtu: side.world().plan().overlay_mtu(),
         revoke: Revoke::Drain,
+        uplink: sarcenet_dataplane_api::UplinkMode::Udp,
         host: false,
     };
     let receiver = side.receiver(Span::CrossCell).address();
