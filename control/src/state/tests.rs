@@ -10,6 +10,7 @@ fn saved(container: &str, last: u8) -> Saved {
         netns_path: format!("/run/netns/{container}"),
         netns_inode: 4_026_531_840,
         app: Some("app-a".into()),
+        kind: AttachKind::Tun,
     }
 }
 

@@ -138,7 +138,12 @@ impl Namespace {
     }
 
     pub(crate) fn wish(&self, app: &str) -> Attach {
-        Attach { id: self.id(), netns_path: self.path(), app: Some(app.into()) }
+        Attach {
+            id: self.id(),
+            netns_path: self.path(),
+            app: Some(app.into()),
+            kind: AttachKind::Tun,
+        }
     }
 
     /// Asks the kernel about the namespace.

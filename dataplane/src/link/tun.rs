@@ -1,22 +1,18 @@
 //! The door to a container, or to the cell itself: a TUN device.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::uio::{readv, writev};
-use sarcenet_dataplane_api::DropReason;
-use sarcenet_tun::{Features, TunDevice, TunError};
+use nix::sys::uio::readv;
+use sarcenet_tun::{TunDevice, TunError};
 
-use super::ring;
-use super::segment::Segments;
-use super::sys::MAX_SLICES;
 use super::virtio::{self, HEADER_LEN};
-use super::{LinkCounters, MAX_BATCH_BYTES, Received, Report, Scratch, recycle};
-use crate::packet::{Batch, Checksum, Offload, Packet, Piece, Segmentation, Via};
+use super::writer::Writer;
+use super::{LinkCounters, MAX_BATCH_BYTES, Received, Report, Scratch};
+use crate::packet::{Batch, Piece, Via};
 
 /// A TUN device that is read and written without waiting. One read or write carries one packet,
 /// or one super-packet.
@@ -24,11 +20,7 @@ pub struct TunLink {
     fd: OwnedFd,
     via: Via,
     mtu: u16,
-    /// What may be left to the device; taken back when the kernel refuses it.
-    csum: AtomicBool,
-    tso: AtomicBool,
-    uso: AtomicBool,
-    gone: AtomicBool,
+    writer: Writer,
     counters: Arc<LinkCounters>,
 }
 
@@ -64,20 +56,11 @@ impl TunLink {
         counters: Arc<LinkCounters>,
     ) -> Result<Self, TunLinkError> {
         let device = TunDevice::from_fd(fd)?;
-        let Features { csum, tso, uso } = device.features();
+        let writer = Writer::ip(device.features());
         let fd = device.into_fd();
         fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .map_err(|errno| TunLinkError::NonBlocking(errno.into()))?;
-        Ok(Self {
-            fd,
-            via,
-            mtu,
-            csum: AtomicBool::new(csum),
-            tso: AtomicBool::new(tso),
-            uso: AtomicBool::new(uso),
-            gone: AtomicBool::new(false),
-            counters,
-        })
+        Ok(Self { fd, via, mtu, writer, counters })
     }
 
     /// Which door this is.
@@ -97,15 +80,10 @@ impl TunLink {
 
     /// The mode it really has, as in `tun vnet-hdr csum tso uso`, or that its namespace is gone.
     pub fn mode(&self) -> String {
-        if self.gone.load(Relaxed) {
+        if self.writer.is_gone() {
             return "tun gone".to_owned();
         }
-        let features = Features {
-            csum: self.csum.load(Relaxed),
-            tso: self.tso.load(Relaxed),
-            uso: self.uso.load(Relaxed),
-        };
-        format!("tun {features}")
+        format!("tun {}", self.writer.features())
     }
 
     /// Reads up to `max` packets into the batch.
@@ -141,7 +119,7 @@ impl TunLink {
             };
             let piece = Piece { len: n.saturating_sub(HEADER_LEN) as u32, ..buffer };
             bytes += u64::from(piece.len);
-            match virtio::decode(header, batch.bytes(piece)) {
+            match virtio::decode(header, batch.bytes(piece), 0) {
                 Ok(offload) => {
                     batch.push(piece, offload, self.via);
                     received.packets += 1;
@@ -159,7 +137,7 @@ impl TunLink {
             // A device that is down for now says so with EIO; one that is gone stays gone.
             Some(Errno::EIO) => Ok(Received { drained: true, ..received }),
             Some(errno) => {
-                self.gone.store(true, Relaxed);
+                self.writer.set_gone();
                 Err(errno.into())
             }
         }
@@ -174,250 +152,18 @@ impl TunLink {
         scratch: &mut Scratch,
         report: &mut Report,
     ) -> usize {
-        let mut sent = Sent::default();
-        let mut indices = indices.into_iter();
-        let mut next = indices.next();
-        while let Some(first) = next {
-            let mut group = Group::default();
-            let packet = batch.packet(usize::from(first));
-            if !self.takes(batch, packet) || !group.add(batch, packet) || scratch.ring.is_none() {
-                sent.add(packet, self.write(batch, packet, scratch), self, report);
-                next = indices.next();
-                continue;
-            }
-            loop {
-                next = indices.next();
-                let Some(index) = next else { break };
-                let packet = batch.packet(usize::from(index));
-                if !self.takes(batch, packet) || !group.add(batch, packet) {
-                    break;
-                }
-            }
-            self.write_group(batch, &group, scratch, &mut sent, report);
-        }
-        self.counters.transmitted(sent.packets, sent.bytes, sent.errors);
-        sent.packets as usize
-    }
-
-    /// Writes packets that the device takes as they are, in one call for all. What the device
-    /// refuses after all is written once more by itself, then in segments.
-    fn write_group(
-        &self,
-        batch: &Batch,
-        group: &Group<'_>,
-        scratch: &mut Scratch,
-        sent: &mut Sent,
-        report: &mut Report,
-    ) {
-        let packets = &group.packets[..group.count];
-        let mut results = [Err(Errno::EINVAL); ring::DEPTH];
-        if let [_, _, ..] = packets
-            && let Some(ring) = &mut scratch.ring
-        {
-            let headers = packets.iter().flatten().zip(&group.headers);
-            let mut slices = recycle(std::mem::take(&mut scratch.slices));
-            let mut ends = [0; ring::DEPTH];
-            for ((packet, header), end) in headers.zip(&mut ends) {
-                slices.push(IoSlice::new(header));
-                slices.push(IoSlice::new(batch.bytes(packet.head)));
-                slices.extend(batch.tail(packet).iter().map(|&p| IoSlice::new(batch.bytes(p))));
-                *end = slices.len();
-            }
-            let messages = (0..group.count).map(|number| {
-                let start = number.checked_sub(1).map_or(0, |before| ends[before]);
-                &slices[start..ends[number]]
-            });
-            if let Err(error) =
-                ring.write(self.fd.as_fd(), messages, |number, result| results[number] = result)
-            {
-                tracing::warn!("io_uring: {error}; packets are written one by one from now on");
-                scratch.ring = None;
-            }
-            scratch.slices = recycle(slices);
-        }
-        for (packet, result) in packets.iter().flatten().zip(results) {
-            let result = match result {
-                Err(Errno::EINVAL) => self.write(batch, packet, scratch),
-                result => result,
-            };
-            sent.add(packet, result, self, report);
-        }
-    }
-
-    fn failure(&self, errno: Errno) -> DropReason {
-        match errno {
-            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => DropReason::LinkFull,
-            Errno::EBADFD | Errno::EBADF | Errno::ENODEV => {
-                self.gone.store(true, Relaxed);
-                DropReason::LinkGone
-            }
-            _ => DropReason::LinkError,
-        }
-    }
-
-    /// Whether the device takes this packet as it is.
-    fn takes(&self, batch: &Batch, packet: &Packet) -> bool {
-        let offload = match packet.offload.segmentation {
-            Segmentation::None if !is_partial(packet.offload) => return true,
-            Segmentation::None => &self.csum,
-            Segmentation::Tcp { .. } => &self.tso,
-            Segmentation::Udp { .. } => &self.uso,
-        };
-        offload.load(Relaxed) && batch.tail(packet).len() + 2 <= MAX_SLICES
-    }
-
-    fn write(&self, batch: &Batch, packet: &Packet, scratch: &mut Scratch) -> nix::Result<()> {
-        if self.takes(batch, packet) {
-            let result = self.write_whole(batch, packet, scratch);
-            if result != Err(Errno::EINVAL) {
-                return result;
-            }
-            match packet.offload.segmentation {
-                // Nothing was asked of the device: it is the packet that is wrong.
-                Segmentation::None => return result,
-                Segmentation::Tcp { .. } => self.tso.store(false, Relaxed),
-                Segmentation::Udp { .. } => self.uso.store(false, Relaxed),
-            }
-        }
-        self.write_segments(batch, packet, scratch)
-    }
-
-    /// One call for the whole packet.
-    fn write_whole(
-        &self,
-        batch: &Batch,
-        packet: &Packet,
-        scratch: &mut Scratch,
-    ) -> nix::Result<()> {
-        let head = batch.bytes(packet.head);
-        let header = virtio::encode(packet.offload, head);
-        let tail = batch.tail(packet);
-        if tail.is_empty() {
-            return self.write_slices(&[IoSlice::new(&header), IoSlice::new(head)]);
-        }
-        let mut slices = recycle(std::mem::take(&mut scratch.slices));
-        slices.push(IoSlice::new(&header));
-        slices.push(IoSlice::new(head));
-        slices.extend(tail.iter().map(|&piece| IoSlice::new(batch.bytes(piece))));
-        let result = self.write_slices(&slices);
-        scratch.slices = recycle(slices);
-        result
-    }
-
-    /// One call for each segment.
-    fn write_segments(
-        &self,
-        batch: &Batch,
-        packet: &Packet,
-        scratch: &mut Scratch,
-    ) -> nix::Result<()> {
-        let mut segments = Segments::new(batch, packet, 0).map_err(|_| Errno::EINVAL)?;
-        let complete = virtio::encode(Offload::default(), &[]);
-        let mut slices = recycle(std::mem::take(&mut scratch.slices));
-        let mut result = Ok(());
-        while result.is_ok() && segments.next_len().is_some() {
-            let mut own = recycle(std::mem::take(&mut slices));
-            let header = &mut scratch.headers[..segments.header_len()];
-            // The slices of the payload come before the headers are finished: hold their places.
-            own.push(IoSlice::new(&complete));
-            own.push(IoSlice::new(&[]));
-            segments.next(header, |slice| own.push(IoSlice::new(slice)));
-            own[1] = IoSlice::new(header);
-            result = self.write_slices(&own);
-            slices = recycle(own);
-        }
-        scratch.slices = slices;
-        result
-    }
-
-    fn write_slices(&self, slices: &[IoSlice<'_>]) -> nix::Result<()> {
-        loop {
-            match writev(&self.fd, slices) {
-                Err(Errno::EINTR) => {}
-                result => return result.map(drop),
-            }
-        }
+        self.writer.transmit(self.fd.as_fd(), batch, indices, scratch, report, &self.counters)
     }
 
     /// Makes it a link to a device without offloads.
     #[cfg(test)]
     pub(super) fn refuse_offloads(&self) {
-        for offload in [&self.csum, &self.tso, &self.uso] {
-            offload.store(false, Relaxed);
-        }
+        self.writer.refuse_offloads();
     }
 }
 
 impl AsFd for TunLink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-fn is_partial(offload: Offload) -> bool {
-    matches!(offload.checksum, Checksum::Partial { .. })
-}
-
-/// Packets that are written in one call, and their virtio-net headers.
-struct Group<'a> {
-    packets: [Option<&'a Packet>; ring::DEPTH],
-    headers: [[u8; HEADER_LEN]; ring::DEPTH],
-    count: usize,
-    slices: usize,
-}
-
-impl Default for Group<'_> {
-    fn default() -> Self {
-        Self {
-            packets: [None; ring::DEPTH],
-            headers: [[0; HEADER_LEN]; ring::DEPTH],
-            count: 0,
-            slices: 0,
-        }
-    }
-}
-
-impl<'a> Group<'a> {
-    /// Adds a packet. False when there is no room.
-    fn add(&mut self, batch: &Batch, packet: &'a Packet) -> bool {
-        let slices = self.slices + 2 + batch.tail(packet).len();
-        if self.count == ring::DEPTH || slices > MAX_SLICES {
-            return false;
-        }
-        self.packets[self.count] = Some(packet);
-        self.headers[self.count] = virtio::encode(packet.offload, batch.bytes(packet.head));
-        self.count += 1;
-        self.slices = slices;
-        true
-    }
-}
-
-/// What became of packets.
-#[derive(Default)]
-struct Sent {
-    packets: u64,
-    bytes: u64,
-    errors: u64,
-}
-
-impl Sent {
-    fn add(
-        &mut self,
-        packet: &Packet,
-        result: nix::Result<()>,
-        link: &TunLink,
-        report: &mut Report,
-    ) {
-        match result {
-            Ok(()) => {
-                self.packets += 1;
-                self.bytes += packet.len() as u64;
-            }
-            Err(errno) => {
-                let reason = link.failure(errno);
-                self.errors += u64::from(reason == DropReason::LinkError);
-                report.dropped(reason, 1);
-            }
-        }
     }
 }

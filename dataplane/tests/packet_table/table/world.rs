@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane_api::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
 };
 
 /// The overlay's network identifier.
@@ -102,7 +102,13 @@ impl World {
 /// The container of an end on this cell.
 pub(crate) fn container(end: End) -> Container {
     let Via::Container(port) = end.door else { panic!("{end:?} is no container of this cell") };
-    Container { port, address: end.address, tag: end.tag, name: format!("container-{}", port.0) }
+    Container {
+        port,
+        address: end.address,
+        tag: end.tag,
+        name: format!("container-{}", port.0),
+        attach: Attach::Tun,
+    }
 }
 
 /// The cell of a remote end.
