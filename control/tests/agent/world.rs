@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, Attachment, AttachmentId};
+use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId};
 use sarcenet_control::agent::{Agent, Options};
 use sarcenet_control::netlink::Netlink;
 use sarcenet_control::netns;
