@@ -188,7 +188,7 @@ impl Netlink {
         prefix: u8,
         link_scope: bool,
     ) -> Result<(), NetlinkError> {
-        self.remove_addresses_but(device, address, prefix)?;
+        self.remove_addresses_but(device, Some((address, prefix)))?;
         let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(device.index)
             .address(address, prefix)
@@ -211,17 +211,21 @@ impl Netlink {
         self.ask(what, order.execute())
     }
 
+    /// Takes all IPv4 addresses from a device.
+    pub fn remove_addresses(&self, device: &Link) -> Result<(), NetlinkError> {
+        self.remove_addresses_but(device, None)
+    }
+
     fn remove_addresses_but(
         &self,
         device: &Link,
-        address: Ipv4Addr,
-        prefix: u8,
+        kept: Option<(Ipv4Addr, u8)>,
     ) -> Result<(), NetlinkError> {
         let mine = |message: &AddressMessage| {
             message.header.index == device.index && message.header.family == AddressFamily::Inet
         };
         for message in self.all_addresses()?.into_iter().filter(mine) {
-            if (local(&message), message.header.prefix_len) != (Some(address), prefix) {
+            if local(&message).map(|local| (local, message.header.prefix_len)) != kept {
                 let what = || format!("remove a stale address from {}", device.name);
                 self.ask(what, self.handle.address().del(message).execute())?;
             }

@@ -79,6 +79,7 @@ pub(super) fn set_up(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(),
     // Before it is up: nothing is to come in without the filter.
     netlink.drop_ingress(&host)?;
     turn_ipv6_off(&host.name)?;
+    netlink.remove_addresses(&host)?;
     netlink.set_mac_without_arp(&host, host_mac(address))?;
     netlink.bring_up(&host, settings)?;
     netns::inside(netns, || {

@@ -72,7 +72,7 @@ impl Netlink {
         own: Ipv4Addr,
         peer: Ipv4Addr,
     ) -> Result<(), NetlinkError> {
-        self.remove_addresses_but(device, own, 32)?;
+        self.remove_addresses_but(device, Some((own, 32)))?;
         let mut message =
             AddressMessageBuilder::<Ipv4Addr>::new().index(device.index).address(own, 32).build();
         message.header.scope = AddressScope::Link;
