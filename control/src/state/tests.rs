@@ -66,7 +66,7 @@ fn without_a_copy_it_begins_anew_and_says_so() {
 fn files_from_before_there_was_a_choice_mean_tun() {
     let dir = tempfile::tempdir().unwrap();
     let veth = Saved { kind: AttachKind::Veth, ..saved("one", 2) };
-    store(&dir).save(&state(&[veth.clone()])).unwrap();
+    store(&dir).save(&state(std::slice::from_ref(&veth))).unwrap();
     assert_eq!(store(&dir).load().unwrap().0, state(&[veth]));
     let file = Root::new(dir.path()).state_file();
     let mut document: serde_json::Value =
