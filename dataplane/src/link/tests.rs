@@ -1,7 +1,7 @@
 //! Real devices and sockets, each test in network namespaces of its own. Needs root, and `ip`.
 
 #[path = "../../tests/support/mod.rs"]
-mod support;
+pub(super) mod support;
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;

@@ -1,8 +1,5 @@
 //! Real veth pairs, each test in network namespaces of its own. Needs root, and `ip`.
 
-#[path = "../../../tests/support/namespace.rs"]
-mod namespace;
-
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
@@ -11,8 +8,8 @@ use sarcenet_dataplane_api::PortId;
 
 use super::*;
 use crate::link::testing::{assert_right, make_super, place, tcp_packet, udp_packet};
+use crate::link::tests::support::namespace::Namespace;
 use crate::packet::{Checksum, Offload, Segmentation};
-use namespace::Namespace;
 
 const MACS: Macs =
     Macs { container: [0xee, 0xee, 10, 255, 55, 2], gateway: [0xaa, 0xaa, 10, 255, 55, 2] };
