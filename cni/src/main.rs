@@ -9,6 +9,7 @@
 //! | key | meaning |
 //! | --- | --- |
 //! | `agentSocket` | the agent's socket; `/run/sarcenet/agent.sock` if not given |
+//! | `attach` | `tun` (if not given) or `veth`: what the interface is made of |
 //! | `metadata.policy_group_id` | app that the container belongs to, as Garden passes it |
 //! | `args.cni.labels.app` | the same, as other runtimes do; labels may be an object or a list of `{"key": .., "value": ..}` |
 #![forbid(unsafe_code)]

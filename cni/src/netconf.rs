@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::AttachmentId;
+use sarcenet_agent_api::{AttachKind, AttachmentId};
 use serde::Deserialize;
 
 use crate::environment::is_name;
@@ -23,6 +23,9 @@ pub(crate) struct NetConf {
     pub(crate) cni_version: String,
     name: Option<String>,
     agent_socket: Option<PathBuf>,
+    /// What to make the interface of.
+    #[serde(default)]
+    pub(crate) attach: AttachKind,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]

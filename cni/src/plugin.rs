@@ -28,7 +28,8 @@ fn add(variables: &Variables, netconf: &NetConf) -> Result<String, Failure> {
     let id = variables.attachment()?;
     let netns = variables.netns()?;
     let namespace = open(netns)?;
-    let wish = Attach { id, netns_path: netns.to_owned(), app: netconf.app() };
+    let wish =
+        Attach { id, netns_path: netns.to_owned(), app: netconf.app(), kind: netconf.attach };
     let attached = connect(netconf)?.add(wish, namespace.as_fd());
     let attachment = attached.map_err(|error| Failure::agent("attach the container", &error))?;
     Ok(reply::added(&netconf.cni_version, netns, &attachment))

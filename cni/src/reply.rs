@@ -13,7 +13,7 @@ use crate::netconf::{VERSION_1_1, VERSIONS};
 #[serde(rename_all = "camelCase")]
 struct AddResult<'a> {
     cni_version: &'a str,
-    interfaces: [Interface<'a>; 1],
+    interfaces: Vec<Interface<'a>>,
     ips: [Ip; 1],
     routes: Vec<Route>,
     dns: Dns,
@@ -26,18 +26,24 @@ struct Interface<'a> {
     mac: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
-    sandbox: &'a str,
+    /// None for an interface of the cell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<&'a str>,
 }
 
 #[derive(Serialize)]
 struct Ip {
     address: Ipv4Net,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<Ipv4Addr>,
     interface: usize,
 }
 
 #[derive(Serialize)]
 struct Route {
     dst: Ipv4Net,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gw: Option<Ipv4Addr>,
 }
 
 #[derive(Serialize)]
@@ -45,16 +51,25 @@ struct Dns {}
 
 /// The result of ADD.
 pub(crate) fn added(version: &str, netns: &str, attachment: &Attachment) -> String {
+    let mtu = (version == VERSION_1_1).then_some(attachment.mtu);
+    let mut interfaces = Vec::new();
+    if let Some(host) = &attachment.host {
+        let mac = Some(mac(host.mac));
+        interfaces.push(Interface { name: &host.name, mac, mtu, sandbox: None });
+    }
+    let interface = interfaces.len();
+    interfaces.push(Interface {
+        name: &attachment.id.ifname,
+        mac: attachment.mac.map(mac),
+        mtu,
+        sandbox: Some(netns),
+    });
+    let gateway = attachment.host.as_ref().map(|host| host.gateway);
     let result = AddResult {
         cni_version: version,
-        interfaces: [Interface {
-            name: &attachment.id.ifname,
-            mac: attachment.mac.map(mac),
-            mtu: (version == VERSION_1_1).then_some(attachment.mtu),
-            sandbox: netns,
-        }],
-        ips: [Ip { address: host(attachment.address), interface: 0 }],
-        routes: attachment.routes.iter().map(|&dst| Route { dst }).collect(),
+        interfaces,
+        ips: [Ip { address: host(attachment.address), gateway, interface }],
+        routes: attachment.routes.iter().map(|&dst| Route { dst, gw: gateway }).collect(),
         dns: Dns {},
     };
     serde_json::json!(result).to_string()

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AttachmentId, Policy};
 use sarcenet_dataplane_api::client::Snapshot;
-use sarcenet_dataplane_api::{Cell, Container, Peer, PortId, Rule, RuleId, RuleKey, Update};
+use sarcenet_dataplane_api::{
+    Attach, Cell, Container, Peer, PortId, Rule, RuleId, RuleKey, Update,
+};
 
 use crate::config::{CellSpec, Network};
 
@@ -22,7 +24,9 @@ pub struct Attached {
     pub address: Ipv4Addr,
     /// Its app.
     pub app: Option<String>,
-    /// Its TUN queue.
+    /// How it is attached.
+    pub attach: Attach,
+    /// The descriptor that goes with that.
     pub queue: Arc<OwnedFd>,
 }
 
@@ -163,7 +167,8 @@ impl Desired {
             let port = port(cell.subnet, container.address);
             let tag = container.app.as_deref().and_then(|app| network.tag(app)).unwrap_or(0);
             let name = display_name(&container.id);
-            let entry = Container { port, address: container.address, tag, name };
+            let entry =
+                Container { port, address: container.address, tag, name, attach: container.attach };
             (port, (entry, Arc::clone(&container.queue)))
         });
         Self {

@@ -2,6 +2,8 @@
 //!
 //! A [`Netlink`] speaks to the namespace of the thread that opened it.
 
+mod veth;
+
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,6 +16,8 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
+
+pub use veth::End;
 
 /// An order that the kernel did not follow.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +45,12 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether it resolves addresses by ARP.
+    pub arp: bool,
+    /// Its MAC address, if it has one.
+    pub mac: Option<[u8; 6]>,
+    /// Index of the other end of a veth, in that one's namespace.
+    pub peer: Option<u32>,
 }
 
 /// What a device shall be. All is set in one message.
@@ -178,15 +188,7 @@ impl Netlink {
         prefix: u8,
         link_scope: bool,
     ) -> Result<(), NetlinkError> {
-        let mine = |message: &AddressMessage| {
-            message.header.index == device.index && message.header.family == AddressFamily::Inet
-        };
-        for message in self.all_addresses()?.into_iter().filter(mine) {
-            if (local(&message), message.header.prefix_len) != (Some(address), prefix) {
-                let what = || format!("remove a stale address from {}", device.name);
-                self.ask(what, self.handle.address().del(message).execute())?;
-            }
-        }
+        self.remove_addresses_but(device, Some((address, prefix)))?;
         let mut message = AddressMessageBuilder::<Ipv4Addr>::new()
             .index(device.index)
             .address(address, prefix)
@@ -194,10 +196,41 @@ impl Netlink {
         if link_scope {
             message.header.scope = AddressScope::Link;
         }
-        let mut order =
-            self.handle.address().add(device.index, IpAddr::V4(address), prefix).replace();
+        let what = || format!("give {} the address {address}/{prefix}", device.name);
+        self.add_address(what, message)
+    }
+
+    fn add_address(
+        &self,
+        what: impl FnOnce() -> String,
+        message: AddressMessage,
+    ) -> Result<(), NetlinkError> {
+        let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let mut order = self.handle.address().add(message.header.index, unspecified, 32).replace();
         *order.message_mut() = message;
-        self.ask(|| format!("give {} the address {address}/{prefix}", device.name), order.execute())
+        self.ask(what, order.execute())
+    }
+
+    /// Takes all IPv4 addresses from a device.
+    pub fn remove_addresses(&self, device: &Link) -> Result<(), NetlinkError> {
+        self.remove_addresses_but(device, None)
+    }
+
+    fn remove_addresses_but(
+        &self,
+        device: &Link,
+        kept: Option<(Ipv4Addr, u8)>,
+    ) -> Result<(), NetlinkError> {
+        let mine = |message: &AddressMessage| {
+            message.header.index == device.index && message.header.family == AddressFamily::Inet
+        };
+        for message in self.all_addresses()?.into_iter().filter(mine) {
+            if local(&message).map(|local| (local, message.header.prefix_len)) != kept {
+                let what = || format!("remove a stale address from {}", device.name);
+                self.ask(what, self.handle.address().del(message).execute())?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes a device the way to everywhere, from `source`, without a gateway.
@@ -238,8 +271,17 @@ fn link(message: &LinkMessage) -> Option<Link> {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     })?;
-    let up = message.header.flags.contains(LinkFlags::Up);
-    Some(Link { index: message.header.index, name, mtu, up })
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(bytes) => <[u8; 6]>::try_from(&bytes[..]).ok(),
+        _ => None,
+    });
+    let peer = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    let flags = message.header.flags;
+    let (up, arp) = (flags.contains(LinkFlags::Up), !flags.contains(LinkFlags::Noarp));
+    Some(Link { index: message.header.index, name, mtu, up, arp, mac, peer })
 }
 
 /// The address of the device itself (not of its peer).

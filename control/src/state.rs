@@ -11,7 +11,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use sarcenet_agent_api::AttachmentId;
+use sarcenet_agent_api::{AttachKind, AttachmentId};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -34,6 +34,9 @@ pub struct Saved {
     pub netns_inode: u64,
     /// Its app.
     pub app: Option<String>,
+    /// What its interface is made of; files from before there was a choice do not say it.
+    #[serde(default)]
+    pub kind: AttachKind,
 }
 
 /// Everything on disk.

@@ -125,7 +125,7 @@ impl Topology {
     }
 
     fn add_container(&mut self, container: Container) {
-        let Container { port, address, tag, name } = container;
+        let Container { port, address, tag, name, attach: _ } = container;
         let index = self.containers.len() as u32;
         self.by_address.insert(address.to_bits(), index);
         let slot = usize::from(port.0);
@@ -209,7 +209,7 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use sarcenet_dataplane_api::{Revoke, UplinkMode};
+    use sarcenet_dataplane_api::{Attach, Revoke, UplinkMode};
 
     use super::*;
 
@@ -242,6 +242,7 @@ mod tests {
             address: [10, 255, 55, last].into(),
             tag: port + 100,
             name: format!("container-{port}"),
+            attach: Attach::Tun,
         }
     }
 

@@ -18,8 +18,8 @@ use nix::{
     unistd::Pid,
 };
 use sarcenet_dataplane_api::{
-    Cell, Container, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, TraceFilter,
-    Update, UplinkMode,
+    Attach, Cell, Container, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey,
+    TraceFilter, Update, UplinkMode,
     client::{Client, Snapshot},
 };
 use sarcenet_tun::TunDevice;
@@ -238,6 +238,7 @@ fn a_container_that_ends_meanwhile_spoils_nothing() {
         address: Ipv4Addr::new(10, 255, 55, 2),
         tag: 1,
         name: "gone".into(),
+        attach: Attach::Tun,
     };
     let mut furnish_with = |queue: &OwnedFd| {
         controller.snapshot(&Snapshot {

@@ -13,8 +13,8 @@ use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane::wire::tunnel::vtep_mac;
 use sarcenet_dataplane::worker::{UplinkSettings, WorkerConfig, Workers};
 use sarcenet_dataplane_api::{
-    Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
-    UplinkMode,
+    Attach, Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
+    RuleKey, UplinkMode,
 };
 use support::namespace::Namespace;
 use support::{attach, traffic};
@@ -37,7 +37,13 @@ struct Engine {
 }
 
 fn container(port: u16, address: Ipv4Addr) -> Container {
-    Container { port: PortId(port), address, tag: TAG, name: format!("container-{port}") }
+    Container {
+        port: PortId(port),
+        address,
+        tag: TAG,
+        name: format!("container-{port}"),
+        attach: Attach::Tun,
+    }
 }
 
 fn rule(destination: Ipv4Addr, protocol: Protocol, id: u32) -> Rule {
@@ -99,7 +105,7 @@ impl Engine {
         });
         let container = Namespace::new();
         let fd = attach(&container, ADDRESS[number], MTU);
-        workers.add_container(PortId(1), "container-1".to_owned(), fd, MTU).unwrap();
+        workers.add_container(PortId(1), "container-1".to_owned(), Attach::Tun, fd, MTU).unwrap();
         Self { shared, workers, container, cell }
     }
 
@@ -173,7 +179,7 @@ fn tcp_bulk_on_one_cell() {
     let [a, _b] = world(1);
     let neighbour = Namespace::new();
     let fd = attach(&neighbour, NEIGHBOUR, MTU);
-    a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
+    a.workers.add_container(PortId(2), "container-2".to_owned(), Attach::Tun, fd, MTU).unwrap();
     traffic::tcp(&a.container, &neighbour, NEIGHBOUR, 8002, 64 << 20);
     assert_eq!(a.drops(), []);
 }
@@ -226,7 +232,7 @@ fn a_container_that_is_gone_does_not_disturb_others() {
     let [a, b] = world(1);
     let neighbour = Namespace::new();
     let fd = attach(&neighbour, NEIGHBOUR, MTU);
-    a.workers.add_container(PortId(2), "container-2".to_owned(), fd, MTU).unwrap();
+    a.workers.add_container(PortId(2), "container-2".to_owned(), Attach::Tun, fd, MTU).unwrap();
     let mode = |workers: &Workers| {
         let links = workers.links();
         links.iter().find(|link| link.port == Some(PortId(2))).map(|link| link.mode.clone())

@@ -6,7 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use sarcenet_rig::{CellKind, Container, Outcome, Plan, SarcenetCell, World, eventually, tcp};
+use sarcenet_rig::{
+    AttachKind, CellKind, Container, Outcome, Plan, SarcenetCell, World, eventually, tcp,
+};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,8 +23,9 @@ struct Setting {
 }
 
 impl Setting {
-    fn build() -> Result<Self> {
-        let world = World::new(Plan::new("r", &[CellKind::Sarcenet, CellKind::Sarcenet]))?;
+    fn build(kind: AttachKind) -> Result<Self> {
+        let plan = Plan::new("r", &[CellKind::Sarcenet, CellKind::Sarcenet]).attach(kind);
+        let world = World::new(plan)?;
         let from = world.attach(0, Some("app-1"))?;
         let to = world.attach(1, Some("app-2"))?;
         world.allow(&[tcp("app-1", "app-2", 8080..=8080)])?;
@@ -51,9 +54,8 @@ fn told(setting: &Setting, test: impl FnOnce() -> Result<()>) {
     test().unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
 }
 
-#[test]
-fn agents_may_die_while_traffic_flows() {
-    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+fn agents_may_die_while_traffic_flows(kind: AttachKind) {
+    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
     told(&setting, || {
         let Setting { world, from, to } = &setting;
         let target = setting.target();
@@ -90,9 +92,8 @@ fn agents_may_die_while_traffic_flows() {
     });
 }
 
-#[test]
-fn a_dead_dataplane_is_restored() {
-    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+fn a_dead_dataplane_is_restored(kind: AttachKind) {
+    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
     told(&setting, || {
         let Setting { from, to, .. } = &setting;
         let target = setting.target();
@@ -119,9 +120,8 @@ fn a_dead_dataplane_is_restored() {
 }
 
 /// A container runtime that deletes a namespace and never says so: nothing of ours keeps it alive.
-#[test]
-fn a_namespace_that_vanishes_is_gone() {
-    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+fn a_namespace_that_vanishes_is_gone(kind: AttachKind) {
+    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
     told(&setting, || {
         let Setting { world, from, to } = &setting;
         let [near, far] = setting.cells()?;
@@ -166,9 +166,8 @@ fn a_namespace_that_vanishes_is_gone() {
 }
 
 /// Both at once, as when a cell's supervisor restarts everything.
-#[test]
-fn everything_may_die_at_once() {
-    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
+fn everything_may_die_at_once(kind: AttachKind) {
+    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
     told(&setting, || {
         let Setting { from, to, .. } = &setting;
         let _server = to.serve_http(8080)?;
@@ -194,4 +193,29 @@ fn everything_may_die_at_once() {
         open.download(SOME).context("the connection that was open")?;
         eventually(PATIENCE, || from.http(setting.target(), PATIENCE)?.greeting().map(drop))
     });
+}
+
+/// Each test with containers of either kind.
+macro_rules! with_either {
+    ($($name:ident,)+) => {
+        with_either!(@kind tun, Tun, $($name,)+);
+        with_either!(@kind veth, Veth, $($name,)+);
+    };
+    (@kind $module:ident, $kind:ident, $($name:ident,)+) => {
+        mod $module {
+            $(
+                #[test]
+                fn $name() {
+                    super::$name(super::AttachKind::$kind);
+                }
+            )+
+        }
+    };
+}
+
+with_either! {
+    agents_may_die_while_traffic_flows,
+    a_dead_dataplane_is_restored,
+    a_namespace_that_vanishes_is_gone,
+    everything_may_die_at_once,
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sarcenet_agent_api::{Attachment, PortId, Reply, Request, VERSION};
+use sarcenet_agent_api::{AttachKind, Attachment, HostEnd, PortId, Reply, Request, VERSION};
 use sarcenet_dataplane_api::transport::Listener;
 use tempfile::TempDir;
 
@@ -74,17 +74,25 @@ pub(crate) fn nobody() -> &'static Path {
     Path::new("/nonexistent/agent.sock")
 }
 
-/// Gives every container the same address.
+/// Gives every container the same address, by the kind of interface that it wants.
 pub(crate) fn obliging(request: &Request) -> Reply {
     match request {
-        Request::Add(wish) => Reply::Added(Attachment {
-            id: wish.id.clone(),
-            address: Ipv4Addr::new(10, 255, 55, 2),
-            mtu: 1450,
-            mac: None,
-            routes: vec!["0.0.0.0/0".parse().unwrap()],
-            port: PortId(1),
-        }),
+        Request::Add(wish) => {
+            let host = (wish.kind == AttachKind::Veth).then(|| HostEnd {
+                name: "s-010255055002".to_owned(),
+                mac: [0xaa, 0xaa, 10, 255, 55, 2],
+                gateway: Ipv4Addr::new(169, 254, 0, 1),
+            });
+            Reply::Added(Attachment {
+                id: wish.id.clone(),
+                address: Ipv4Addr::new(10, 255, 55, 2),
+                mtu: 1450,
+                mac: host.is_some().then_some([0xee, 0xee, 10, 255, 55, 2]),
+                host,
+                routes: vec!["0.0.0.0/0".parse().unwrap()],
+                port: PortId(1),
+            })
+        }
         _ => Reply::Done,
     }
 }

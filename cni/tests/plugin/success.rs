@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use sarcenet_agent_api::{Attach, AttachmentId, ErrorCode, Reply, Request};
+use sarcenet_agent_api::{Attach, AttachKind, AttachmentId, ErrorCode, Reply, Request};
 use serde_json::{Value, json};
 
 use crate::Call;
@@ -34,6 +34,37 @@ fn add_prints_what_the_agent_made() {
 }
 
 #[test]
+fn a_veth_is_asked_for_and_printed_with_both_ends() {
+    let agent = Agent::start(obliging);
+    let result = |version: &str| -> Value {
+        let patch = json!({"cniVersion": version, "attach": "veth"});
+        let call = Call::new("ADD", &agent.socket()).netconf(&patch);
+        serde_json::from_str(&call.succeeds()).unwrap()
+    };
+    let container = "/proc/self/ns/net";
+    let mut expected = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [
+            {"name": "s-010255055002", "mac": "aa:aa:0a:ff:37:02"},
+            {"name": "eth0", "mac": "ee:ee:0a:ff:37:02", "sandbox": container},
+        ],
+        "ips": [{"address": "10.255.55.2/32", "gateway": "169.254.0.1", "interface": 1}],
+        "routes": [{"dst": "0.0.0.0/0", "gw": "169.254.0.1"}],
+        "dns": {},
+    });
+    assert_eq!(result("1.0.0"), expected);
+    expected["cniVersion"] = json!("1.1.0");
+    expected["interfaces"][0]["mtu"] = json!(1450);
+    expected["interfaces"][1]["mtu"] = json!(1450);
+    assert_eq!(result("1.1.0"), expected);
+    let veth = |(request, _): &(Request, usize)| {
+        matches!(request, Request::Add(Attach { kind: AttachKind::Veth, .. }))
+    };
+    assert!(agent.asked().iter().all(veth));
+    Call::new("ADD", &agent.socket()).netconf(&json!({"attach": "bridge"})).fails(6, "bridge");
+}
+
+#[test]
 fn add_tells_the_agent_container_namespace_and_app() {
     let labels_list = json!({"args": {"cni": {"labels": [
         {"key": "org", "value": "o"},
@@ -56,6 +87,7 @@ fn add_tells_the_agent_container_namespace_and_app() {
             id: c1(),
             netns_path: "/proc/self/ns/net".to_owned(),
             app: app.map(str::to_owned),
+            kind: AttachKind::Tun,
         };
         assert_eq!(agent.asked(), [(Request::Add(wish), 1)], "{patch}");
     }

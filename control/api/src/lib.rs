@@ -15,7 +15,8 @@ mod status;
 
 pub use client::{AgentClient, AgentError};
 pub use messages::{
-    AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Reply, Request, RuleName,
+    AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
+    Reply, Request, RuleName,
 };
 pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
 pub use sarcenet_dataplane_api::{PortId, PortRange, Protocol, RuleId};
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {

@@ -24,6 +24,37 @@ impl std::fmt::Display for AttachmentId {
     }
 }
 
+/// What an interface is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachKind {
+    /// A TUN device: the fastest.
+    #[default]
+    Tun,
+    /// A veth pair, for runtimes and programs that expect one.
+    Veth,
+}
+
+impl std::fmt::Display for AttachKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tun => "tun",
+            Self::Veth => "veth",
+        })
+    }
+}
+
+/// The cell's end of a veth pair.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEnd {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The address that the container takes for its gateway's; nobody has it.
+    pub gateway: Ipv4Addr,
+}
+
 /// A wish to have an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
@@ -34,6 +65,8 @@ pub struct Attach {
     pub netns_path: String,
     /// The app that the container belongs to; none for a container that no policy names.
     pub app: Option<String>,
+    /// What to make it of. A container that is attached keeps what it has.
+    pub kind: AttachKind,
 }
 
 /// An interface as it was made.
@@ -47,7 +80,10 @@ pub struct Attachment {
     pub mtu: u16,
     /// MAC address; none for the TUN, which has no link layer.
     pub mac: Option<[u8; 6]>,
-    /// Routes that lead through the interface, without a gateway.
+    /// The cell's end of the pair; none for the TUN.
+    pub host: Option<HostEnd>,
+    /// Routes that lead through the interface: to [`HostEnd::gateway`], without a gateway for the
+    /// TUN.
     pub routes: Vec<Ipv4Net>,
     /// Its port on the dataplane.
     pub port: PortId,

@@ -43,8 +43,8 @@ impl Agent {
             let address = free_address(&inner)?;
             // An address whose attachment fails counts as given: what was made of it may linger.
             inner.last_address = Some(address);
-            let Attach { id, netns_path, app } = wish;
-            let saved = Saved { id, address, netns_path, netns_inode, app };
+            let Attach { id, netns_path, app, kind } = wish;
+            let saved = Saved { id, address, netns_path, netns_inode, app, kind };
             let interface = inner.interface(&saved);
             (inner.state(), saved, interface)
         };
@@ -97,6 +97,13 @@ impl Agent {
             let message = format!(
                 "{} is attached in another network namespace ({}); DEL it first",
                 saved.id, saved.netns_path
+            );
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        if saved.kind != wish.kind {
+            let message = format!(
+                "{} is attached by {}, not {}; DEL it first",
+                saved.id, saved.kind, wish.kind
             );
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
@@ -197,7 +204,7 @@ impl Agent {
 }
 
 fn check_wish(wish: &Attach) -> Result<(), Failure> {
-    let Attach { id, netns_path, app } = wish;
+    let Attach { id, netns_path, app, .. } = wish;
     let letter = |c: char| c.is_ascii_alphanumeric();
     let fine = id.container.len() <= ID_MAX
         && id.container.starts_with(letter)
@@ -253,11 +260,10 @@ fn intact_or_anew(
 /// holds its queue. Failures matter to nobody but the log: the device goes with its last holder or
 /// with its namespace.
 fn remove_interface(saved: &Saved) {
-    let removed = match open_namespace(saved) {
-        Ok(netns) => attach::remove(netns.as_fd(), &saved.id.ifname, saved.address),
-        // Vanished, and the interface with it.
-        Err(_) => Ok(()),
-    };
+    // Without a namespace the interface has vanished with it.
+    let netns = open_namespace(saved).ok();
+    let netns = netns.as_ref().map(AsFd::as_fd);
+    let removed = attach::remove(saved.kind, netns, &saved.id.ifname, saved.address);
     if let Err(e) = removed {
         warn!(container = %saved.id, "cannot remove its interface: {e}");
     }
@@ -269,7 +275,8 @@ pub(super) fn attachment(inner: &Inner, saved: &Saved) -> Attachment {
         id: saved.id.clone(),
         address: saved.address,
         mtu: inner.mtu,
-        mac: None,
+        mac: attach::container_mac(saved.kind, saved.address),
+        host: attach::host_end(saved.kind, saved.address),
         routes: vec![ipnet::Ipv4Net::default()],
         port: desired::port(inner.cell.subnet, saved.address),
     }

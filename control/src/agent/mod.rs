@@ -184,7 +184,8 @@ impl Inner {
     }
 
     fn interface(&self, saved: &Saved) -> Interface {
-        Interface { ifname: saved.id.ifname.clone(), address: saved.address, mtu: self.mtu }
+        let Saved { id, address, kind, .. } = saved;
+        Interface { kind: *kind, ifname: id.ifname.clone(), address: *address, mtu: self.mtu }
     }
 }
 
@@ -265,7 +266,8 @@ impl Agent {
                 let queue = Arc::clone(entry.queue.as_ref()?);
                 let saved = &entry.saved;
                 let (id, app) = (saved.id.clone(), saved.app.clone());
-                Some(Attached { id, address: saved.address, app, queue })
+                let attach = attach::description(saved.kind, saved.address);
+                Some(Attached { id, address: saved.address, app, attach, queue })
             })
             .collect();
         let desired = Desired::new(

@@ -24,6 +24,7 @@ fn container(name: &str, last: u8, app: Option<&str>) -> Attached {
         id: AttachmentId { container: name.into(), ifname: "eth0".into() },
         address: [10, 255, 55, last].into(),
         app: app.map(Into::into),
+        attach: Attach::Tun,
         queue: queue(),
     }
 }

@@ -10,6 +10,7 @@ fn saved(container: &str, last: u8) -> Saved {
         netns_path: format!("/run/netns/{container}"),
         netns_inode: 4_026_531_840,
         app: Some("app-a".into()),
+        kind: AttachKind::Tun,
     }
 }
 
@@ -59,6 +60,21 @@ fn without_a_copy_it_begins_anew_and_says_so() {
     let (loaded, problem) = store(&dir).load().unwrap();
     assert_eq!(loaded, State::default());
     assert!(problem.unwrap().contains("began without containers"));
+}
+
+#[test]
+fn files_from_before_there_was_a_choice_mean_tun() {
+    let dir = tempfile::tempdir().unwrap();
+    let veth = Saved { kind: AttachKind::Veth, ..saved("one", 2) };
+    store(&dir).save(&state(std::slice::from_ref(&veth))).unwrap();
+    assert_eq!(store(&dir).load().unwrap().0, state(&[veth]));
+    let file = Root::new(dir.path()).state_file();
+    let mut document: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let kind = document["containers"][0].as_object_mut().unwrap().remove("kind");
+    assert_eq!(kind, Some("veth".into()));
+    std::fs::write(&file, document.to_string()).unwrap();
+    assert_eq!(store(&dir).load().unwrap(), (state(&[saved("one", 2)]), None));
 }
 
 #[test]

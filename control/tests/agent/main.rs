@@ -6,4 +6,5 @@ mod fake;
 mod network;
 mod restart;
 mod socket;
+mod veths;
 mod world;

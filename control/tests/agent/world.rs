@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, Attachment, AttachmentId};
+use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId};
 use sarcenet_control::agent::{Agent, Options};
 use sarcenet_control::netlink::Netlink;
 use sarcenet_control::netns;
@@ -138,7 +138,12 @@ impl Namespace {
     }
 
     pub(crate) fn wish(&self, app: &str) -> Attach {
-        Attach { id: self.id(), netns_path: self.path(), app: Some(app.into()) }
+        Attach {
+            id: self.id(),
+            netns_path: self.path(),
+            app: Some(app.into()),
+            kind: AttachKind::Tun,
+        }
     }
 
     /// Asks the kernel about the namespace.

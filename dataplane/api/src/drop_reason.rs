@@ -53,6 +53,8 @@ drop_reasons! {
     ForeignSource = "foreign_source",
     /// A container sent a packet that does not carry its own address.
     SpoofedSource = "spoofed_source",
+    /// A container's frame goes to another MAC address than its gateway's.
+    WrongMac = "wrong_mac",
     /// Multicast or broadcast, which the overlay does not carry.
     NotUnicast = "not_unicast",
     /// No policy admits this conversation; refused with ICMP port unreachable.

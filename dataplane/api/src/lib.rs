@@ -20,8 +20,8 @@ pub mod transport;
 
 pub use drop_reason::DropReason;
 pub use messages::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Reply, Request, Revoke, Role, Rule, RuleId,
-    RuleKey, Update, UplinkMode,
+    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Reply, Request, Revoke, Role, Rule,
+    RuleId, RuleKey, Update, UplinkMode,
 };
 pub use observe::{
     Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus, PortInfo, Status,
@@ -30,4 +30,4 @@ pub use observe::{
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

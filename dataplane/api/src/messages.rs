@@ -75,7 +75,23 @@ pub struct Peer {
     pub mac: [u8; 6],
 }
 
-/// A container attached to this cell. Each accompanies one file descriptor (its TUN queue).
+/// How a container is attached, and so what its file descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// By a TUN device; the descriptor is its queue.
+    #[default]
+    Tun,
+    /// By a veth pair; the descriptor is a packet socket on the cell's end.
+    Veth {
+        /// MAC address of the container's end.
+        container: [u8; 6],
+        /// MAC address of the cell's end, to which the container sends everything.
+        gateway: [u8; 6],
+    },
+}
+
+/// A container attached to this cell. Each accompanies one file descriptor (see [`Attach`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Container {
     /// Its port.
@@ -86,6 +102,8 @@ pub struct Container {
     pub tag: u16,
     /// What people call it; appears in status and traces.
     pub name: String,
+    /// How it is attached.
+    pub attach: Attach,
 }
 
 /// Transport protocol of a rule.

@@ -6,7 +6,8 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
 };
 
-use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
+use sarcenet_packet_socket::PacketSocket;
 use sarcenet_tun::TunDevice;
 
 use crate::{
@@ -31,13 +32,14 @@ pub trait Doors: Send + Sync + 'static {
 
     /// Whether packets could be carried through this descriptor, as long as its device is there;
     /// changes nothing.
-    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError>;
+    fn check_queue(&self, queue: BorrowedFd<'_>, attach: Attach) -> Result<(), DoorError>;
 
     /// Carries packets of `port` through `queue`, in place of the one before. `mtu` in bytes.
     fn add_container(
         &self,
         port: PortId,
         name: &str,
+        attach: Attach,
         queue: OwnedFd,
         mtu: u16,
     ) -> Result<(), DoorError>;
@@ -77,8 +79,13 @@ impl Doors for Workers {
         Ok(self.set_host(host)?)
     }
 
-    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError> {
-        match TunDevice::from_fd(queue.try_clone_to_owned()?) {
+    fn check_queue(&self, queue: BorrowedFd<'_>, attach: Attach) -> Result<(), DoorError> {
+        let queue = queue.try_clone_to_owned()?;
+        if let Attach::Veth { .. } = attach {
+            PacketSocket::from_fd(queue)?;
+            return Ok(());
+        }
+        match TunDevice::from_fd(queue) {
             // A container may end at any moment, and its device with it: no mistake of the
             // controller's, and nothing that could be put right by sending the state again.
             Err(e) if !e.is_gone() => Err(e.into()),
@@ -90,10 +97,11 @@ impl Doors for Workers {
         &self,
         port: PortId,
         name: &str,
+        attach: Attach,
         queue: OwnedFd,
         mtu: u16,
     ) -> Result<(), DoorError> {
-        Ok(self.add_container(port, name.to_owned(), queue, mtu)?)
+        Ok(self.add_container(port, name.to_owned(), attach, queue, mtu)?)
     }
 
     fn remove_container(&self, port: PortId) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Cell, PortId, PortInfo, Reply, Status, Update};
+use sarcenet_dataplane_api::{Attach, Cell, Container, PortId, PortInfo, Reply, Status, Update};
 use tracing::{info, warn};
 
 use super::{
@@ -35,7 +35,7 @@ pub enum ApplyError {
     /// The tunnel's socket cannot be opened.
     #[error("cannot open the tunnel: {0}")]
     Uplink(#[source] DoorError),
-    /// A descriptor is not the queue of a TUN device.
+    /// A descriptor is not what its container's way of attaching needs.
     #[error("cannot use the descriptor that came for {what}: {source}")]
     Queue {
         /// Whose it should be.
@@ -223,16 +223,16 @@ impl<D: Doors> Engine<D> {
         host: Option<&OwnedFd>,
         queues: &HashMap<PortId, OwnedFd>,
     ) -> Result<(), ApplyError> {
-        let check = |fd: &OwnedFd, what: &dyn Fn() -> String| {
-            let checked = self.doors.check_queue(fd.as_fd());
+        let check = |fd: &OwnedFd, attach, what: &dyn Fn() -> String| {
+            let checked = self.doors.check_queue(fd.as_fd(), attach);
             checked.map_err(|source| ApplyError::Queue { what: what(), source })
         };
         if let Some(host) = host {
-            check(host, &|| "the host".into())?;
+            check(host, Attach::Tun, &|| "the host".into())?;
         }
         for container in places.containers.values() {
             if let Some(queue) = queues.get(&container.port) {
-                check(queue, &|| format!("container {}", container.name))?;
+                check(queue, container.attach, &|| format!("container {}", container.name))?;
             }
         }
         Ok(())
@@ -280,9 +280,10 @@ impl<D: Doors> Engine<D> {
                 .remove(&container.port)
                 .or_else(|| self.doors.port_fd(container.port).filter(|_| new_mtu(cell)));
             let Some(queue) = queue else { continue };
-            let opened = self.doors.add_container(container.port, &container.name, queue, cell.mtu);
+            let Container { port, name, attach, .. } = container;
+            let opened = self.doors.add_container(*port, name, *attach, queue, cell.mtu);
             if let Err(e) = opened {
-                warn!(container = container.name, "cannot use the container's queue: {e}");
+                warn!(container = name, "cannot use the container's queue: {e}");
             }
         }
     }

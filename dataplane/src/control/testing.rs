@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{LinkStatus, PortId, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
 
 use super::doors::{DoorError, Doors};
 use crate::{
@@ -91,7 +91,7 @@ impl Doors for FakeDoors {
         Ok(())
     }
 
-    fn check_queue(&self, queue: BorrowedFd<'_>) -> Result<(), DoorError> {
+    fn check_queue(&self, queue: BorrowedFd<'_>, _: Attach) -> Result<(), DoorError> {
         let queue = File::from(queue.try_clone_to_owned()?);
         if queue.metadata()?.is_dir() {
             return Err("a directory is no queue".into());
@@ -103,6 +103,7 @@ impl Doors for FakeDoors {
         &self,
         port: PortId,
         _: &str,
+        _: Attach,
         queue: OwnedFd,
         mtu: u16,
     ) -> Result<(), DoorError> {

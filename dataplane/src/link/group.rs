@@ -13,27 +13,27 @@ use super::{Scratch, recycle};
 use crate::packet::{Batch, Packet};
 
 /// Packets that a device takes as they are, and the header in front of each.
-pub(super) struct Group<const HEADER: usize> {
+pub(super) struct Group<H> {
     /// Where the packets stand in their batch.
     indices: [u16; ring::DEPTH],
-    headers: [[u8; HEADER]; ring::DEPTH],
+    headers: [Option<H>; ring::DEPTH],
     count: usize,
     slices: usize,
 }
 
-impl<const HEADER: usize> Default for Group<HEADER> {
+impl<H: Copy> Default for Group<H> {
     fn default() -> Self {
-        Self { indices: [0; ring::DEPTH], headers: [[0; HEADER]; ring::DEPTH], count: 0, slices: 0 }
+        Self { indices: [0; ring::DEPTH], headers: [None; ring::DEPTH], count: 0, slices: 0 }
     }
 }
 
-impl<const HEADER: usize> Group<HEADER> {
+impl<H: AsRef<[u8]>> Group<H> {
     /// Adds a packet. False when there is no room.
     pub(super) fn add(
         &mut self,
         batch: &Batch,
         index: u16,
-        header: impl FnOnce(&Packet) -> [u8; HEADER],
+        header: impl FnOnce(&Packet) -> H,
     ) -> bool {
         let packet = batch.packet(usize::from(index));
         let slices = self.slices + 2 + batch.tail(packet).len();
@@ -41,7 +41,7 @@ impl<const HEADER: usize> Group<HEADER> {
             return false;
         }
         self.indices[self.count] = index;
-        self.headers[self.count] = header(packet);
+        self.headers[self.count] = Some(header(packet));
         self.count += 1;
         self.slices = slices;
         true
@@ -59,9 +59,11 @@ impl<const HEADER: usize> Group<HEADER> {
         let mut results = [Ok(()); ring::DEPTH];
         let mut slices = recycle(std::mem::take(&mut scratch.slices));
         let mut ends = [0; ring::DEPTH];
-        for ((&index, header), end) in indices.iter().zip(&self.headers).zip(&mut ends) {
+        for ((&index, header), end) in
+            indices.iter().zip(self.headers.iter().flatten()).zip(&mut ends)
+        {
             let packet = batch.packet(usize::from(index));
-            slices.push(IoSlice::new(header));
+            slices.push(IoSlice::new(header.as_ref()));
             slices.push(IoSlice::new(batch.bytes(packet.head)));
             slices.extend(batch.tail(packet).iter().map(|&p| IoSlice::new(batch.bytes(p))));
             *end = slices.len();

@@ -1,7 +1,8 @@
 //! The doors: where packets come in and go out.
 //!
-//! [`tun::TunLink`] is the door to a container or to the cell itself, [`udp::UdpTunnel`] the one
-//! to other cells through the kernel's sockets, [`xdp::XdpUplink`] the one past them, at the card.
+//! [`tun::TunLink`] is the door to a container or to the cell itself, [`veth::VethLink`] that to a
+//! container with a veth ([`container::ContainerLink`] is either), [`udp::UdpTunnel`] the one to
+//! other cells through the kernel's sockets, [`xdp::XdpUplink`] the one past them, at the card.
 //! Checksums and segmentation are properties of a door: a super-packet is cut
 //! ([`segment`]) only at one that cannot carry it whole, and a train of segments that arrives is
 //! put together again ([`coalesce`]).
@@ -10,6 +11,7 @@
 //! [`Scratch`] of its own.
 
 pub mod coalesce;
+pub mod container;
 mod group;
 mod ring;
 pub mod segment;
@@ -20,7 +22,9 @@ mod testing;
 mod tests;
 pub mod tun;
 pub mod udp;
+pub mod veth;
 pub mod virtio;
+mod writer;
 pub mod xdp;
 
 use std::io::IoSlice;
@@ -42,6 +46,7 @@ pub struct Received {
 #[derive(Debug, Default)]
 pub struct Report {
     dropped: [u32; DropReason::ALL.len()],
+    answered: u32,
     any: bool,
 }
 
@@ -55,6 +60,16 @@ impl Report {
     pub fn dropped(&mut self, reason: DropReason, n: u32) {
         self.dropped[reason as usize] += n;
         self.any = true;
+    }
+
+    /// Packets were answered at the door itself.
+    pub fn answered(&mut self, n: u32) {
+        self.answered += n;
+    }
+
+    /// Packets answered since the last call.
+    pub fn take_answered(&mut self) -> u32 {
+        std::mem::take(&mut self.answered)
     }
 
     /// Packets that ended for `reason` since the last [`Report::take`].

@@ -1,4 +1,4 @@
-//! `virtio_net_hdr` in front of the packets of a TUN <-> [`Offload`].
+//! `virtio_net_hdr` in front of the packets of a TUN or of a packet socket <-> [`Offload`].
 //!
 //! Reference: VIRTIO 1.2 section 5.1.6, `include/linux/virtio_net.h` of the Linux kernel. Fields
 //! are in the machine's byte order, as for a TUN without `TUNSETVNETLE`.
@@ -42,7 +42,8 @@ pub(super) const fn checksum_offset(protocol: u8) -> Option<u16> {
     }
 }
 
-/// Understands the header that came with `packet`.
+/// Understands the header that came with `packet`, in front of which a link header of so many
+/// bytes stood: the header counts from there, [`Offload`] from the IP header on.
 ///
 /// Who sends through a packet socket writes this header himself, so it is believed only where it
 /// agrees with the packet: a checksum field elsewhere than where the protocol has it would let the
@@ -51,7 +52,11 @@ pub(super) const fn checksum_offset(protocol: u8) -> Option<u16> {
 /// # Errors
 /// [`DropReason::NotIpv4`] for a super-packet of IPv6, [`DropReason::BadOffload`] for a header
 /// that contradicts the packet.
-pub fn decode(header: [u8; HEADER_LEN], packet: &[u8]) -> Result<Offload, DropReason> {
+pub fn decode(
+    header: [u8; HEADER_LEN],
+    packet: &[u8],
+    link_header: usize,
+) -> Result<Offload, DropReason> {
     let [flags, gso_type, ..] = header;
     let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
     let (gso_size, csum_start, csum_offset) = (field(4), field(6), field(8));
@@ -75,7 +80,7 @@ pub fn decode(header: [u8; HEADER_LEN], packet: &[u8]) -> Result<Offload, DropRe
         _ => UDP_HEADER_LEN,
     };
     let consistent = partial
-        && usize::from(csum_start) == start
+        && usize::from(csum_start) == link_header + start
         && csum_offset == offset
         && transport.len() >= header_len
         && usize::from(ip.total_len()) == packet.len()
@@ -100,11 +105,12 @@ pub fn decode(header: [u8; HEADER_LEN], packet: &[u8]) -> Result<Offload, DropRe
     {
         return Err(bad);
     }
-    Ok(Offload { checksum: Checksum::Partial { start: csum_start, offset }, segmentation })
+    Ok(Offload { checksum: Checksum::Partial { start: start as u16, offset }, segmentation })
 }
 
-/// Makes the header for a packet whose first bytes, all headers among them, are `head`.
-pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
+/// Makes the header for a packet whose first bytes, all headers among them, are `head`, with a link
+/// header of so many bytes in front.
+pub fn encode(offload: Offload, head: &[u8], link_header: usize) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     let mut field = |at: usize, value: u16| {
         header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
@@ -116,7 +122,7 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
         Checksum::Verified => flags = FLAG_DATA_VALID,
         Checksum::Partial { start, offset } => {
             flags = FLAG_NEEDS_CSUM;
-            field(6, start);
+            field(6, start + link_header as u16);
             field(8, offset);
             if let Some(size) = offload.segmentation.size() {
                 let transport = head.get(usize::from(start)..).unwrap_or_default();
@@ -127,7 +133,7 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
                     gso_type = GSO_UDP_L4;
                     UDP_HEADER_LEN
                 };
-                field(2, start + header_len as u16);
+                field(2, start + (link_header + header_len) as u16);
                 field(4, size);
             }
         }
@@ -142,15 +148,10 @@ pub fn encode(offload: Offload, head: &[u8]) -> [u8; HEADER_LEN] {
 pub fn encode_tunnel(offload: Offload, head: &[u8], outer: usize) -> [u8; TUNNEL_VNET_HEADER_LEN] {
     let inner = outer + TUNNEL_HEADER_LEN;
     let mut header = [0; TUNNEL_VNET_HEADER_LEN];
-    let plain = encode(offload, head.get(TUNNEL_HEADER_LEN..).unwrap_or_default());
+    let plain = encode(offload, head.get(TUNNEL_HEADER_LEN..).unwrap_or_default(), inner);
     header[..HEADER_LEN].copy_from_slice(&plain);
     header[0] |= FLAG_TUNNEL_CSUM;
     header[1] |= GSO_TUNNEL_IPV4;
-    // The length of all headers, and where the inner checksum begins.
-    for at in [2, 6] {
-        let value = u16::from_ne_bytes([header[at], header[at + 1]]) + inner as u16;
-        header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
-    }
     // These two are little-endian everywhere.
     let outer_transport = (outer - UDP_HEADER_LEN) as u16;
     header[20..22].copy_from_slice(&outer_transport.to_le_bytes());
@@ -177,24 +178,24 @@ mod tests {
         let tcp = tcp_packet(&[7; 3000], 1000);
         let partial = Checksum::Partial { start: 20, offset: 16 };
         assert_eq!(
-            decode(header(1, GSO_TCPV4, 1448, 20, 16), &tcp),
+            decode(header(1, GSO_TCPV4, 1448, 20, 16), &tcp, 0),
             Ok(Offload { checksum: partial, segmentation: Segmentation::Tcp { size: 1448 } })
         );
         assert_eq!(
-            decode(header(1, GSO_NONE, 0, 20, 16), &tcp),
+            decode(header(1, GSO_NONE, 0, 20, 16), &tcp, 0),
             Ok(Offload { checksum: partial, segmentation: Segmentation::None })
         );
         let udp = udp_packet(&[7; 3000]);
         assert_eq!(
-            decode(header(1, GSO_UDP_L4, 1200, 20, 6), &udp),
+            decode(header(1, GSO_UDP_L4, 1200, 20, 6), &udp, 0),
             Ok(Offload {
                 checksum: Checksum::Partial { start: 20, offset: 6 },
                 segmentation: Segmentation::Udp { size: 1200 }
             })
         );
-        assert_eq!(decode(header(0, GSO_NONE, 0, 0, 0), &udp), Ok(Offload::default()));
+        assert_eq!(decode(header(0, GSO_NONE, 0, 0, 0), &udp, 0), Ok(Offload::default()));
         let verified = Offload { checksum: Checksum::Verified, segmentation: Segmentation::None };
-        assert_eq!(decode(header(2, GSO_NONE, 0, 0, 0), &udp), Ok(verified));
+        assert_eq!(decode(header(2, GSO_NONE, 0, 0, 0), &udp, 0), Ok(verified));
     }
 
     #[test]
@@ -210,16 +211,16 @@ mod tests {
             ("segments of no bytes", header(1, GSO_TCPV4, 0, 20, 16)),
             ("a type that nobody asked for", header(1, 3, 1448, 20, 16)),
         ] {
-            assert_eq!(decode(header, &tcp), bad, "{what}");
+            assert_eq!(decode(header, &tcp, 0), bad, "{what}");
         }
         let mut fragment = tcp.clone();
         fragment[6] = 0x20;
-        assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &fragment), bad);
-        assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &tcp[..35]), bad);
+        assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &fragment, 0), bad);
+        assert_eq!(decode(header(1, GSO_NONE, 0, 20, 16), &tcp[..35], 0), bad);
         let many = tcp_packet(&vec![7; 60_000], 1000);
-        assert_eq!(decode(header(1, GSO_TCPV4, 1, 20, 16), &many), bad, "60,000 segments");
+        assert_eq!(decode(header(1, GSO_TCPV4, 1, 20, 16), &many, 0), bad, "60,000 segments");
         assert_eq!(
-            decode(header(1, GSO_TCPV6, 1448, 40, 16), &[0x60; 80]),
+            decode(header(1, GSO_TCPV6, 1448, 40, 16), &[0x60; 80], 0),
             Err(DropReason::NotIpv4)
         );
     }
@@ -227,7 +228,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes(header: [u8; HEADER_LEN], packet: Vec<u8>) {
-            if let Ok(offload) = decode(header, &packet)
+            if let Ok(offload) = decode(header, &packet, 0)
                 && let Checksum::Partial { start, offset } = offload.checksum
             {
                 prop_assert!(usize::from(start) + usize::from(offset) + 2 <= packet.len());
@@ -235,14 +236,21 @@ mod tests {
         }
 
         #[test]
-        fn round_trip(payload in 1usize..4000, size in 1u16..1500, udp: bool, gso: bool) {
+        fn round_trip(
+            payload in 1usize..4000,
+            size in 1u16..1500,
+            link in 0usize..20,
+            udp: bool,
+            gso: bool,
+        ) {
             let payload = vec![1; payload];
             let packet = if udp { udp_packet(&payload) } else { tcp_packet(&payload, 1) };
             let (kind, offset) = if udp { (GSO_UDP_L4, 6) } else { (GSO_TCPV4, 16) };
             let kind = if gso { kind } else { GSO_NONE };
-            if let Ok(offload) = decode(header(1, kind, size, 20, offset), &packet) {
-                let again = encode(offload, &packet);
-                prop_assert_eq!(decode(again, &packet), Ok(offload));
+            let came = header(1, kind, size, 20 + link as u16, offset);
+            if let Ok(offload) = decode(came, &packet, link) {
+                let again = encode(offload, &packet, link);
+                prop_assert_eq!(decode(again, &packet, link), Ok(offload));
             }
         }
     }

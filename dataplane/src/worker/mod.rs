@@ -24,10 +24,10 @@ use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::WaitGroup;
 use mio::Waker;
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{LinkStatus, PortId, UplinkMode, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, UplinkMode, WorkerStatus};
 
 use crate::link::LinkCounters;
-use crate::link::tun::{TunLink, TunLinkError};
+use crate::link::container::{ContainerLink, ContainerLinkError};
 use crate::link::udp::{UdpTunnel, UdpTunnelError};
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
@@ -62,7 +62,7 @@ struct Command {
 enum Order {
     /// This link is the container's (or the host's, without a port) from now on; `read` says
     /// whether it is this worker's to read.
-    Tun { port: Option<PortId>, link: Arc<TunLink>, read: bool },
+    Tun { port: Option<PortId>, link: Arc<ContainerLink>, read: bool },
     /// There is no such link any more.
     NoTun { port: Option<PortId> },
     /// This is the uplink from now on.
@@ -89,7 +89,7 @@ struct Handle {
 
 struct TunEntry {
     name: String,
-    link: Arc<TunLink>,
+    link: Arc<ContainerLink>,
     reader: usize,
 }
 
@@ -162,8 +162,8 @@ impl Workers {
         self.started.elapsed().as_nanos() as u64
     }
 
-    /// Adds a container's door, or exchanges it. `fd` is the descriptor of its TUN, `mtu` the
-    /// largest packet it takes, in bytes. All workers know it when this returns.
+    /// Adds a container's door, or exchanges it. `fd` is the descriptor that goes with `attach`,
+    /// `mtu` the largest packet it takes, in bytes. All workers know it when this returns.
     ///
     /// # Errors
     /// The descriptor cannot be used.
@@ -171,10 +171,11 @@ impl Workers {
         &self,
         port: PortId,
         name: String,
+        attach: Attach,
         fd: OwnedFd,
         mtu: u16,
-    ) -> Result<(), TunLinkError> {
-        self.add_tun(Some(port), name, fd, mtu)
+    ) -> Result<(), ContainerLinkError> {
+        self.add_tun(Some(port), name, attach, fd, mtu)
     }
 
     /// Takes a container's door away, if there is one. No worker holds its descriptor when this
@@ -187,17 +188,16 @@ impl Workers {
     ///
     /// # Errors
     /// The descriptor cannot be used.
-    pub fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), TunLinkError> {
+    pub fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), ContainerLinkError> {
         let Some((fd, mtu)) = host else {
             self.remove_tun(None);
             return Ok(());
         };
-        self.add_tun(None, "host".to_owned(), fd, mtu)
+        self.add_tun(None, "host".to_owned(), Attach::Tun, fd, mtu)
     }
 
     /// Opens the tunnel, in the network namespace of the calling thread, in place of the one
-    /// before. One at the same place is kept, and set up
-    /// anew. Returns the mode that it got.
+    /// before. One at the same place is kept, and set up anew. Returns the mode that it got.
     ///
     /// # Errors
     /// [`UdpTunnelError`]; the tunnel that was there stays.
@@ -265,7 +265,7 @@ impl Workers {
         Totals::of(self.handles.iter().map(|handle| &*handle.counters))
     }
 
-    /// A duplicate of the descriptor of a container's TUN.
+    /// A duplicate of a container's descriptor.
     pub fn port_fd(&self, port: PortId) -> Option<OwnedFd> {
         self.tun_fd(Some(port))
     }
@@ -289,15 +289,16 @@ impl Workers {
         &self,
         port: Option<PortId>,
         name: String,
+        attach: Attach,
         fd: OwnedFd,
         mtu: u16,
-    ) -> Result<(), TunLinkError> {
+    ) -> Result<(), ContainerLinkError> {
         let mut links = self.links.lock();
         let before = links.tuns.get(&port);
         let counters = before.map_or_else(Arc::default, |entry| Arc::clone(entry.link.counters()));
         let reader = before.map_or_else(|| self.idlest(&links, port), |entry| entry.reader);
         let via = port.map_or(Via::Host, Via::Container);
-        let link = Arc::new(TunLink::with_counters(fd, mtu, via, counters)?);
+        let link = Arc::new(ContainerLink::new(fd, attach, mtu, via, counters)?);
         self.tell(|worker| Order::Tun { port, link: Arc::clone(&link), read: worker == reader });
         links.tuns.insert(port, TunEntry { name, link, reader });
         Ok(())

@@ -16,7 +16,7 @@ use super::outgoing::Outgoing;
 use super::ready::Ready;
 use super::spin::Spin;
 use super::{Command, Order, Statistics, WorkerConfig};
-use crate::link::tun::TunLink;
+use crate::link::container::ContainerLink;
 use crate::link::udp::UdpTunnel;
 use crate::link::{Received, Report, Scratch, sys};
 use crate::packet::{Batch, Verdict, Via};
@@ -53,8 +53,8 @@ pub(super) struct Worker {
 
     poll: Poll,
     ready: Ready,
-    host: Option<Arc<TunLink>>,
-    containers: Vec<Option<Arc<TunLink>>>,
+    host: Option<Arc<ContainerLink>>,
+    containers: Vec<Option<Arc<ContainerLink>>>,
     uplink: Option<Arc<UdpTunnel>>,
     /// Links that this worker reads, by their token.
     reads: Vec<Token>,
@@ -170,11 +170,16 @@ impl Worker {
             let now_ns = self.started.elapsed().as_nanos() as u64;
             self.pipeline.process(&mut self.batch, now_ns);
             self.transmit();
-            self.batch.clear();
             add(&self.statistics.batches, 1);
             add(&self.statistics.packets, packets as u64);
         }
+        // Also of what was received and dropped at its door.
+        self.batch.clear();
         let counters = &self.counters;
+        match self.report.take_answered() {
+            0 => {}
+            n => counters.answered(n.into()),
+        }
         self.report.take(|reason, n| counters.dropped(reason, u64::from(n)));
     }
 
@@ -268,7 +273,7 @@ impl Worker {
         true
     }
 
-    fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<TunLink>>, read: bool) {
+    fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<ContainerLink>>, read: bool) {
         let token = port.map_or(HOST, |PortId(port)| Token(usize::from(port)));
         let place = if token == HOST {
             &mut self.host

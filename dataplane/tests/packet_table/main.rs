@@ -45,7 +45,8 @@ fn names_are_unique() {
 /// own; two need a table or a batch that is full: see [`exhaustion`].
 #[test]
 fn every_reason_is_reached() {
-    const ELSEWHERE: [DropReason; 5] = [
+    const ELSEWHERE: [DropReason; 6] = [
+        DropReason::WrongMac,
         DropReason::LinkGone,
         DropReason::LinkFull,
         DropReason::LinkError,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{Policy, PortRange, Protocol};
+use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
 
 /// The overlay of every world.
 pub(crate) const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
@@ -79,6 +79,8 @@ pub struct Plan {
     pub apps: Vec<AppTag>,
     /// MTU of the underlay in bytes.
     pub underlay_mtu: u16,
+    /// What Sarcenet cells make the interfaces of containers of.
+    pub attach: AttachKind,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
 }
@@ -92,6 +94,7 @@ impl Plan {
             cells: cells.to_vec(),
             apps: (1..=200).map(|tag| AppTag { id: format!("app-{tag}"), tag }).collect(),
             underlay_mtu: 1500,
+            attach: AttachKind::Tun,
             dataplane_arguments: Vec::new(),
         }
     }
@@ -100,6 +103,13 @@ impl Plan {
     #[must_use]
     pub fn apps<'a>(mut self, apps: impl IntoIterator<Item = (&'a str, u16)>) -> Self {
         self.apps = apps.into_iter().map(|(id, tag)| AppTag { id: id.to_owned(), tag }).collect();
+        self
+    }
+
+    /// The same with containers of Sarcenet cells attached like this.
+    #[must_use]
+    pub fn attach(mut self, kind: AttachKind) -> Self {
+        self.attach = kind;
         self
     }
 

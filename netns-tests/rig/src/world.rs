@@ -230,7 +230,7 @@ impl World {
         // are made of those.
         let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);
         let attachment = match on {
-            Cell::Sarcenet(on) => on.attach(&namespace, &handle, app),
+            Cell::Sarcenet(on) => on.attach(&namespace, &handle, app, self.plan.attach),
             Cell::Kernel(on) => on.attach(&namespace, &handle, app),
         }
         .with_context(|| format!("attach a container to {}", on.plan().name))?;

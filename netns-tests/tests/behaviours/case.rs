@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use sarcenet_rig::{CellKind, Container, Outcome, Policy, UdpAnswer, World, ask_udp, eventually};
+use sarcenet_rig::{
+    AttachKind, CellKind, Container, Outcome, Policy, UdpAnswer, World, ask_udp, eventually,
+};
 
 /// How long an answer may take that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,8 +21,13 @@ pub(crate) struct Case<'w> {
 }
 
 /// Runs a check from the first cell to the second, back, and within each.
-pub(crate) fn run(first: CellKind, second: CellKind, check: fn(&Case<'_>) -> Result<()>) {
-    let world = super::world(first, second);
+pub(crate) fn run(
+    first: CellKind,
+    second: CellKind,
+    attach: AttachKind,
+    check: fn(&Case<'_>) -> Result<()>,
+) {
+    let world = super::world(first, second, attach);
     for (from, to) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
         let checked = Case::new(world, from, to).and_then(|case| check(&case));
         if let Err(error) = checked {

@@ -1,5 +1,5 @@
 //! What apps see of the network, on every pair of cells: Sarcenet with Sarcenet, Sarcenet with a
-//! kernel cell, and - to show that the tests ask for what the kernel stack does - two kernel
+//! kernel cell, both with TUNs and with veths in the containers, and - to show that the tests ask for what the kernel stack does - two kernel
 //! cells. Each behaviour is looked at from the first cell to the second, back, and within each.
 //! The numbers are those of the list of user-visible behaviours (contract section 15).
 #![forbid(unsafe_code)]
@@ -12,39 +12,47 @@ mod policy;
 
 use std::sync::{LazyLock, Mutex};
 
-use sarcenet_rig::{CellKind, Plan, World};
+use sarcenet_rig::{AttachKind, CellKind, Plan, World};
 
 /// A world that all tests of one pair share. It is removed when the test process ends.
 ///
 /// Tests keep out of each other's way by taking apps and containers of their own.
-fn world(first: CellKind, second: CellKind) -> &'static World {
+fn world(first: CellKind, second: CellKind, attach: AttachKind) -> &'static World {
     static WORLDS: LazyLock<Mutex<Vec<&'static World>>> = LazyLock::new(Mutex::default);
     let wanted = [first, second];
     // A test that failed to build a world says so itself; the next one tries again.
     let mut worlds = WORLDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(world) = worlds.iter().find(|world| world.plan().cells == wanted) {
+    if let Some(world) = worlds
+        .iter()
+        .find(|world| (&world.plan().cells[..], world.plan().attach) == (&wanted, attach))
+    {
         return world;
     }
-    let world = World::new(Plan::new("t", &wanted)).unwrap_or_else(|error| panic!("{error:#}"));
+    let plan = Plan::new("t", &wanted).attach(attach);
+    let world = World::new(plan).unwrap_or_else(|error| panic!("{error:#}"));
     let world: &'static World = Box::leak(Box::new(world));
     worlds.push(world);
     world
 }
 
-/// One test per behaviour and pair of cells.
+const SARCENET: CellKind = CellKind::Sarcenet;
+
+/// One test per behaviour, pair of cells and kind of interface.
 macro_rules! behaviours {
     ($($name:ident: $check:path,)+) => {
-        behaviours!(@pair sarcenet_and_sarcenet, CellKind::Sarcenet, CellKind::Sarcenet, $($name: $check,)+);
-        behaviours!(@pair sarcenet_and_kernel, CellKind::Sarcenet, CellKind::KERNEL, $($name: $check,)+);
-        behaviours!(@pair kernel_and_kernel, CellKind::KERNEL, CellKind::KERNEL, $($name: $check,)+);
+        behaviours!(@pair sarcenet_and_sarcenet, SARCENET, SARCENET, Tun, $($name: $check,)+);
+        behaviours!(@pair sarcenet_and_kernel, SARCENET, CellKind::KERNEL, Tun, $($name: $check,)+);
+        behaviours!(@pair veth_and_veth, SARCENET, SARCENET, Veth, $($name: $check,)+);
+        behaviours!(@pair veth_and_kernel, SARCENET, CellKind::KERNEL, Veth, $($name: $check,)+);
+        behaviours!(@pair kernel_and_kernel, CellKind::KERNEL, CellKind::KERNEL, Tun, $($name: $check,)+);
     };
-    (@pair $pair:ident, $first:expr, $second:expr, $($name:ident: $check:path,)+) => {
+    (@pair $pair:ident, $first:expr, $second:expr, $attach:ident, $($name:ident: $check:path,)+) => {
         mod $pair {
             use super::*;
             $(
                 #[test]
                 fn $name() {
-                    case::run($first, $second, $check);
+                    case::run($first, $second, AttachKind::$attach, $check);
                 }
             )+
         }

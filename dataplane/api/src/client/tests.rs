@@ -3,7 +3,7 @@ use std::{fs::File, net::Ipv4Addr, thread};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec};
+use crate::{Attach, PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec};
 
 fn rule(n: u32) -> Rule {
     let ports = PortRange { first: u16::MAX - 1, last: u16::MAX };
@@ -14,7 +14,13 @@ fn rule(n: u32) -> Rule {
 
 fn container(n: u16, name: &str) -> Container {
     let address = Ipv4Addr::new(10, 255, 1, n as u8);
-    Container { port: PortId(u16::MAX - n), address, tag: u16::MAX, name: name.to_owned() }
+    Container {
+        port: PortId(u16::MAX - n),
+        address,
+        tag: u16::MAX,
+        name: name.to_owned(),
+        attach: Attach::Tun,
+    }
 }
 
 fn cell() -> Cell {

@@ -6,9 +6,9 @@ use ipnet::Ipv4Net;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    Cell, Container, DropReason, Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus,
-    Peer, PortId, PortInfo, PortRange, Protocol, Reply, Request, Revoke, Role, Rule, RuleId,
-    RuleKey, Status, TraceFilter, TraceStep, Update, UplinkMode, Walk, WorkerStatus,
+    Attach, Cell, Container, DropReason, Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus,
+    LinkStatus, Peer, PortId, PortInfo, PortRange, Protocol, Reply, Request, Revoke, Role, Rule,
+    RuleId, RuleKey, Status, TraceFilter, TraceStep, Update, UplinkMode, Walk, WorkerStatus,
 };
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -48,12 +48,18 @@ fn peer() -> impl Strategy<Value = Peer> {
 }
 
 fn container() -> impl Strategy<Value = Container> {
-    any::<(u16, Ipv4Addr, u16, String)>().prop_map(|(port, address, tag, name)| Container {
-        port: PortId(port),
-        address,
-        tag,
-        name,
-    })
+    let veth = any::<([u8; 6], [u8; 6])>()
+        .prop_map(|(container, gateway)| Attach::Veth { container, gateway });
+    let attach = prop_oneof![Just(Attach::Tun), veth];
+    (any::<(u16, Ipv4Addr, u16, String)>(), attach).prop_map(
+        |((port, address, tag, name), attach)| Container {
+            port: PortId(port),
+            address,
+            tag,
+            name,
+            attach,
+        },
+    )
 }
 
 fn rule_key() -> impl Strategy<Value = RuleKey> {

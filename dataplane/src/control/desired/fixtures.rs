@@ -1,7 +1,8 @@
 //! A cell, and who could be there.
 
 use sarcenet_dataplane_api::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey, UplinkMode,
+    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    UplinkMode,
 };
 
 use crate::wire::tunnel::vtep_mac;
@@ -28,7 +29,13 @@ pub(crate) fn peer(subnet: &str) -> Peer {
 
 pub(crate) fn container(port: u16, last: u8) -> Container {
     let address = [10, 255, 55, last].into();
-    Container { port: PortId(port), address, tag: port + 1, name: format!("c{port}-{last}") }
+    Container {
+        port: PortId(port),
+        address,
+        tag: port + 1,
+        name: format!("c{port}-{last}"),
+        attach: Attach::Tun,
+    }
 }
 
 pub(crate) fn rule(id: u32, source: u16, last: u8, first: u16, last_port: u16) -> Rule {

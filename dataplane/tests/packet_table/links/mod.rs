@@ -75,7 +75,9 @@ impl LinkCell {
         for (container, name) in world.containers.iter().zip(CONTAINERS) {
             let fd = containers.tun(name, FAR_MTU);
             doors.push(Door::tun(&containers, name, &fd, Via::Container(container.port)));
-            workers.add_container(container.port, container.name.clone(), fd, MTU).unwrap();
+            workers
+                .add_container(container.port, container.name.clone(), container.attach, fd, MTU)
+                .unwrap();
         }
         for last in PEERS {
             let address = Ipv4Addr::new(10, 77, 0, last);

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane_api::{
-    Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey, UplinkMode,
+    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
+    UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -103,7 +104,13 @@ impl World {
 /// The container of an end on this cell.
 pub(crate) fn container(end: End) -> Container {
     let Via::Container(port) = end.door else { panic!("{end:?} is no container of this cell") };
-    Container { port, address: end.address, tag: end.tag, name: format!("container-{}", port.0) }
+    Container {
+        port,
+        address: end.address,
+        tag: end.tag,
+        name: format!("container-{}", port.0),
+        attach: Attach::Tun,
+    }
 }
 
 /// The cell of a remote end.

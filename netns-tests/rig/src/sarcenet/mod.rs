@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use sarcenet_agent_api::{AgentClient, Policy};
+use sarcenet_agent_api::{AgentClient, AttachKind, Policy};
 use sarcenet_dataplane_api::Role;
 use sarcenet_dataplane_api::client::Client;
 
@@ -185,8 +185,16 @@ impl SarcenetCell {
         container: &Namespace,
         handle: &str,
         app: Option<&str>,
+        kind: AttachKind,
     ) -> Result<Attachment> {
-        let result = self.cni("ADD", container, handle, app)?;
+        let config = match app {
+            Some(app) => serde_json::json!({
+                "attach": kind,
+                "metadata": {"policy_group_id": app},
+            }),
+            None => serde_json::json!({"attach": kind}),
+        };
+        let result = self.cni("ADD", container, handle, config)?;
         let result: serde_json::Value = serde_json::from_str(&result)
             .with_context(|| format!("read the CNI result {result:?}"))?;
         let address = result
@@ -215,7 +223,7 @@ impl SarcenetCell {
 
     /// Detaches a container.
     pub(crate) fn detach(&self, container: &Namespace, handle: &str) -> Result<()> {
-        self.cni("DEL", container, handle, None).map(drop)
+        self.cni("DEL", container, handle, serde_json::json!({})).map(drop)
     }
 
     fn cni(
@@ -223,17 +231,12 @@ impl SarcenetCell {
         command: &str,
         container: &Namespace,
         handle: &str,
-        app: Option<&str>,
+        mut config: serde_json::Value,
     ) -> Result<String> {
-        let mut config = serde_json::json!({
-            "cniVersion": "1.0.0",
-            "name": "sarcenet",
-            "type": "sarcenet-cni",
-            "agentSocket": sarcenet_agent_api::socket_path(&self.root),
-        });
-        if let Some(app) = app {
-            config["metadata"] = serde_json::json!({"policy_group_id": app});
-        }
+        config["cniVersion"] = "1.0.0".into();
+        config["name"] = "sarcenet".into();
+        config["type"] = "sarcenet-cni".into();
+        config["agentSocket"] = serde_json::json!(sarcenet_agent_api::socket_path(&self.root));
         let mut child = self.namespace.spawn(
             Command::new(&self.binaries.cni)
                 .env("CNI_COMMAND", command)
