@@ -70,6 +70,13 @@ struct Arguments {
     )]
     spin_us: u32,
 
+    /// Send every TCP acknowledgment
+    ///
+    /// Otherwise one is left out when a later one of the same connection waits to be sent beside
+    /// it and says all that it says; status shows how many were.
+    #[arg(long)]
+    keep_acks: bool,
+
     /// How to write the log, which goes to standard error
     #[arg(long, value_name = "FORMAT", default_value = "human")]
     log: LogFormat,
@@ -133,6 +140,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = WorkerConfig {
         count: arguments.workers.map_or(default.count, usize::from),
         spin_us: arguments.spin_us,
+        merge_acks: !arguments.keep_acks,
         ..default
     };
     let workers = Workers::start(&shared, config).context("cannot start workers")?;

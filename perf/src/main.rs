@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod cpu;
+mod cubic;
 mod generator;
 mod load;
 mod loading;

@@ -12,6 +12,7 @@ use sarcenet_rig::{
 use serde::de::DeserializeOwned;
 
 use crate::cpu::BusyTime;
+use crate::cubic;
 use crate::generator::{Both as _, Generator, Pair};
 use crate::load::Seen;
 use crate::loading::Loading;
@@ -113,6 +114,9 @@ impl Side {
         let sender = world.attach(0, Some("client"))?;
         let near = world.attach(0, Some("server"))?;
         let far = world.attach(1, Some("server"))?;
+        for container in [&sender, &near, &far] {
+            cubic::use_in(container)?;
+        }
         world.enforce(&loading.policies())?;
         let next_port = Slot::new(FIRST_PORT);
         Ok(Self { sender, near, far, neighbours: Vec::new(), loading, next_port, world })

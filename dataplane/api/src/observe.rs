@@ -105,6 +105,8 @@ pub struct WorkerStatus {
     pub batches: u64,
     /// Packets in them.
     pub packets: u64,
+    /// TCP acknowledgments that it left out of them because a later one said the same and more.
+    pub acks_merged: u64,
 }
 
 /// State of a tracked conversation, in the field's names (RFC 9293 section 3.3.2 for TCP).

@@ -17,7 +17,7 @@ mod ring;
 pub mod segment;
 pub(crate) mod sys;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tun;

@@ -9,15 +9,15 @@ use super::virtio::{TCP, UDP};
 use crate::packet::{Batch, Checksum, Offload, Piece, Segmentation, Via};
 use crate::wire::headers::pseudo_header_of;
 
-pub(super) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 2);
-pub(super) const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 255, 62, 3);
-pub(super) const CELL: Via = Via::Tunnel(Ipv4Addr::new(10, 77, 0, 11));
+pub(crate) const SOURCE: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 2);
+pub(crate) const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 255, 62, 3);
+pub(crate) const CELL: Via = Via::Tunnel(Ipv4Addr::new(10, 77, 0, 11));
 
 /// Flags of the TCP packets below, unless a test changes them: ACK.
-pub(super) const TCP_FLAGS: u8 = 0x10;
+pub(crate) const TCP_FLAGS: u8 = 0x10;
 
 /// Length of the TCP header below: with a timestamp option, as almost every real one.
-pub(super) const TCP_LEN: usize = 32;
+pub(crate) const TCP_LEN: usize = 32;
 
 fn ipv4(protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; 20];
@@ -38,7 +38,7 @@ fn ipv4(protocol: u8, transport: &[u8]) -> Vec<u8> {
 }
 
 /// A TCP packet with a right checksum.
-pub(super) fn tcp_packet(payload: &[u8], sequence: u32) -> Vec<u8> {
+pub(crate) fn tcp_packet(payload: &[u8], sequence: u32) -> Vec<u8> {
     let mut transport = vec![0; TCP_LEN];
     transport[..2].copy_from_slice(&40_000_u16.to_be_bytes());
     transport[2..4].copy_from_slice(&8080_u16.to_be_bytes());
@@ -56,7 +56,7 @@ pub(super) fn tcp_packet(payload: &[u8], sequence: u32) -> Vec<u8> {
 }
 
 /// A UDP packet with a right checksum.
-pub(super) fn udp_packet(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp_packet(payload: &[u8]) -> Vec<u8> {
     let mut transport = vec![0; 8];
     transport[..2].copy_from_slice(&40_000_u16.to_be_bytes());
     transport[2..4].copy_from_slice(&53_u16.to_be_bytes());
@@ -68,7 +68,7 @@ pub(super) fn udp_packet(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Computes the transport checksum of a packet without options anew, byte by byte.
-pub(super) fn fill_checksum(packet: &mut [u8]) {
+pub(crate) fn fill_checksum(packet: &mut [u8]) {
     let (source, destination) = (IpAddress::Ipv4(SOURCE), IpAddress::Ipv4(DESTINATION));
     match packet[9] {
         TCP => TcpPacket::new_unchecked(&mut packet[20..]).fill_checksum(&source, &destination),
@@ -77,7 +77,7 @@ pub(super) fn fill_checksum(packet: &mut [u8]) {
 }
 
 /// Puts the folded sum of the pseudo-header where the transport checksum is.
-pub(super) fn make_partial(packet: &mut [u8]) -> Checksum {
+pub(crate) fn make_partial(packet: &mut [u8]) -> Checksum {
     let pseudo = pseudo_header_of(packet, packet.len() as u32 - 20).fold().to_be_bytes();
     let offset = if packet[9] == TCP { 16 } else { 6 };
     packet[20 + offset..][..2].copy_from_slice(&pseudo);
@@ -86,14 +86,14 @@ pub(super) fn make_partial(packet: &mut [u8]) -> Checksum {
 
 /// What `packet` needs as a super-packet of `size` payload bytes a segment; its checksum becomes
 /// partial.
-pub(super) fn make_super(packet: &mut [u8], size: u16) -> Offload {
+pub(crate) fn make_super(packet: &mut [u8], size: u16) -> Offload {
     let segmentation =
         if packet[9] == TCP { Segmentation::Tcp { size } } else { Segmentation::Udp { size } };
     Offload { checksum: make_partial(packet), segmentation }
 }
 
 /// Asserts that a packet without options is right in lengths and checksums.
-pub(super) fn assert_right(packet: &[u8]) {
+pub(crate) fn assert_right(packet: &[u8]) {
     let ip = Ipv4Packet::new_checked(packet).expect("an IPv4 packet");
     assert_eq!(usize::from(ip.total_len()), packet.len());
     assert!(ip.verify_checksum());
@@ -109,7 +109,7 @@ pub(super) fn assert_right(packet: &[u8]) {
 }
 
 /// Copies bytes into a buffer of the batch.
-pub(super) fn place(batch: &mut Batch, bytes: &[u8]) -> Piece {
+pub(crate) fn place(batch: &mut Batch, bytes: &[u8]) -> Piece {
     let buffer = batch.take_buffer().expect("a free buffer");
     let piece = Piece { len: bytes.len() as u32, ..buffer };
     batch.bytes_mut(piece).copy_from_slice(bytes);
@@ -117,7 +117,7 @@ pub(super) fn place(batch: &mut Batch, bytes: &[u8]) -> Piece {
 }
 
 /// Adds a packet to the batch in pieces that begin at the given places.
-pub(super) fn push_cut(batch: &mut Batch, bytes: &[u8], cuts: &[usize], offload: Offload) -> usize {
+pub(crate) fn push_cut(batch: &mut Batch, bytes: &[u8], cuts: &[usize], offload: Offload) -> usize {
     let mut cuts = cuts.to_vec();
     cuts.push(bytes.len());
     cuts.sort_unstable();

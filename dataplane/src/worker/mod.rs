@@ -5,6 +5,7 @@
 //! is the control thread's handle: it gives links to the workers and takes them away, and returns
 //! when every worker knows.
 
+mod acks;
 mod outgoing;
 mod ready;
 mod run;
@@ -43,12 +44,14 @@ pub struct WorkerConfig {
     /// Whether to ask for `SCHED_BATCH`, without which waking a receiver takes the processor away
     /// from the worker in the middle of a batch.
     pub batch_scheduling: bool,
+    /// Whether to leave out TCP acknowledgments that a later one in the same batch supersedes.
+    pub merge_acks: bool,
 }
 
 impl Default for WorkerConfig {
     fn default() -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { count, spin_us: 50, batch_scheduling: true }
+        Self { count, spin_us: 50, batch_scheduling: true, merge_acks: true }
     }
 }
 
@@ -77,6 +80,7 @@ struct Statistics {
     sleeps: CachePadded<AtomicU64>,
     batches: AtomicU64,
     packets: AtomicU64,
+    acks_merged: AtomicU64,
 }
 
 struct Handle {
@@ -256,6 +260,7 @@ impl Workers {
             sleeps: handle.statistics.sleeps.load(Relaxed),
             batches: handle.statistics.batches.load(Relaxed),
             packets: handle.statistics.packets.load(Relaxed),
+            acks_merged: handle.statistics.acks_merged.load(Relaxed),
         };
         self.handles.iter().enumerate().map(status).collect()
     }

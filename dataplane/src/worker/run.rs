@@ -12,6 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use sarcenet_dataplane_api::{DropReason, PortId};
 
+use super::acks::AckFilter;
 use super::outgoing::Outgoing;
 use super::ready::Ready;
 use super::spin::Spin;
@@ -62,6 +63,7 @@ pub(super) struct Worker {
     batch: Batch,
     scratch: Scratch,
     report: Report,
+    acks: AckFilter,
     /// Packets to be sent.
     outgoing: Vec<Outgoing>,
     next_sweep: Instant,
@@ -94,6 +96,7 @@ impl Worker {
             batch: Batch::new(),
             scratch: Scratch::new(),
             report: Report::new(),
+            acks: AckFilter::default(),
             outgoing: Vec::with_capacity(crate::packet::MAX_PACKETS),
             next_sweep: started,
         })
@@ -227,6 +230,10 @@ impl Worker {
         }
         self.outgoing.sort_unstable();
         let Self { outgoing, batch, scratch, report, .. } = self;
+        if self.config.merge_acks {
+            let left_out = self.acks.leave_out(batch, outgoing);
+            add(&self.statistics.acks_merged, left_out);
+        }
         for run in outgoing.chunk_by(|a, b| a.door() == b.door()) {
             let indices = run.iter().map(|packet| packet.index());
             let first = batch.packet(usize::from(run[0].index()));

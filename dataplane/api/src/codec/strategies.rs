@@ -207,10 +207,16 @@ fn link() -> impl Strategy<Value = LinkStatus> {
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    let worker =
-        any::<(u16, u32, u64, u64, u64)>().prop_map(|(worker, links, sleeps, batches, packets)| {
-            WorkerStatus { worker, links, sleeps, batches, packets }
-        });
+    let worker = any::<(u16, u32, [u64; 4])>().prop_map(
+        |(worker, links, [sleeps, batches, packets, acks])| WorkerStatus {
+            worker,
+            links,
+            sleeps,
+            batches,
+            packets,
+            acks_merged: acks,
+        },
+    );
     let drops = (reason(), any::<u64>()).prop_map(|(reason, packets)| Drops { reason, packets });
     let flows = any::<[u64; 5]>().prop_map(|[used, capacity, created, expired, evicted]| {
         FlowTableStatus { used, capacity, created, expired, evicted }
