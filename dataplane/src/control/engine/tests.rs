@@ -55,7 +55,7 @@ fn rules_are_in_force_before_a_door_is_read() {
     assert_eq!(engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap(), 1);
     let expected = [uplink(1450), Event::Host(Some(1450)), add(1, 1450, 1, 2), add(2, 1450, 1, 2)];
     assert_eq!(engine.doors().take_log(), expected);
-    assert_eq!(*engine.doors().probed.lock(), Some([192, 0, 2, 62].into()));
+    assert_eq!(*engine.doors().peers.lock(), [Ipv4Addr::new(192, 0, 2, 62)]);
     assert!(admitted(&engine, 2, 80) && admitted(&engine, 3, 7500));
     let topology = engine.shared().topology();
     assert_eq!(topology.container_at([10, 255, 55, 3].into()).unwrap().port, PortId(2));

@@ -132,6 +132,12 @@ impl Neighbours {
         }
     }
 
+    /// Looks for the ways to these peers from now on, and to no others.
+    pub(super) fn follow_only(&self, peers: impl IntoIterator<Item = Ipv4Addr>) {
+        *self.common.wanted.lock() = peers.into_iter().take(MAX_PEERS).collect();
+        self.common.wake.notify_one();
+    }
+
     /// Ends to follow; what is known stays.
     #[cfg(test)]
     pub(super) fn freeze(&self) {
@@ -221,7 +227,8 @@ impl Follower {
         if changed.link {
             self.look_at_link().await?;
         }
-        let wanted: Vec<_> = self.common.wanted.lock().iter().copied().collect();
+        let wanted = self.common.wanted.lock().clone();
+        self.gateways.retain(|peer, _| wanted.contains(peer));
         for &peer in &wanted {
             if changed.routes || !self.gateways.contains_key(&peer) {
                 let gateway = self.gateway(peer).await?;
