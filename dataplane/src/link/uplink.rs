@@ -5,6 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sarcenet_dataplane_api::UplinkMode;
 
@@ -12,6 +13,9 @@ use super::udp::{TapError, UdpTunnel, UdpTunnelError};
 use super::xdp::{Demand, XdpError, XdpUplink};
 use super::{LinkCounters, Received, Report, Scratch};
 use crate::packet::Batch;
+
+/// Longest wait for the MACs of next hops. An answer on one network takes less than a millisecond.
+const SETTLING: Duration = Duration::from_millis(50);
 
 /// Where the uplink is and how it shall work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +145,14 @@ impl Uplink {
                 }
             }
             Self::Xdp(uplink) => uplink.follow(peers.iter().copied()),
+        }
+    }
+
+    /// Waits for a moment until it is known how peers are reached, so that taking it in the place of
+    /// another one loses as little as possible. What arrives meanwhile waits in the receive rings.
+    pub fn settle(&self) {
+        if let Self::Xdp(uplink) = self {
+            uplink.wait_for_ways(SETTLING);
         }
     }
 

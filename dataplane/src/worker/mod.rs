@@ -216,6 +216,7 @@ impl Workers {
         let uplink = Uplink::open(settings, before)?;
         if before.is_none_or(|before| !before.is_same(&uplink)) {
             uplink.set_peers(&links.peers);
+            uplink.settle();
             self.tell(|_| Order::Uplink(Some(uplink.clone())));
         }
         let mode = uplink.mode();

@@ -157,7 +157,7 @@ fn refused_changes_change_nothing() {
         (change.clone(), vec![queue()], "needs 0 file descriptors, 1 came"),
         (containers(vec![container(3, 2)]), vec![queue()], "that of container"),
         (containers(vec![container(3, 4)]), vec![no_queue()], "that came for container c3-4"),
-        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the tunnel"),
+        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the uplink"),
     ] {
         engine.doors().uplink_fails.store(true, Ordering::Relaxed);
         let message = engine.update(&update, fds).unwrap_err().to_string();

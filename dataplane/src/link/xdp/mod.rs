@@ -24,6 +24,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 pub use error::XdpError;
 use interface::Interface;
@@ -115,6 +116,15 @@ impl XdpUplink {
     /// packet for a peer that was not named is dropped, and looks for the way.
     pub fn follow(&self, peers: impl IntoIterator<Item = Ipv4Addr>) {
         self.neighbours.follow_only(peers);
+    }
+
+    /// Waits until the ways to all peers that it follows are known, at most so long. The kernel
+    /// knows most of them already when the uplink takes the place of another one.
+    pub fn wait_for_ways(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while !self.neighbours.all_known() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes ports at the cell's address from the kernel (`taken`), or gives them back.

@@ -138,6 +138,15 @@ impl Neighbours {
         self.common.wake.notify_one();
     }
 
+    /// Whether it is known of every peer how it is reached.
+    pub(super) fn all_known(&self) -> bool {
+        let guard = crossbeam_epoch::pin();
+        let ways = self.ways(&guard);
+        let known =
+            |peer| ways.and_then(|ways| ways.get(peer)).is_some_and(|way| *way != Way::Unresolved);
+        self.common.wanted.lock().iter().all(known)
+    }
+
     /// Ends to follow; what is known stays.
     #[cfg(test)]
     pub(super) fn freeze(&self) {
