@@ -84,6 +84,9 @@ pub struct Plan {
     pub attach: AttachKind,
     /// How packets of Sarcenet cells shall travel to other cells.
     pub uplink: UplinkMode,
+    /// Whether two cells are joined by a bridge as more are, and not by one veth pair, which is
+    /// faster. Frames that pass a cell's AF_XDP sockets are seen on the bridge only.
+    pub bridge: bool,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
 }
@@ -99,6 +102,7 @@ impl Plan {
             underlay_mtu: 1500,
             attach: AttachKind::Tun,
             uplink: UplinkMode::Auto,
+            bridge: cells.len() > 2,
             dataplane_arguments: Vec::new(),
         }
     }
@@ -121,6 +125,13 @@ impl Plan {
     #[must_use]
     pub fn uplink(mut self, mode: UplinkMode) -> Self {
         self.uplink = mode;
+        self
+    }
+
+    /// The same with cells that are joined by a bridge.
+    #[must_use]
+    pub fn bridge(mut self) -> Self {
+        self.bridge = true;
         self
     }
 
