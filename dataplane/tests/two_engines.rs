@@ -198,7 +198,8 @@ fn tcp_bulk_at_the_card_arrives_byte_by_byte() {
 fn tcp_bulk_from_sockets_to_the_card_and_back() {
     bulk([UplinkMode::Udp, UplinkMode::Xdp]);
     bulk([UplinkMode::TunnelGso, UplinkMode::Xdp]);
-    bulk([UplinkMode::Xdp, UplinkMode::Udp]);
+    let [a, b] = world_of(1, [UplinkMode::Xdp, UplinkMode::Udp]);
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 16 << 20);
 }
 
 fn bulk(modes: [UplinkMode; 2]) {

@@ -45,11 +45,12 @@ fn names_are_unique() {
 /// own; two need a table or a batch that is full: see [`exhaustion`].
 #[test]
 fn every_reason_is_reached() {
-    const ELSEWHERE: [DropReason; 6] = [
+    const ELSEWHERE: [DropReason; 7] = [
         DropReason::WrongMac,
         DropReason::LinkGone,
         DropReason::LinkFull,
         DropReason::LinkError,
+        DropReason::NextHopUnknown,
         DropReason::NoBuffer,
         DropReason::FlowTableFull,
     ];

@@ -279,3 +279,22 @@ fn a_stuck_batch_does_not_stop_changes() {
     let update = Update { generation: 2, peers: vec![peer("10.255.99.0/24")], ..Update::default() };
     assert_eq!(engine.update(&update, vec![]).unwrap(), 2);
 }
+
+/// Tried until it succeeds, and not without a cell or a reason.
+#[test]
+fn an_uplink_that_is_gone_is_opened_again() {
+    let engine = engine();
+    let gone = &engine.doors().uplink_gone;
+    gone.store(true, Ordering::Relaxed);
+    assert!(engine.tend_uplink().unwrap(), "there is no cell yet");
+    engine.update(&first(false), vec![queue(), queue()]).unwrap();
+    engine.doors().take_log();
+    assert!(engine.tend_uplink().unwrap());
+    assert_eq!(engine.doors().take_log(), []);
+    gone.store(true, Ordering::Relaxed);
+    engine.doors().uplink_fails.store(true, Ordering::Relaxed);
+    assert!(engine.tend_uplink().is_err());
+    engine.doors().uplink_fails.store(false, Ordering::Relaxed);
+    assert!(!engine.tend_uplink().unwrap());
+    assert_eq!(engine.doors().take_log(), [uplink(1450)]);
+}

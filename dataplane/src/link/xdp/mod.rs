@@ -23,7 +23,7 @@ mod transmit;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 pub use error::XdpError;
@@ -46,7 +46,6 @@ pub struct XdpUplink {
     attached: AttachMode,
     queues: Vec<Queue>,
     neighbours: Neighbours,
-    gone: AtomicBool,
     counters: LinkCounters,
 }
 
@@ -93,7 +92,7 @@ impl XdpUplink {
 
     /// Whether its interface is gone. It carries nothing any more, and never will.
     pub fn is_gone(&self) -> bool {
-        self.gone.load(Relaxed)
+        self.neighbours.is_gone()
     }
 
     /// Whether the card reads and writes the frames of every queue itself.

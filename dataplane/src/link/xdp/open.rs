@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, AtomicU16};
+use std::sync::atomic::AtomicU16;
 use std::time::Duration;
 
 use super::error::{XdpError, cure};
@@ -61,8 +61,8 @@ impl XdpUplink {
         let copying = (demand == Demand::ZeroCopy).then_some(Copying::Zero);
         let open = |number| open_queue(&interface, number, ring, copying);
         let queues = (0..interface.queues).map(open).collect::<Result<Vec<_>, _>>()?;
-        let neighbours =
-            Neighbours::follow(interface.index, underlay).map_err(XdpError::Netlink)?;
+        let neighbours = Neighbours::follow(&interface.name, interface.index, underlay)
+            .map_err(XdpError::Netlink)?;
         for (number, queue) in (0..).zip(&queues) {
             steering.set_socket(number, queue.fd())?;
         }
@@ -74,7 +74,6 @@ impl XdpUplink {
             attached,
             queues,
             neighbours,
-            gone: AtomicBool::new(false),
             counters: LinkCounters::default(),
         })
     }

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering::Relaxed;
 
 use sarcenet_dataplane_api::DropReason;
 use smoltcp::wire::Ipv4Packet;
@@ -145,14 +144,13 @@ impl XdpUplink {
     }
 
     /// Whether the interface is gone, which the rings do not say: they stay empty. The kernel says
-    /// so once at each socket, when it takes it off its queue (`xsk_notifier`).
+    /// so once at each socket, when it takes it off its queue (`xsk_notifier`), but does not wake who
+    /// waits for the socket (`xsk_poll`); who follows neighbours is told as well.
     fn look_for_end(&self, queue: &Queue) -> Option<io::Error> {
-        if let Some(error) = queue.error()
-            && !self.gone.swap(true, Relaxed)
-        {
-            tracing::warn!("the uplink's interface {} is gone: {error}", self.interface.name);
+        if queue.error().is_some() {
+            self.neighbours.set_gone();
         }
-        self.gone.load(Relaxed).then(|| io::Error::from_raw_os_error(libc::ENODEV))
+        self.is_gone().then(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
@@ -184,6 +182,8 @@ impl Collector<'_> {
             Some(at) => at,
             None => self.open(from, buffers)?,
         };
+        // What is larger than any cell sends is a super-packet, or a train already.
+        let alone = from.len > self.largest();
         let Some(train) = &mut self.trains[at] else { return Err(DropReason::NoBuffer) };
         let place = Piece { at: train.buffer.at + train.used as u32, len: from.len as u32 };
         let mut rest = self.batch.bytes_mut(place);
@@ -206,7 +206,7 @@ impl Collector<'_> {
             }
             return Err(DropReason::Malformed);
         }
-        train.closed = from.len < train.stride;
+        train.closed = from.len < train.stride || alone;
         train.used += from.len;
         train.count += 1;
         self.promised += 1;
@@ -247,6 +247,11 @@ impl Collector<'_> {
             self.coalescer.receive(self.batch, bytes, stride, self.mtu, from, self.report);
     }
 
+    /// Longest datagram that a cell sends, in bytes.
+    fn largest(&self) -> usize {
+        TUNNEL_HEADER_LEN + usize::from(self.mtu)
+    }
+
     /// Length of the datagrams in what looks like one, but is a train of them that the kernel of
     /// a cell on this machine has sent (`UDP_SEGMENT`) and not cut, because it never came to a
     /// card.
@@ -254,7 +259,7 @@ impl Collector<'_> {
         let bytes = self.batch.bytes(train);
         let inner = bytes.get(TUNNEL_HEADER_LEN..TUNNEL_HEADER_LEN + IPV4_HEADER_LEN)?;
         let stride = TUNNEL_HEADER_LEN + usize::from(Ipv4Packet::new_unchecked(inner).total_len());
-        let longer = bytes.len() > TUNNEL_HEADER_LEN + usize::from(self.mtu);
+        let longer = bytes.len() > self.largest();
         // Flags and tag may differ, the network identifier does not.
         let begins_again = bytes.get(stride + 4..stride + 8) == bytes.get(4..8);
         (longer && begins_again && stride < bytes.len()).then_some(stride as u16)

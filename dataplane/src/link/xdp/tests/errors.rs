@@ -45,6 +45,41 @@ fn errors_say_what_to_do() {
     assert!(text.contains("CAP_BPF"), "{text}");
 }
 
+/// A veth has no zero-copy, and keeps its segmentation offload when that is all that is asked for.
+#[test]
+fn demands_that_a_veth_meets_and_does_not_meet() {
+    let underlay = Underlay::new();
+    let open = |demand| underlay.0[0].run(move || XdpUplink::open(CELLS[0], PORT, MTU, demand));
+    let error = open(Demand::ZeroCopy).err().expect("zero-copy on a veth");
+    assert!(matches!(error, XdpError::NoZeroCopy { .. }), "{error}");
+    assert!(error.to_string().contains("driver veth"), "{error}");
+    let uplink = open(Demand::Best).unwrap();
+    assert_eq!(
+        (uplink.mode().as_str(), uplink.is_zero_copy()),
+        ("xdp generic copy 1 queue", false)
+    );
+}
+
+#[test]
+fn peers_that_are_gone_are_forgotten() {
+    let underlay = Underlay::new();
+    let uplink = underlay.open(0, AttachMode::Generic);
+    let known = || {
+        let guard = crossbeam_epoch::pin();
+        let ways = uplink.neighbours.ways(&guard);
+        ways.map(|ways| ways.keys().copied().collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let other = Ipv4Addr::new(10, 77, 0, 99);
+    uplink.follow([CELLS[1], other]);
+    until("both are looked for", || known().len() == 2);
+    uplink.follow([CELLS[1]]);
+    until("one is forgotten", || known() == [CELLS[1]]);
+    uplink.wait_for_ways(Duration::from_secs(10));
+    assert!(uplink.neighbours.all_known());
+    uplink.follow([]);
+    until("the other one too", || known().is_empty());
+}
+
 #[test]
 fn a_peer_that_does_not_answer() {
     let underlay = Underlay::new();
