@@ -28,10 +28,14 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 3);
 const TAG: u16 = 7;
 const PORTS: PortRange = PortRange { first: 8000, last: 8010 };
 
+fn settings(underlay: Ipv4Addr, mode: UplinkMode) -> UplinkSettings {
+    UplinkSettings { underlay, port: 4789, mtu: MTU, mode }
+}
+
 /// One cell: its namespace, its engine, and a container.
 struct Engine {
     shared: Arc<Shared>,
-    workers: Workers,
+    workers: Arc<Workers>,
     container: Namespace,
     cell: Namespace,
 }
@@ -95,11 +99,10 @@ impl Engine {
         let workers = cell.run({
             let shared = Arc::clone(&shared);
             move || {
-                let workers = Workers::start(&shared, config).unwrap();
-                let settings =
-                    UplinkSettings { underlay: UNDERLAY[number], port: 4789, mtu: MTU, mode };
-                let whole = if mode == UplinkMode::TunnelGso { "tunnel-gso, " } else { "" };
-                assert_eq!(workers.set_uplink(settings).unwrap(), format!("{whole}udp gso gro"));
+                let workers = Arc::new(Workers::start(&shared, config).unwrap());
+                let obtained = workers.set_uplink(settings(UNDERLAY[number], mode)).unwrap();
+                assert_eq!(obtained, shown(mode));
+                workers.set_peers(vec![UNDERLAY[other]]);
                 workers
             }
         });
@@ -109,8 +112,30 @@ impl Engine {
         Self { shared, workers, container, cell }
     }
 
+    /// Opens another uplink in the cell's namespace.
+    fn set_uplink(&self, settings: UplinkSettings) -> Result<String, String> {
+        let workers = Arc::clone(&self.workers);
+        self.cell.run(move || workers.set_uplink(settings).map_err(|error| error.to_string()))
+    }
+
+    fn uplink(&self) -> String {
+        self.workers.links()[0].mode.clone()
+    }
+
+    /// What ended here, other than packets for a cell whose MAC was not known yet.
     fn drops(&self) -> Vec<(DropReason, u64)> {
-        self.workers.totals().drops.iter().map(|drops| (drops.reason, drops.packets)).collect()
+        let totals = self.workers.totals();
+        let lost = totals.drops.iter().filter(|drops| drops.reason != DropReason::NextHopUnknown);
+        lost.map(|drops| (drops.reason, drops.packets)).collect()
+    }
+}
+
+/// What a mode is on a veth, which has no zero-copy, before super-packets have been tried.
+fn shown(mode: UplinkMode) -> &'static str {
+    match mode {
+        UplinkMode::Xdp => "xdp generic copy 1 queue",
+        UplinkMode::TunnelGso => "tunnel-gso, udp gso gro",
+        UplinkMode::Udp | UplinkMode::Auto => "udp gso gro",
     }
 }
 
@@ -120,17 +145,28 @@ fn world(workers: usize) -> [Engine; 2] {
 }
 
 fn world_with(workers: usize, mode: UplinkMode) -> [Engine; 2] {
+    world_of(workers, [mode, mode])
+}
+
+/// The same, each cell with a mode of its own.
+fn world_of(workers: usize, modes: [UplinkMode; 2]) -> [Engine; 2] {
     let cells = [Namespace::new(), Namespace::new()];
+    join([&cells[0], &cells[1]]);
+    let [one, other] = cells;
+    let containers = [container(1, ADDRESS[0]), container(2, NEIGHBOUR)];
+    [
+        Engine::start(0, one, &containers, workers, modes[0]),
+        Engine::start(1, other, &[container(1, ADDRESS[1])], workers, modes[1]),
+    ]
+}
+
+/// Makes the veth pair.
+fn join(cells: [&Namespace; 2]) {
     cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id));
-    for (cell, address) in cells.iter().zip(UNDERLAY) {
+    for (cell, address) in cells.into_iter().zip(UNDERLAY) {
         cell.ip(&format!("addr add {address}/24 dev underlay"));
         cell.ip("link set underlay up");
     }
-    let [one, other] = cells;
-    [
-        Engine::start(0, one, &[container(1, ADDRESS[0]), container(2, NEIGHBOUR)], workers, mode),
-        Engine::start(1, other, &[container(1, ADDRESS[1])], workers, mode),
-    ]
 }
 
 /// Waits until something holds; the limit only ends a test that has failed.
@@ -144,19 +180,33 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn tcp_bulk_between_cells_arrives_byte_by_byte() {
-    bulk(UplinkMode::Udp, "udp gso gro");
+    bulk([UplinkMode::Udp; 2]);
 }
 
 #[test]
 fn tcp_bulk_in_whole_super_packets_arrives_byte_by_byte() {
-    bulk(UplinkMode::TunnelGso, "tunnel-gso, udp gso gro");
+    bulk([UplinkMode::TunnelGso; 2]);
 }
 
-fn bulk(mode: UplinkMode, shown: &str) {
-    let [a, b] = world_with(1, mode);
+#[test]
+fn tcp_bulk_at_the_card_arrives_byte_by_byte() {
+    bulk([UplinkMode::Xdp; 2]);
+}
+
+/// What sockets send in one piece, and nobody cuts on the way, the other cell finds at its card.
+#[test]
+fn tcp_bulk_from_sockets_to_the_card_and_back() {
+    bulk([UplinkMode::Udp, UplinkMode::Xdp]);
+    bulk([UplinkMode::TunnelGso, UplinkMode::Xdp]);
+    let [a, b] = world_of(1, [UplinkMode::Xdp, UplinkMode::Udp]);
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 16 << 20);
+}
+
+fn bulk(modes: [UplinkMode; 2]) {
+    let [a, b] = world_of(1, modes);
     traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 64 << 20);
     let status = &a.workers.links()[0];
-    assert_eq!((status.name.as_str(), status.mode.as_str()), ("uplink", shown));
+    assert_eq!((status.name.as_str(), status.mode.as_str()), ("uplink", shown(modes[0])));
     let mean = status.tx_bytes / status.tx_packets;
     assert!(mean > 8_000, "super-packets stay whole up to the uplink: {mean} bytes each");
     let received = &b.workers.links()[0];
@@ -165,6 +215,53 @@ fn bulk(mode: UplinkMode, shown: &str) {
     assert_eq!(b.workers.links()[1].mode, "tun vnet-hdr csum tso uso");
     assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
     assert!(a.shared.flows.status().created > 0);
+}
+
+#[test]
+fn modes_change_while_the_engine_runs() {
+    let engines = world_with(2, UplinkMode::Udp);
+    let [a, b] = &engines;
+    let order = [UplinkMode::Xdp, UplinkMode::TunnelGso, UplinkMode::Xdp, UplinkMode::Auto];
+    for (port, mode) in (8000..).zip(order) {
+        for (engine, underlay) in engines.iter().zip(UNDERLAY) {
+            assert_eq!(engine.set_uplink(settings(underlay, mode)).as_deref(), Ok(shown(mode)));
+        }
+        traffic::tcp(&a.container, &b.container, ADDRESS[1], port, 4 << 20);
+        traffic::tcp(&b.container, &a.container, ADDRESS[0], port, 4 << 20);
+    }
+}
+
+#[test]
+fn an_uplink_that_cannot_be_had_leaves_the_one_before() {
+    let [a, b] = world(1);
+    let elsewhere = Ipv4Addr::new(10, 77, 0, 99);
+    for before in [UplinkMode::Udp, UplinkMode::Xdp] {
+        assert_eq!(a.set_uplink(settings(UNDERLAY[0], before)).as_deref(), Ok(shown(before)));
+        let error = a.set_uplink(settings(elsewhere, UplinkMode::Xdp)).unwrap_err();
+        assert!(error.starts_with("mode xdp: no interface has"), "{error}");
+        assert_eq!(a.uplink(), shown(before));
+        traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
+    }
+}
+
+/// The interface goes, with the address, and comes back.
+#[test]
+fn an_interface_that_is_gone_and_back() {
+    let [a, b] = world_with(2, UplinkMode::Xdp);
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
+    a.cell.ip("link del underlay");
+    eventually("both see it", || !a.workers.has_uplink() && !b.workers.has_uplink());
+    assert_eq!(a.uplink(), "xdp gone");
+    let error = a.set_uplink(settings(UNDERLAY[0], UplinkMode::Xdp)).unwrap_err();
+    assert!(error.contains("no interface"), "{error}");
+    assert_eq!(a.uplink(), "xdp gone");
+    join([&a.cell, &b.cell]);
+    for (engine, underlay) in [&a, &b].into_iter().zip(UNDERLAY) {
+        let obtained = engine.set_uplink(settings(underlay, UplinkMode::Xdp));
+        assert_eq!(obtained.as_deref(), Ok("xdp generic copy 1 queue"));
+        assert!(engine.workers.has_uplink());
+    }
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8001, 1 << 20);
 }
 
 #[test]
@@ -245,7 +342,7 @@ fn a_container_that_is_gone_does_not_disturb_others() {
     assert_eq!(mode(&a.workers), None);
     assert!(a.workers.port_fd(PortId(1)).is_some());
     assert!(a.workers.port_fd(PortId(2)).is_none());
-    a.workers.stop();
+    drop(a);
 }
 
 #[test]

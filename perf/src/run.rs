@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use sarcenet_rig::Backend;
+use sarcenet_rig::{AttachKind, Backend, UplinkMode};
 
 use crate::loading::Loading;
 use crate::machine::Machine;
@@ -43,6 +44,20 @@ pub(crate) struct Run {
     #[arg(long, value_name = "BACKEND", default_value = "legacy")]
     kernel: Iptables,
 
+    /// How packets of our cells travel to each other
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        value_parser = PossibleValuesParser::new(UplinkMode::ALL.map(UplinkMode::name))
+            .try_map(|name| UplinkMode::named(&name).ok_or("unknown"))
+    )]
+    uplink: UplinkMode,
+
+    /// What the interfaces of our containers are
+    #[arg(long, value_name = "KIND", default_value = "tun")]
+    attach: Attach,
+
     /// Argument for every sarcenet-dataplane, beyond its part of the workers; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     dataplane: Vec<String>,
@@ -61,6 +76,14 @@ pub(crate) struct Run {
     /// made.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Attach {
+    /// TUN devices
+    Tun,
+    /// Veth pairs
+    Veth,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -94,7 +117,15 @@ impl Run {
             Iptables::Legacy => (Backend::Legacy, "legacy"),
             Iptables::Nft => (Backend::Nft, "nft"),
         };
-        let mut worlds = Worlds::new(Building { backend, dataplane: self.dataplane.clone() });
+        let mut worlds = Worlds::new(Building {
+            backend,
+            uplink: self.uplink,
+            attach: match self.attach {
+                Attach::Tun => AttachKind::Tun,
+                Attach::Veth => AttachKind::Veth,
+            },
+            dataplane: self.dataplane.clone(),
+        });
         let steps: usize =
             scenarios.iter().map(|s| s.sides.kinds().len() * (method.pairs + 1)).sum();
         let bar = ProgressBar::new(steps as u64).with_style(ProgressStyle::with_template(

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use sarcenet_rig::{
-    Backend, Cell, CellKind, Container, KernelCell, Plan, SarcenetCell, World, bulk_transfer,
+    AttachKind, Backend, Cell, CellKind, Container, KernelCell, Plan, SarcenetCell, UplinkMode,
+    World, bulk_transfer,
 };
 use serde::de::DeserializeOwned;
 
@@ -47,6 +48,10 @@ pub(crate) enum Span {
 pub(crate) struct Building {
     /// What the kernel cells have for iptables.
     pub(crate) backend: Backend,
+    /// How packets of our cells travel to each other.
+    pub(crate) uplink: UplinkMode,
+    /// What the interfaces of our containers are.
+    pub(crate) attach: AttachKind,
     /// Further arguments of every `sarcenet-dataplane`.
     pub(crate) dataplane: Vec<String>,
 }
@@ -105,8 +110,10 @@ impl Side {
             Kind::Reference => ("perfr", CellKind::Routed),
         };
         let apps = Loading::apps();
-        let mut plan =
-            Plan::new(label, &[cell, cell]).apps(apps.iter().map(|(id, tag)| (id.as_str(), *tag)));
+        let mut plan = Plan::new(label, &[cell, cell])
+            .apps(apps.iter().map(|(id, tag)| (id.as_str(), *tag)))
+            .uplink(building.uplink)
+            .attach(building.attach);
         // Both cells share this machine's cores, so each gets its part of the workers.
         plan.dataplane_arguments = vec!["--workers".into(), workers_per_cell()?.to_string()];
         plan.dataplane_arguments.extend_from_slice(&building.dataplane);

@@ -81,6 +81,8 @@ fn mistakes_are_explained() -> Result<()> {
         (["run", "--seconds=0"], "0.1 to 60 seconds"),
         (["run", "--pairs=0"], "0 is not in 1..=100"),
         (["run", "--kernel=bpf"], "possible values: legacy, nft"),
+        (["run", "--uplink=fast"], "possible values: auto, udp, tunnel-gso, xdp"),
+        (["run", "--attach=tap"], "possible values: tun, veth"),
     ] {
         let output = perf(&arguments)?;
         let said = String::from_utf8_lossy(&output.stderr);

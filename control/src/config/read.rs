@@ -363,16 +363,12 @@ impl Reader {
 
     fn uplink(&mut self, node: At<Node>) -> Option<UplinkMode> {
         let text = self.text(node, "uplink")?;
-        match text.value.as_str() {
-            "auto" => Some(UplinkMode::Auto),
-            "udp" => Some(UplinkMode::Udp),
-            "tunnel-gso" => Some(UplinkMode::TunnelGso),
-            other => {
-                let hint = "use auto (the dataplane tries what is best), udp or tunnel-gso";
-                self.wrong(text.place, format!("uplink `{other}` is not known; {hint}"));
-                None
-            }
+        let mode = UplinkMode::named(&text.value);
+        if mode.is_none() {
+            let hint = "use auto (the dataplane tries what is best), udp, tunnel-gso or xdp";
+            self.wrong(text.place, format!("uplink `{}` is not known; {hint}", text.value));
         }
+        mode
     }
 
     fn revoke(&mut self, node: At<Node>) -> Option<Revoke> {

@@ -38,6 +38,14 @@ fn all_options() {
 }
 
 #[test]
+fn every_uplink_mode() {
+    for mode in UplinkMode::ALL {
+        let network = Network::parse(&format!("{GOOD}uplink: {mode}\n")).unwrap();
+        assert_eq!(network.uplink, mode);
+    }
+}
+
+#[test]
 fn apps_and_policies_may_be_absent() {
     let text = "overlay: 10.255.0.0/16\ncells: []\napps:\npolicies:\n";
     assert_eq!(Network::parse(text).unwrap().policies, []);
@@ -230,8 +238,8 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
             "9:7: port 0 is not in 1 to 65535 (a UDP port)",
             "10:9: revoke `never` is not known; use drain (established conversations live on) or \
          immediate",
-            "11:9: uplink `fast` is not known; use auto (the dataplane tries what is best), udp or \
-         tunnel-gso",
+            "11:9: uplink `fast` is not known; use auto (the dataplane tries what is best), udp, \
+         tunnel-gso or xdp",
         ],
     ),
     (

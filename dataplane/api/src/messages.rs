@@ -38,6 +38,34 @@ pub enum UplinkMode {
     Udp,
     /// Super-packets whole, through a TAP and the kernel's forwarding; others as with `Udp`.
     TunnelGso,
+    /// Through AF_XDP sockets at the card, past the kernel's network stack.
+    Xdp,
+}
+
+impl UplinkMode {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Udp, Self::TunnelGso, Self::Xdp];
+
+    /// Its name in configuration files: lower case, hyphens.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Udp => "udp",
+            Self::TunnelGso => "tunnel-gso",
+            Self::Xdp => "xdp",
+        }
+    }
+
+    /// The mode of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+impl std::fmt::Display for UplinkMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// What this cell is. Comes with the file descriptor of the host TUN when `host` is set.

@@ -20,12 +20,15 @@ pub type DoorError = Box<dyn Error + Send + Sync>;
 
 /// What can be opened and closed. The workers are it in the running program.
 pub trait Doors: Send + Sync + 'static {
-    /// Opens the tunnel in place of the one before, which stays when this fails. Returns the mode
+    /// Opens the uplink in place of the one before, which stays when this fails. Returns the mode
     /// obtained.
     fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError>;
 
-    /// Says where another cell is, for the uplink to try how packets get there best.
-    fn probe_uplink(&self, peer: Ipv4Addr);
+    /// Whether there is an uplink that can carry packets.
+    fn has_uplink(&self) -> bool;
+
+    /// Says where all other cells are, for the uplink to find the ways there.
+    fn set_peers(&self, peers: Vec<Ipv4Addr>);
 
     /// Takes the host TUN's queue and MTU in place of those before, or lets go of them.
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError>;
@@ -71,8 +74,12 @@ impl Doors for Workers {
         Ok(self.set_uplink(settings)?)
     }
 
-    fn probe_uplink(&self, peer: Ipv4Addr) {
-        self.probe_uplink(peer);
+    fn has_uplink(&self) -> bool {
+        self.has_uplink()
+    }
+
+    fn set_peers(&self, peers: Vec<Ipv4Addr>) {
+        self.set_peers(peers);
     }
 
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {

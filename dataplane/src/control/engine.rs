@@ -32,8 +32,8 @@ pub enum ApplyError {
     /// The state contradicts itself.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The tunnel's socket cannot be opened.
-    #[error("cannot open the tunnel: {0}")]
+    /// The uplink cannot be opened.
+    #[error("cannot open the uplink: {0}")]
     Uplink(#[source] DoorError),
     /// A descriptor is not what its container's way of attaching needs.
     #[error("cannot use the descriptor that came for {what}: {source}")]
@@ -187,11 +187,12 @@ impl<D: Doors> Engine<D> {
         let (before, moved) = (now.desired.places.cell.clone(), places.is_some());
         now.desired.accept(places, &rules);
         now.generation = generation;
+        if moved {
+            let peers = now.desired.places.peers.values();
+            self.doors.set_peers(peers.map(|peer| peer.underlay).collect());
+        }
         self.shared.publish(topology(generation, &now.desired.places));
         if moved {
-            if let Some(peer) = now.desired.places.peers.values().next() {
-                self.doors.probe_uplink(peer.underlay);
-            }
             self.open_doors(&now.desired.places, before.as_ref(), host, queues);
         }
         self.wait_for_batches();
@@ -239,19 +240,30 @@ impl<D: Doors> Engine<D> {
     }
 
     fn move_uplink(&self, old: Option<&Cell>, new: Option<&Cell>) -> Result<(), ApplyError> {
-        let settings = |cell: &Cell| UplinkSettings {
-            underlay: cell.underlay,
-            port: cell.tunnel_port,
-            mtu: cell.mtu,
-            mode: cell.uplink,
-        };
-        let Some(new) = new.map(settings).filter(|new| old.map(settings) != Some(*new)) else {
+        let Some(new) = new.map(uplink_of).filter(|new| old.map(uplink_of) != Some(*new)) else {
             return Ok(());
         };
-        let mode = self.doors.set_uplink(new).map_err(ApplyError::Uplink)?;
-        let UplinkSettings { underlay, port, mtu, .. } = new;
-        info!(%underlay, port, mtu, mode, "tunnel open");
+        self.open_uplink(new).map_err(ApplyError::Uplink)
+    }
+
+    fn open_uplink(&self, settings: UplinkSettings) -> Result<(), DoorError> {
+        let obtained = self.doors.set_uplink(settings)?;
+        let UplinkSettings { underlay, port, mtu, mode } = settings;
+        info!(%underlay, port, mtu, %mode, obtained, "uplink open");
         Ok(())
+    }
+
+    /// Opens the uplink again if its interface is gone. Returns whether there was nothing to do.
+    ///
+    /// # Errors
+    /// It cannot be opened yet.
+    pub fn tend_uplink(&self) -> Result<bool, DoorError> {
+        if self.doors.has_uplink() {
+            return Ok(true);
+        }
+        let in_force = self.in_force.lock();
+        let Some(cell) = &in_force.desired.places.cell else { return Ok(true) };
+        self.open_uplink(uplink_of(cell)).map(|()| false)
     }
 
     /// Hands queues to the workers, once everything about their packets is in force.
@@ -363,6 +375,15 @@ impl<D: Doors> Engine<D> {
         let now = (self.doors.now_ns() / 100_000_000) as u32;
         let (flows, next) = self.shared.flows.page(cursor, limit, now);
         Reply::Flows { flows, next }
+    }
+}
+
+fn uplink_of(cell: &Cell) -> UplinkSettings {
+    UplinkSettings {
+        underlay: cell.underlay,
+        port: cell.tunnel_port,
+        mtu: cell.mtu,
+        mode: cell.uplink,
     }
 }
 

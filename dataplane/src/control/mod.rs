@@ -11,6 +11,7 @@ mod doors;
 mod engine;
 mod server;
 mod session;
+mod tending;
 
 pub use doors::{DoorError, Doors};
 pub use engine::{ApplyError, Engine, Staged};

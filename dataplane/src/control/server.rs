@@ -20,7 +20,7 @@ use sarcenet_dataplane_api::{
 };
 use tracing::{debug, info, warn};
 
-use super::{doors::Doors, engine::Engine, session};
+use super::{doors::Doors, engine::Engine, session, tending::Tending};
 
 /// Most connections at a time; each has a thread.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -117,6 +117,7 @@ pub struct Server {
     running: PipeWriter,
     acceptor: JoinHandle<()>,
     sessions: Box<dyn Open + Send>,
+    tending: Tending,
 }
 
 /// Connections, whatever doors they talk about.
@@ -139,8 +140,9 @@ impl<D: Doors> Open for Arc<Sessions<D>> {
 }
 
 impl Server {
-    /// Serves `listener` until [`Self::stop`].
+    /// Serves `listener`, and looks after the engine's uplink, until [`Self::stop`].
     pub fn start<D: Doors>(listener: Listener, engine: Arc<Engine<D>>) -> io::Result<Self> {
+        let tending = Tending::start(Arc::clone(&engine))?;
         let sessions = Arc::new(Sessions {
             engine,
             open: Mutex::default(),
@@ -162,7 +164,7 @@ impl Server {
                 }
             }
         })?;
-        Ok(Self { running, acceptor, sessions: Box::new(sessions) })
+        Ok(Self { running, acceptor, sessions: Box::new(sessions), tending })
     }
 
     /// Connections now.
@@ -172,6 +174,7 @@ impl Server {
 
     /// Closes the socket and all connections. The state in force stays.
     pub fn stop(self) {
+        drop(self.tending);
         drop(self.running);
         if self.acceptor.join().is_err() {
             warn!("the control server's thread had panicked");

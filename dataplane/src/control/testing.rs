@@ -35,8 +35,10 @@ pub(crate) struct FakeDoors {
     queues: Mutex<BTreeMap<PortId, OwnedFd>>,
     host: Mutex<Option<OwnedFd>>,
     pub(crate) uplink_fails: AtomicBool,
-    /// The cell that the uplink was to try last.
-    pub(crate) probed: Mutex<Option<Ipv4Addr>>,
+    /// Whether the uplink's interface is gone; an uplink that is opened has another.
+    pub(crate) uplink_gone: AtomicBool,
+    /// The cells that the uplink was told of last.
+    pub(crate) peers: Mutex<Vec<Ipv4Addr>>,
 }
 
 impl FakeDoors {
@@ -47,7 +49,8 @@ impl FakeDoors {
             queues: Mutex::default(),
             host: Mutex::default(),
             uplink_fails: AtomicBool::new(false),
-            probed: Mutex::default(),
+            uplink_gone: AtomicBool::new(false),
+            peers: Mutex::default(),
         }
     }
 
@@ -76,12 +79,17 @@ impl Doors for FakeDoors {
         if self.uplink_fails.load(Ordering::Relaxed) {
             return Err("the address is not available".into());
         }
+        self.uplink_gone.store(false, Ordering::Relaxed);
         self.log.lock().push(Event::Uplink(settings));
         Ok("nowhere".into())
     }
 
-    fn probe_uplink(&self, peer: Ipv4Addr) {
-        *self.probed.lock() = Some(peer);
+    fn has_uplink(&self) -> bool {
+        !self.uplink_gone.load(Ordering::Relaxed)
+    }
+
+    fn set_peers(&self, peers: Vec<Ipv4Addr>) {
+        *self.peers.lock() = peers;
     }
 
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {

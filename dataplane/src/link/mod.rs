@@ -2,7 +2,8 @@
 //!
 //! [`tun::TunLink`] is the door to a container or to the cell itself, [`veth::VethLink`] that to a
 //! container with a veth ([`container::ContainerLink`] is either), [`udp::UdpTunnel`] the one to
-//! other cells through the kernel's sockets, [`xdp::XdpUplink`] the one past them, at the card.
+//! other cells through the kernel's sockets, [`xdp::XdpUplink`] the one past them, at the card
+//! ([`uplink::Uplink`] is either, and says which it is to be).
 //! Checksums and segmentation are properties of a door: a super-packet is cut
 //! ([`segment`]) only at one that cannot carry it whole, and a train of segments that arrives is
 //! put together again ([`coalesce`]).
@@ -22,6 +23,7 @@ pub(crate) mod testing;
 mod tests;
 pub mod tun;
 pub mod udp;
+pub mod uplink;
 pub mod veth;
 pub mod virtio;
 mod writer;

@@ -67,6 +67,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
+    /// Number of its worker.
+    pub fn worker(&self) -> u16 {
+        self.worker
+    }
+
     /// The pipeline of worker `worker`, which counts into `counters`.
     pub fn new(shared: Arc<Shared>, worker: u16, counters: Arc<Counters>) -> Self {
         Self {

@@ -13,7 +13,7 @@ mod spin;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -25,11 +25,12 @@ use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::WaitGroup;
 use mio::Waker;
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, UplinkMode, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
 
 use crate::link::LinkCounters;
 use crate::link::container::{ContainerLink, ContainerLinkError};
-use crate::link::udp::{UdpTunnel, UdpTunnelError};
+pub use crate::link::uplink::UplinkSettings;
+use crate::link::uplink::{Uplink, UplinkError};
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
 use run::Worker;
@@ -68,8 +69,8 @@ enum Order {
     Tun { port: Option<PortId>, link: Arc<ContainerLink>, read: bool },
     /// There is no such link any more.
     NoTun { port: Option<PortId> },
-    /// This is the uplink from now on.
-    Uplink { tunnel: Arc<UdpTunnel>, read: bool },
+    /// This is the uplink from now on; none when there is none.
+    Uplink(Option<Uplink>),
     /// The end.
     Stop,
 }
@@ -101,20 +102,9 @@ struct TunEntry {
 struct Links {
     /// The host is the one without a port.
     tuns: BTreeMap<Option<PortId>, TunEntry>,
-    uplink: Option<(Arc<UdpTunnel>, UplinkSettings)>,
-}
-
-/// Where the uplink is and how it shall work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UplinkSettings {
-    /// Address of the cell on the underlay.
-    pub underlay: Ipv4Addr,
-    /// UDP port of the tunnel.
-    pub port: u16,
-    /// Largest inner packet, in bytes.
-    pub mtu: u16,
-    /// How packets shall travel.
-    pub mode: UplinkMode,
+    uplink: Option<(Uplink, UplinkSettings)>,
+    /// Where other cells are.
+    peers: Vec<Ipv4Addr>,
 }
 
 /// The running workers of a dataplane. Dropping it stops them.
@@ -200,46 +190,64 @@ impl Workers {
         self.add_tun(None, "host".to_owned(), Attach::Tun, fd, mtu)
     }
 
-    /// Opens the tunnel, in the network namespace of the calling thread, in place of the one
-    /// before. One at the same place is kept, and set up anew. Returns the mode that it got.
+    /// Opens the uplink, in the network namespace of the calling thread, in place of the one
+    /// before; what serves on is kept. Returns the mode that it got.
     ///
     /// # Errors
-    /// [`UdpTunnelError`]; the tunnel that was there stays.
-    pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UdpTunnelError> {
+    /// [`UplinkError`]; the uplink that was there stays.
+    pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UplinkError> {
         let mut links = self.links.lock();
-        let UplinkSettings { underlay, port, mtu, mode } = settings;
-        let local = SocketAddrV4::new(underlay, port);
-        if let Some((uplink, before)) = &mut links.uplink
-            && uplink.local() == local
+        if links.uplink.as_ref().is_some_and(|(uplink, _)| uplink.is_in_the_way(&settings))
+            && let Some((before, settings_before)) = links.uplink.take()
         {
-            if before.mode != mode {
-                uplink.set_mode(mode)?;
-            }
-            uplink.set_mtu(mtu);
-            *before = settings;
-            return Ok(uplink.mode());
+            self.tell(|_| Order::Uplink(None));
+            drop(before);
+            return self.open_uplink(&mut links, settings).inspect_err(|_| {
+                if let Err(error) = self.open_uplink(&mut links, settings_before) {
+                    tracing::error!("the uplink is closed and cannot be opened again: {error}");
+                }
+            });
         }
-        let tunnel = Arc::new(UdpTunnel::bind(underlay, port, mtu)?);
-        tunnel.set_mode(mode)?;
-        self.tell(|worker| Order::Uplink { tunnel: Arc::clone(&tunnel), read: worker == 0 });
-        let mode = tunnel.mode();
-        links.uplink = Some((tunnel, settings));
+        self.open_uplink(&mut links, settings)
+    }
+
+    fn open_uplink(
+        &self,
+        links: &mut Links,
+        settings: UplinkSettings,
+    ) -> Result<String, UplinkError> {
+        let before = links.uplink.as_ref().map(|(uplink, _)| uplink);
+        let uplink = Uplink::open(settings, before)?;
+        if before.is_none_or(|before| !before.is_same(&uplink)) {
+            uplink.set_peers(&links.peers);
+            uplink.settle();
+            self.tell(|_| Order::Uplink(Some(uplink.clone())));
+        }
+        let mode = uplink.mode();
+        links.uplink = Some((uplink, settings));
         Ok(mode)
     }
 
-    /// Says where another cell is, so that the uplink can try how packets get there best, if it is
-    /// to find out by itself and has not yet.
-    pub fn probe_uplink(&self, peer: Ipv4Addr) {
-        if let Some((tunnel, _)) = &self.links.lock().uplink {
-            tunnel.probe(peer);
+    /// Whether there is an uplink, and its interface is not gone.
+    pub fn has_uplink(&self) -> bool {
+        self.links.lock().uplink.as_ref().is_some_and(|(uplink, _)| !uplink.is_gone())
+    }
+
+    /// Says where all other cells are, so that the uplink can find the ways to them, and try how
+    /// packets get there best.
+    pub fn set_peers(&self, peers: Vec<Ipv4Addr>) {
+        let mut links = self.links.lock();
+        if let Some((uplink, _)) = &links.uplink {
+            uplink.set_peers(&peers);
         }
+        links.peers = peers;
     }
 
     /// All doors: the uplink, the host, the containers in order of port.
     pub fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock();
-        let uplink = links.uplink.iter().map(|(tunnel, _)| {
-            link_status("uplink", None, tunnel.mode(), tunnel.mtu(), tunnel.counters())
+        let uplink = links.uplink.iter().map(|(uplink, _)| {
+            link_status("uplink", None, uplink.mode(), uplink.mtu(), uplink.counters())
         });
         let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, .. })| {
             link_status(name, port, link.mode(), link.mtu(), link.counters())
@@ -250,9 +258,11 @@ impl Workers {
     /// All workers.
     pub fn workers(&self) -> Vec<WorkerStatus> {
         let links = self.links.lock();
+        let queues = links.uplink.as_ref().map_or(0, |(uplink, _)| uplink.fds().count());
         let reads = |number| {
-            let uplink = usize::from(number == 0 && links.uplink.is_some());
-            uplink + links.tuns.values().filter(|entry| entry.reader == number).count()
+            let uplink =
+                (0..queues).filter(|queue| reader_of(*queue, self.handles.len()) == number);
+            uplink.count() + links.tuns.values().filter(|entry| entry.reader == number).count()
         };
         let status = |(number, handle): (usize, &Handle)| WorkerStatus {
             worker: number as u16,
@@ -316,8 +326,8 @@ impl Workers {
         }
     }
 
-    /// Who is to read a new link: the host is the first worker's, as the uplink is; containers go
-    /// to whoever reads the fewest.
+    /// Who is to read a new link: the host is the first worker's, as the uplink's first queue is;
+    /// containers go to whoever reads the fewest.
     fn idlest(&self, links: &Links, port: Option<PortId>) -> usize {
         let reads = |number: usize| links.tuns.values().filter(|e| e.reader == number).count();
         match port {
@@ -353,6 +363,11 @@ impl Drop for Workers {
             }
         }
     }
+}
+
+/// Which of so many workers reads a queue of the uplink.
+fn reader_of(queue: usize, workers: usize) -> usize {
+    queue % workers
 }
 
 fn link_status(

@@ -16,17 +16,18 @@ use super::acks::AckFilter;
 use super::outgoing::Outgoing;
 use super::ready::Ready;
 use super::spin::Spin;
-use super::{Command, Order, Statistics, WorkerConfig};
+use super::{Command, Order, Statistics, WorkerConfig, reader_of};
 use crate::link::container::ContainerLink;
-use crate::link::udp::UdpTunnel;
+use crate::link::uplink::Uplink;
 use crate::link::{Received, Report, Scratch, sys};
 use crate::packet::{Batch, Verdict, Via};
 use crate::pipeline::{Counters, Pipeline, Shared};
 
-/// Names of the links in epoll; a container's is its port.
+/// Names of the links in epoll; a container's is its port, that of a queue of the uplink its number
+/// after the first.
 const HOST: Token = Token(1 << 16);
-const UPLINK: Token = Token(HOST.0 + 1);
-const WAKER: Token = Token(HOST.0 + 2);
+const WAKER: Token = Token(HOST.0 + 1);
+const UPLINK: Token = Token(HOST.0 + 2);
 
 /// Buffers that stay free for answers.
 const ANSWERS: usize = 64;
@@ -56,7 +57,7 @@ pub(super) struct Worker {
     ready: Ready,
     host: Option<Arc<ContainerLink>>,
     containers: Vec<Option<Arc<ContainerLink>>>,
-    uplink: Option<Arc<UdpTunnel>>,
+    uplink: Option<Uplink>,
     /// Links that this worker reads, by their token.
     reads: Vec<Token>,
 
@@ -204,10 +205,12 @@ impl Worker {
 
     fn receive_from(&mut self, token: Token, room: usize) -> io::Result<Received> {
         let Self { batch, scratch, report, .. } = self;
-        if token == UPLINK {
-            let received =
-                self.uplink.as_ref().map(|uplink| uplink.receive(batch, room, scratch, report));
-            return Ok(received.unwrap_or(Received { packets: 0, drained: true }));
+        if token >= UPLINK {
+            let queue = token.0 - UPLINK.0;
+            return match &self.uplink {
+                Some(uplink) => uplink.receive(queue, batch, room, scratch, report),
+                None => Ok(Received { packets: 0, drained: true }),
+            };
         }
         let link = if token == HOST {
             self.host.as_ref()
@@ -229,6 +232,7 @@ impl Worker {
             }
         }
         self.outgoing.sort_unstable();
+        let worker = usize::from(self.pipeline.worker());
         let Self { outgoing, batch, scratch, report, .. } = self;
         if self.config.merge_acks {
             let left_out = self.acks.leave_out(batch, outgoing);
@@ -241,7 +245,9 @@ impl Worker {
             let link = match via {
                 Via::Tunnel(_) => {
                     match &self.uplink {
-                        Some(uplink) => drop(uplink.transmit(batch, indices, scratch, report)),
+                        Some(uplink) => {
+                            uplink.transmit(worker, batch, indices, scratch, report);
+                        }
                         None => report.dropped(DropReason::LinkGone, run.len() as u32),
                     }
                     continue;
@@ -264,20 +270,28 @@ impl Worker {
             match order {
                 Order::Tun { port, link, read } => self.set_tun(port, Some(link), read),
                 Order::NoTun { port } => self.set_tun(port, None, false),
-                Order::Uplink { tunnel, read } => {
-                    if let Some(old) = self.uplink.take() {
-                        self.forget(UPLINK, old.as_fd());
-                    }
-                    if read {
-                        self.watch(UPLINK, tunnel.as_fd());
-                    }
-                    self.uplink = Some(tunnel);
-                }
+                Order::Uplink(uplink) => self.set_uplink(uplink),
                 Order::Stop => return false,
             }
             drop(done);
         }
         true
+    }
+
+    /// Takes an uplink in place of the one before, and reads its own share of the queues.
+    fn set_uplink(&mut self, uplink: Option<Uplink>) {
+        if let Some(old) = self.uplink.take() {
+            for (queue, fd) in old.fds().enumerate() {
+                self.forget(Token(UPLINK.0 + queue), fd);
+            }
+        }
+        let (worker, workers) = (usize::from(self.pipeline.worker()), self.config.count.max(1));
+        for (queue, fd) in uplink.iter().flat_map(Uplink::fds).enumerate() {
+            if reader_of(queue, workers) == worker {
+                self.watch(Token(UPLINK.0 + queue), fd);
+            }
+        }
+        self.uplink = uplink;
     }
 
     fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<ContainerLink>>, read: bool) {
@@ -319,10 +333,17 @@ impl Worker {
         }
     }
 
-    /// Leaves a link alone whose device is gone. It stays, for its counters and for the status,
-    /// until it is removed.
+    /// Leaves a link, or a queue of the uplink, alone whose device is gone. It stays, for its
+    /// counters and for the status, until it is removed.
     fn park(&mut self, token: Token, error: &io::Error) {
         tracing::info!("the device of {} is gone: {error}", Door(token));
+        if token >= UPLINK {
+            let uplink = self.uplink.clone();
+            if let Some(fd) = uplink.iter().flat_map(Uplink::fds).nth(token.0 - UPLINK.0) {
+                self.forget(token, fd);
+            }
+            return;
+        }
         let link = if token == HOST { self.host.clone() } else { self.containers[token.0].clone() };
         if let Some(link) = link {
             self.forget(token, link.as_fd());
@@ -356,7 +377,7 @@ impl std::fmt::Display for Door {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             HOST => f.write_str("the host link"),
-            UPLINK => f.write_str("the uplink"),
+            door if door >= UPLINK => write!(f, "queue {} of the uplink", door.0 - UPLINK.0),
             Token(port) => write!(f, "container port {port}"),
         }
     }

@@ -29,6 +29,7 @@ pub use namespace::Namespace;
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
 pub use sarcenet::{Binaries, SarcenetCell};
 pub use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
+pub use sarcenet_dataplane_api::UplinkMode;
 pub use traffic::{
     BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp, bulk_transfer,
     serve_http_forever,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
+use sarcenet_dataplane_api::UplinkMode;
 
 /// The overlay of every world.
 pub(crate) const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
@@ -81,6 +82,11 @@ pub struct Plan {
     pub underlay_mtu: u16,
     /// What Sarcenet cells make the interfaces of containers of.
     pub attach: AttachKind,
+    /// How packets of Sarcenet cells shall travel to other cells.
+    pub uplink: UplinkMode,
+    /// Whether two cells are joined by a bridge as more are, and not by one veth pair, which is
+    /// faster. Frames that pass a cell's AF_XDP sockets are seen on the bridge only.
+    pub bridge: bool,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
 }
@@ -95,6 +101,8 @@ impl Plan {
             apps: (1..=200).map(|tag| AppTag { id: format!("app-{tag}"), tag }).collect(),
             underlay_mtu: 1500,
             attach: AttachKind::Tun,
+            uplink: UplinkMode::Auto,
+            bridge: cells.len() > 2,
             dataplane_arguments: Vec::new(),
         }
     }
@@ -113,6 +121,20 @@ impl Plan {
         self
     }
 
+    /// The same with Sarcenet cells whose packets travel like this.
+    #[must_use]
+    pub fn uplink(mut self, mode: UplinkMode) -> Self {
+        self.uplink = mode;
+        self
+    }
+
+    /// The same with cells that are joined by a bridge.
+    #[must_use]
+    pub fn bridge(mut self) -> Self {
+        self.bridge = true;
+        self
+    }
+
     /// Addresses of the cells.
     pub(crate) fn cell_plans(&self) -> Vec<CellPlan> {
         (0_u8..).zip(&self.cells).map(|(index, &kind)| CellPlan::new(index, kind)).collect()
@@ -125,7 +147,8 @@ impl Plan {
 
     /// The network file that Sarcenet's agents read.
     pub(crate) fn network_file(&self, policies: &[Policy]) -> String {
-        let mut text = format!("overlay: {OVERLAY}\nmtu: {}\ncells:\n", self.overlay_mtu());
+        let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
+        let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\ncells:\n");
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
             let _ = writeln!(text, "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}");

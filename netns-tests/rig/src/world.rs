@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::Policy;
 
+use crate::capture::Capture;
 use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
@@ -61,6 +62,8 @@ pub struct World {
     directory: PathBuf,
     plan: Plan,
     cells: Vec<Cell>,
+    /// Where the bridge between the cells is, if there is one.
+    hub: Option<Namespace>,
     state: Mutex<State>,
 }
 
@@ -97,7 +100,8 @@ impl World {
             apps_taken: 0,
             policies: Vec::new(),
         };
-        let mut world = Self { id, directory, plan, cells: Vec::new(), state: Mutex::new(state) };
+        let state = Mutex::new(state);
+        let mut world = Self { id, directory, plan, cells: Vec::new(), hub: None, state };
         world.build()?;
         Ok(world)
     }
@@ -108,7 +112,7 @@ impl World {
             .iter()
             .map(|cell| self.create_namespace(&cell.name))
             .collect::<Result<Vec<_>>>()?;
-        self.join(&plans, &namespaces).context("make the underlay")?;
+        self.hub = self.join(&plans, &namespaces).context("make the underlay")?;
         for (plan, namespace) in plans.iter().zip(namespaces) {
             let cell = match plan.kind {
                 CellKind::Sarcenet => SarcenetCell::start(
@@ -136,14 +140,16 @@ impl World {
         Ok(())
     }
 
-    /// Joins the cells: two by one veth pair, as fast as the kernel can; others by a bridge.
-    fn join(&self, plans: &[CellPlan], namespaces: &[Namespace]) -> Result<()> {
+    /// Joins the cells by one veth pair, as fast as the kernel can, or by a bridge, whose namespace
+    /// is returned.
+    fn join(&self, plans: &[CellPlan], namespaces: &[Namespace]) -> Result<Option<Namespace>> {
         let mtu = self.plan.underlay_mtu;
-        if let [first, second] = namespaces {
+        let hub = if let ([first, second], false) = (namespaces, self.plan.bridge) {
             first.ip(&format!(
                 "link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
                 second.name()
             ))?;
+            None
         } else {
             let hub = self.create_namespace("hub")?;
             hub.ip("link add bridge0 type bridge\nlink set bridge0 up\n")?;
@@ -154,11 +160,21 @@ impl World {
                     cell.name()
                 ))?;
             }
-        }
+            Some(hub)
+        };
         for (plan, cell) in plans.iter().zip(namespaces) {
             cell.ip(&format!("addr add {}/24 dev eth0\nlink set eth0 up\n", plan.underlay))?;
         }
-        Ok(())
+        Ok(hub)
+    }
+
+    /// Begins to see what passes a cell's underlay interface: at the other end of its cable if
+    /// there is a bridge, else at the interface itself, where AF_XDP goes past.
+    pub fn capture(&self, cell: usize) -> Result<Capture> {
+        match &self.hub {
+            Some(hub) => Capture::start(hub, &format!("port{cell}")),
+            None => Capture::start(self.cells[cell].namespace(), "eth0"),
+        }
     }
 
     fn create_namespace(&self, name: &str) -> Result<Namespace> {

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use sarcenet_rig::{
-    AttachKind, CellKind, Container, Outcome, Policy, UdpAnswer, World, ask_udp, eventually,
+    AttachKind, Cell, Container, Outcome, Policy, UdpAnswer, UplinkMode, World, ask_udp, eventually,
 };
+
+use super::Kind;
 
 /// How long an answer may take that must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,19 +23,46 @@ pub(crate) struct Case<'w> {
 }
 
 /// Runs a check from the first cell to the second, back, and within each.
-pub(crate) fn run(
-    first: CellKind,
-    second: CellKind,
-    attach: AttachKind,
-    check: fn(&Case<'_>) -> Result<()>,
-) {
-    let world = super::world(first, second, attach);
+pub(crate) fn run(kind: Kind, check: fn(&Case<'_>) -> Result<()>) {
+    let world = super::world(kind);
     for (from, to) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
         let checked = Case::new(world, from, to).and_then(|case| check(&case));
         if let Err(error) = checked {
             panic!("from cell{} to cell{}: {error:#}\n{}", from + 1, to + 1, world.logs());
         }
     }
+}
+
+/// Links are really what the others' results are taken for.
+pub(crate) fn modes(kind: Kind) {
+    let world = super::world(kind);
+    let uplink = match kind.uplink {
+        UplinkMode::Udp => &["udp gso gro"][..],
+        UplinkMode::TunnelGso => &["tunnel-gso, udp gso gro"],
+        UplinkMode::Xdp => &["xdp generic copy 1 queue"],
+        // The one until the probe has found the other.
+        UplinkMode::Auto => &["udp gso gro", "tunnel-gso, udp gso gro"],
+    };
+    let container = match kind.attach {
+        AttachKind::Tun => "tun vnet-hdr csum tso uso",
+        AttachKind::Veth => "veth vnet-hdr csum tso uso",
+    };
+    let check = || -> Result<()> {
+        for (number, cell) in world.cells().iter().enumerate() {
+            let Cell::Sarcenet(cell) = cell else { continue };
+            let attached = world.attach(number, None)?;
+            for link in cell.dataplane()?.status()?.links {
+                let right = match link.name.as_str() {
+                    "uplink" => uplink.contains(&link.mode.as_str()),
+                    name if name == attached.handle() => link.mode == container,
+                    _ => true,
+                };
+                ensure!(right, "{}: {link:?}", cell.plan().name);
+            }
+        }
+        Ok(())
+    };
+    check().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
 }
 
 impl<'w> Case<'w> {

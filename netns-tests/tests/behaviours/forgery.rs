@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
-use sarcenet_rig::{Capture, CellKind, Container, UdpServer, ask_udp, udp};
+use sarcenet_rig::{CellKind, Container, UdpServer, ask_udp, udp};
 
 use crate::case::{Case, PATIENCE, SILENCE, is_answered, port, until_seen};
 
@@ -29,7 +29,7 @@ pub(crate) fn spoofed_sources_stay_in(case: &Case<'_>) -> Result<()> {
     };
     let own = world.cells()[from.cell()].plan();
     let outside = Ipv4Addr::new(203, 0, 113, 9);
-    let capture = Capture::start(world.cells()[from.cell()].namespace(), "eth0")?;
+    let capture = world.capture(from.cell())?;
     let sources = [
         nobody,
         neighbour.address(),

@@ -1,7 +1,8 @@
 //! What apps see of the network, on every pair of cells: Sarcenet with Sarcenet, Sarcenet with a
-//! kernel cell, both with TUNs and with veths in the containers, and - to show that the tests ask for what the kernel stack does - two kernel
-//! cells. Each behaviour is looked at from the first cell to the second, back, and within each.
-//! The numbers are those of the list of user-visible behaviours (contract section 15).
+//! kernel cell, both with every way of attaching containers and every mode of the uplink, and - to
+//! show that the tests ask for what the kernel stack does - two kernel cells. Each behaviour is
+//! looked at from the first cell to the second, back, and within each. The numbers are those of the
+//! list of user-visible behaviours (contract section 15).
 #![forbid(unsafe_code)]
 
 mod case;
@@ -12,49 +13,90 @@ mod policy;
 
 use std::sync::{LazyLock, Mutex};
 
-use sarcenet_rig::{AttachKind, CellKind, Plan, World};
+use sarcenet_rig::{AttachKind, CellKind, Plan, UplinkMode, World};
 
-/// A world that all tests of one pair share. It is removed when the test process ends.
+/// What the cells of a world are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    cells: [CellKind; 2],
+    attach: AttachKind,
+    uplink: UplinkMode,
+}
+
+impl Kind {
+    const fn new(cells: [CellKind; 2]) -> Self {
+        Self { cells, attach: AttachKind::Tun, uplink: UplinkMode::Auto }
+    }
+
+    const fn attach(self, attach: AttachKind) -> Self {
+        Self { attach, ..self }
+    }
+
+    const fn uplink(self, uplink: UplinkMode) -> Self {
+        Self { uplink, ..self }
+    }
+
+    fn plan(self) -> Plan {
+        let plan = Plan::new("t", &self.cells).attach(self.attach).uplink(self.uplink);
+        if self.uplink == UplinkMode::Xdp { plan.bridge() } else { plan }
+    }
+}
+
+/// A world that all tests of one kind share. It is removed when the test process ends.
 ///
 /// Tests keep out of each other's way by taking apps and containers of their own.
-fn world(first: CellKind, second: CellKind, attach: AttachKind) -> &'static World {
-    static WORLDS: LazyLock<Mutex<Vec<&'static World>>> = LazyLock::new(Mutex::default);
-    let wanted = [first, second];
+fn world(kind: Kind) -> &'static World {
+    static WORLDS: LazyLock<Mutex<Vec<(Kind, &'static World)>>> = LazyLock::new(Mutex::default);
     // A test that failed to build a world says so itself; the next one tries again.
     let mut worlds = WORLDS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(world) = worlds
-        .iter()
-        .find(|world| (&world.plan().cells[..], world.plan().attach) == (&wanted, attach))
-    {
+    if let Some((_, world)) = worlds.iter().find(|(found, _)| *found == kind) {
         return world;
     }
-    let plan = Plan::new("t", &wanted).attach(attach);
-    let world = World::new(plan).unwrap_or_else(|error| panic!("{error:#}"));
+    let world = World::new(kind.plan()).unwrap_or_else(|error| panic!("{error:#}"));
     let world: &'static World = Box::leak(Box::new(world));
-    worlds.push(world);
+    worlds.push((kind, world));
     world
 }
 
-const SARCENET: CellKind = CellKind::Sarcenet;
+/// Two Sarcenet cells.
+const OURS: Kind = Kind::new([CellKind::Sarcenet, CellKind::Sarcenet]);
+/// A Sarcenet cell and a kernel cell.
+const MIXED: Kind = Kind::new([CellKind::Sarcenet, CellKind::KERNEL]);
+/// Two kernel cells.
+const THEIRS: Kind = Kind::new([CellKind::KERNEL, CellKind::KERNEL]);
 
-/// One test per behaviour, pair of cells and kind of interface.
+/// One test per behaviour and kind of world.
 macro_rules! behaviours {
     ($($name:ident: $check:path,)+) => {
-        behaviours!(@pair sarcenet_and_sarcenet, SARCENET, SARCENET, Tun, $($name: $check,)+);
-        behaviours!(@pair sarcenet_and_kernel, SARCENET, CellKind::KERNEL, Tun, $($name: $check,)+);
-        behaviours!(@pair veth_and_veth, SARCENET, SARCENET, Veth, $($name: $check,)+);
-        behaviours!(@pair veth_and_kernel, SARCENET, CellKind::KERNEL, Veth, $($name: $check,)+);
-        behaviours!(@pair kernel_and_kernel, CellKind::KERNEL, CellKind::KERNEL, Tun, $($name: $check,)+);
+        behaviours!(@kind sarcenet_and_sarcenet, OURS, $($name: $check,)+);
+        behaviours!(@kind sarcenet_and_kernel, MIXED, $($name: $check,)+);
+        behaviours!(@kind veth_and_veth, OURS.attach(AttachKind::Veth), $($name: $check,)+);
+        behaviours!(@kind veth_and_kernel, MIXED.attach(AttachKind::Veth), $($name: $check,)+);
+        behaviours!(@kind udp_and_udp, OURS.uplink(UplinkMode::Udp), $($name: $check,)+);
+        behaviours!(@kind udp_and_kernel, MIXED.uplink(UplinkMode::Udp), $($name: $check,)+);
+        behaviours!(@kind gso_and_gso, OURS.uplink(UplinkMode::TunnelGso), $($name: $check,)+);
+        behaviours!(@kind gso_and_kernel, MIXED.uplink(UplinkMode::TunnelGso), $($name: $check,)+);
+        behaviours!(@kind xdp_and_xdp, OURS.uplink(UplinkMode::Xdp), $($name: $check,)+);
+        behaviours!(@kind xdp_and_kernel, MIXED.uplink(UplinkMode::Xdp), $($name: $check,)+);
+        behaviours!(@kind kernel_and_kernel, THEIRS, $($name: $check,)+);
     };
-    (@pair $pair:ident, $first:expr, $second:expr, $attach:ident, $($name:ident: $check:path,)+) => {
-        mod $pair {
+    (@kind $module:ident, $kind:expr, $($name:ident: $check:path,)+) => {
+        mod $module {
             use super::*;
+
+            const KIND: Kind = $kind;
+
             $(
                 #[test]
                 fn $name() {
-                    case::run($first, $second, AttachKind::$attach, $check);
+                    case::run(KIND, $check);
                 }
             )+
+
+            #[test]
+            fn links_have_the_modes_asked_for() {
+                case::modes(KIND);
+            }
         }
     };
 }

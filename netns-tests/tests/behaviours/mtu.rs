@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_rig::{
-    Capture, CellKind, Container, Frame, Plan, TunnelFrame, UdpAnswer, World, eventually, tcp, udp,
+    CellKind, Container, Frame, Plan, TunnelFrame, UdpAnswer, World, eventually, tcp, udp,
 };
 
 use crate::case::{Case, PATIENCE, port, until_seen};
@@ -24,7 +24,7 @@ pub(crate) fn large_transfers_cross_unfragmented(case: &Case<'_>) -> Result<()> 
         case.allow(udp(case.sender(), case.receiver(), 8080..=8080))?,
     );
     let (_http, server) = (to.serve_http(8080)?, to.serve_udp(8080)?);
-    let capture = Capture::start(world.cells()[to.cell()].namespace(), "eth0")?;
+    let capture = world.capture(to.cell())?;
     let mut client = from.http(port(to, 8080), PATIENCE)?;
     client.download(LARGE)?;
     client.upload(LARGE)?;

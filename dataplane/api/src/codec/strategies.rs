@@ -23,7 +23,7 @@ fn socket() -> impl Strategy<Value = SocketAddrV4> {
 
 fn cell() -> impl Strategy<Value = Cell> {
     let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
-    let uplink = select(vec![UplinkMode::Auto, UplinkMode::Udp, UplinkMode::TunnelGso]);
+    let uplink = select(UplinkMode::ALL.to_vec());
     (any::<(Ipv4Addr, u32, u16, u16, bool)>(), net(), net(), revoke, uplink).prop_map(
         |((underlay, vni, tunnel_port, mtu, host), subnet, overlay, revoke, uplink)| Cell {
             underlay,

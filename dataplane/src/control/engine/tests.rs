@@ -55,7 +55,7 @@ fn rules_are_in_force_before_a_door_is_read() {
     assert_eq!(engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap(), 1);
     let expected = [uplink(1450), Event::Host(Some(1450)), add(1, 1450, 1, 2), add(2, 1450, 1, 2)];
     assert_eq!(engine.doors().take_log(), expected);
-    assert_eq!(*engine.doors().probed.lock(), Some([192, 0, 2, 62].into()));
+    assert_eq!(*engine.doors().peers.lock(), [Ipv4Addr::new(192, 0, 2, 62)]);
     assert!(admitted(&engine, 2, 80) && admitted(&engine, 3, 7500));
     let topology = engine.shared().topology();
     assert_eq!(topology.container_at([10, 255, 55, 3].into()).unwrap().port, PortId(2));
@@ -157,7 +157,7 @@ fn refused_changes_change_nothing() {
         (change.clone(), vec![queue()], "needs 0 file descriptors, 1 came"),
         (containers(vec![container(3, 2)]), vec![queue()], "that of container"),
         (containers(vec![container(3, 4)]), vec![no_queue()], "that came for container c3-4"),
-        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the tunnel"),
+        (Update { cell: Some(moved), ..change.clone() }, vec![], "cannot open the uplink"),
     ] {
         engine.doors().uplink_fails.store(true, Ordering::Relaxed);
         let message = engine.update(&update, fds).unwrap_err().to_string();
@@ -278,4 +278,23 @@ fn a_stuck_batch_does_not_stop_changes() {
     let _guard = engine.shared().flows.pin();
     let update = Update { generation: 2, peers: vec![peer("10.255.99.0/24")], ..Update::default() };
     assert_eq!(engine.update(&update, vec![]).unwrap(), 2);
+}
+
+/// Tried until it succeeds, and not without a cell or a reason.
+#[test]
+fn an_uplink_that_is_gone_is_opened_again() {
+    let engine = engine();
+    let gone = &engine.doors().uplink_gone;
+    gone.store(true, Ordering::Relaxed);
+    assert!(engine.tend_uplink().unwrap(), "there is no cell yet");
+    engine.update(&first(false), vec![queue(), queue()]).unwrap();
+    engine.doors().take_log();
+    assert!(engine.tend_uplink().unwrap());
+    assert_eq!(engine.doors().take_log(), []);
+    gone.store(true, Ordering::Relaxed);
+    engine.doors().uplink_fails.store(true, Ordering::Relaxed);
+    assert!(engine.tend_uplink().is_err());
+    engine.doors().uplink_fails.store(false, Ordering::Relaxed);
+    assert!(!engine.tend_uplink().unwrap());
+    assert_eq!(engine.doors().take_log(), [uplink(1450)]);
 }

@@ -178,7 +178,8 @@ impl UdpTunnel {
         self.probing.store(Probing::OFF, Relaxed);
         self.whole.store(false, Relaxed);
         match mode {
-            UplinkMode::Udp => {}
+            // AF_XDP is another door's; a socket that is all there is carries everything.
+            UplinkMode::Udp | UplinkMode::Xdp => {}
             UplinkMode::TunnelGso => {
                 self.open_tap()?;
                 self.whole.store(true, Relaxed);

@@ -18,6 +18,17 @@ pub enum XdpError {
         /// What the system said.
         source: io::Error,
     },
+    /// Zero-copy was to be had, and the driver has none.
+    #[error(
+        "{interface} (driver {driver}) has no zero-copy for AF_XDP; without it the kernel's \
+         sockets are faster"
+    )]
+    NoZeroCopy {
+        /// The interface's name.
+        interface: String,
+        /// Name of its driver; empty when it does not say.
+        driver: String,
+    },
     /// The steering program did not get into the kernel.
     #[error("loading the XDP program: {source} ({cure}){log}")]
     Load {

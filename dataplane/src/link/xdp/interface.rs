@@ -17,6 +17,8 @@ pub(super) struct Interface {
     pub(super) index: u32,
     /// Receive queues.
     pub(super) queues: u32,
+    /// Name of its driver; empty when it does not say.
+    pub(super) driver: String,
 }
 
 impl Interface {
@@ -37,7 +39,13 @@ impl Interface {
         let failed = |source| XdpError::Interface { interface: name.clone(), source };
         let index = if_nametoindex(name.as_str()).map_err(|errno| failed(errno.into()))?;
         let queues = receive_queues(&name).map_err(failed)?;
-        Ok(Self { name, index, queues })
+        let driver = driver(&name).map_err(failed)?;
+        Ok(Self { name, index, queues, driver })
+    }
+
+    /// Whether it is one end of a veth pair.
+    pub(super) fn is_veth(&self) -> bool {
+        self.driver == "veth"
     }
 }
 
@@ -58,27 +66,64 @@ struct Channels {
 
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 
+/// The beginning of `struct ethtool_drvinfo` of `linux/ethtool.h`, and room for the rest.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+const ETHTOOL_GDRVINFO: u32 = 0x3;
+
+/// What ethtool's calls fill: plain data that begins with the command.
+///
+/// # Safety
+/// As long as the kernel's structure for that command, and valid whatever the bytes.
+unsafe trait Question {}
+
+// SAFETY: nine numbers, as in the kernel's structure.
+unsafe impl Question for Channels {}
+
+// SAFETY: bytes and a number, 196 bytes as the kernel's structure is.
+unsafe impl Question for DriverInfo {}
+
+const _: () = assert!(size_of::<Channels>() == 36 && size_of::<DriverInfo>() == 196);
+
 /// How many receive queues an interface uses. One where its driver does not say.
 fn receive_queues(name: &str) -> io::Result<u32> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
+    let answered = ask(name, &mut channels)?;
+    Ok(if answered { (channels.rx + channels.combined).max(1) } else { 1 })
+}
+
+/// Name of an interface's driver. Empty where it does not say.
+fn driver(name: &str) -> io::Result<String> {
+    let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
+    ask(name, &mut info)?;
+    let end = info.driver.iter().position(|&byte| byte == 0).unwrap_or(info.driver.len());
+    Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
+}
+
+/// Asks the driver of an interface. Returns whether it knows the question.
+fn ask<Q: Question>(name: &str, question: &mut Q) -> io::Result<bool> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     // SAFETY: plain data, for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero.
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    // SAFETY: the request names an interface and points at a `struct ethtool_channels` whose
-    // command is to fill it; both live for the call.
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(question).cast();
+    // SAFETY: the request names an interface and points at a structure of the command's size,
+    // as `Question` promises; both live for the call.
     let result =
         unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request) };
-    if result < 0 {
-        let error = io::Error::last_os_error();
-        return match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => Ok(1),
-            _ => Err(error),
-        };
+    if result == 0 {
+        return Ok(true);
     }
-    Ok((channels.rx + channels.combined).max(1))
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+        error => Err(error),
+    }
 }

@@ -11,6 +11,7 @@ mod error;
 mod interface;
 mod neighbours;
 mod netlink;
+mod open;
 mod outer;
 mod queue;
 mod receive;
@@ -19,36 +20,21 @@ mod steering;
 mod tests;
 mod transmit;
 
-use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 pub use error::XdpError;
-use error::cure;
 use interface::Interface;
 use neighbours::Neighbours;
+pub use open::Demand;
 use queue::{Copying, Queue};
 use steering::Steering;
 pub use steering::{AttachMode, Transport};
 
 use super::LinkCounters;
-
-/// Places in the rings of a queue, when there are few queues.
-const MAX_RING: u32 = 2048;
-
-/// Fewest places in the rings of a queue.
-const MIN_RING: u32 = 256;
-
-/// Places in the rings of all queues together, as far as [`MIN_RING`] allows: a place costs three
-/// frames of 4 KiB, so this is 192 MiB at most.
-const ALL_RINGS: u32 = 16_384;
-
-/// How often and how long after each other an interface or a queue is tried that is still another
-/// socket's: after a process has ended, the kernel takes its sockets off the queues later.
-const BUSY_WAITS_MS: [u64; 7] = [10, 20, 50, 100, 300, 700, 1_500];
 
 /// The AF_XDP uplink of a cell.
 pub struct XdpUplink {
@@ -60,50 +46,10 @@ pub struct XdpUplink {
     attached: AttachMode,
     queues: Vec<Queue>,
     neighbours: Neighbours,
-    gone: AtomicBool,
     counters: LinkCounters,
 }
 
 impl XdpUplink {
-    /// Opens the uplink on the interface of the current network namespace that has the address
-    /// `underlay`. `port` is the tunnel's, `mtu` the largest inner packet, in bytes. Without
-    /// `attach`, native mode is tried first and generic mode second.
-    ///
-    /// It is steered from here on: what arrives waits to be received.
-    ///
-    /// # Errors
-    /// [`XdpError`].
-    pub fn open(
-        underlay: Ipv4Addr,
-        port: u16,
-        mtu: u16,
-        attach: Option<AttachMode>,
-    ) -> Result<Self, XdpError> {
-        let interface = Interface::with_address(underlay)?;
-        let mut steering = Steering::load(underlay, port, interface.queues)?;
-        // Without sockets in its table the program passes everything on to the kernel.
-        let attached = attach_best(&mut steering, &interface, attach)?;
-        let ring = ring_len(interface.queues);
-        let open = |number| open_queue(&interface, number, ring);
-        let queues = (0..interface.queues).map(open).collect::<Result<Vec<_>, _>>()?;
-        let neighbours =
-            Neighbours::follow(interface.index, underlay).map_err(XdpError::Netlink)?;
-        for (number, queue) in (0..).zip(&queues) {
-            steering.set_socket(number, queue.fd())?;
-        }
-        Ok(Self {
-            interface,
-            local: SocketAddrV4::new(underlay, port),
-            mtu: AtomicU16::new(mtu),
-            steering,
-            attached,
-            queues,
-            neighbours,
-            gone: AtomicBool::new(false),
-            counters: LinkCounters::default(),
-        })
-    }
-
     /// Address and port at which it receives.
     pub fn local(&self) -> SocketAddrV4 {
         self.local
@@ -132,17 +78,30 @@ impl XdpUplink {
     /// The mode it really has, as in `xdp native zero-copy 2 queues`, or that its interface is
     /// gone.
     pub fn mode(&self) -> String {
-        if self.gone.load(Relaxed) {
+        if self.is_gone() {
             return "xdp gone".to_owned();
         }
-        let zero = self.queues.iter().filter(|queue| queue.copying == Copying::Zero).count();
-        let copying = match zero {
+        let copying = match self.zero_copy_queues() {
             0 => "copy",
             n if n == self.queues.len() => "zero-copy",
             _ => "partly-zero-copy",
         };
         let plural = if self.queues.len() == 1 { "" } else { "s" };
         format!("xdp {} {copying} {} queue{plural}", self.attached, self.queues.len())
+    }
+
+    /// Whether its interface is gone. It carries nothing any more, and never will.
+    pub fn is_gone(&self) -> bool {
+        self.neighbours.is_gone()
+    }
+
+    /// Whether the card reads and writes the frames of every queue itself.
+    pub fn is_zero_copy(&self) -> bool {
+        self.zero_copy_queues() == self.queues.len()
+    }
+
+    fn zero_copy_queues(&self) -> usize {
+        self.queues.iter().filter(|queue| queue.copying == Copying::Zero).count()
     }
 
     /// The sockets to wait for, one for each queue, in the order of the queues' numbers. Each
@@ -152,10 +111,19 @@ impl XdpUplink {
         self.queues.iter().map(Queue::fd)
     }
 
-    /// Finds the way to a peer before there is a packet for it. A packet for one that was never
-    /// asked for is dropped, and asks.
-    pub fn follow(&self, peer: Ipv4Addr) {
-        self.neighbours.want(peer);
+    /// Finds the ways to these peers before there is a packet for them, and forgets all others. A
+    /// packet for a peer that was not named is dropped, and looks for the way.
+    pub fn follow(&self, peers: impl IntoIterator<Item = Ipv4Addr>) {
+        self.neighbours.follow_only(peers);
+    }
+
+    /// Waits until the ways to all peers that it follows are known, at most so long. The kernel
+    /// knows most of them already when the uplink takes the place of another one.
+    pub fn wait_for_ways(&self, patience: Duration) {
+        let end = Instant::now() + patience;
+        while !self.neighbours.all_known() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes ports at the cell's address from the kernel (`taken`), or gives them back.
@@ -170,87 +138,4 @@ impl XdpUplink {
     ) -> Result<(), XdpError> {
         self.steering.set_ports(transport, ports, taken)
     }
-
-    /// Frames that the kernel threw away since the start: because nobody emptied the receive
-    /// rings, because there was no free frame, and for other reasons.
-    ///
-    /// # Errors
-    /// The kernel does not say.
-    pub fn lost(&self) -> io::Result<[u64; 3]> {
-        self.queues.iter().try_fold([0; 3], |sum, queue| {
-            let lost = queue.lost()?;
-            Ok([sum[0] + lost[0], sum[1] + lost[1], sum[2] + lost[2]])
-        })
-    }
-}
-
-/// Places in the rings of each of so many queues.
-fn ring_len(queues: u32) -> u32 {
-    let share = (ALL_RINGS / queues.max(1)).clamp(MIN_RING, MAX_RING);
-    // Rings have lengths that are powers of two.
-    1 << share.ilog2()
-}
-
-fn attach_best(
-    steering: &mut Steering,
-    interface: &Interface,
-    wanted: Option<AttachMode>,
-) -> Result<AttachMode, XdpError> {
-    let mut attach = |mode: AttachMode| {
-        patiently(&format!("attaching to {}", interface.name), || {
-            steering.attach(interface.index, mode)
-        })
-        .map_err(|source| XdpError::Attach {
-            interface: interface.name.clone(),
-            mode: mode.name(),
-            cure: cure(&source),
-            source,
-        })
-    };
-    if let Some(mode) = wanted {
-        return attach(mode).map(|()| mode);
-    }
-    match attach(AttachMode::Native) {
-        Ok(()) => Ok(AttachMode::Native),
-        // Somebody else's program stands in the way, or a right is missing: in either mode.
-        Err(XdpError::Attach { source, mode, interface, cure })
-            if matches!(
-                source.raw_os_error(),
-                Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV)
-            ) =>
-        {
-            Err(XdpError::Attach { interface, mode, source, cure })
-        }
-        Err(error) => {
-            tracing::info!("{error}; using generic mode");
-            attach(AttachMode::Generic).map(|()| AttachMode::Generic)
-        }
-    }
-}
-
-fn open_queue(interface: &Interface, number: u32, ring: u32) -> Result<Queue, XdpError> {
-    let what = format!("queue {number} of {}", interface.name);
-    patiently(&what, || Queue::open(&interface.name, number, ring)).map_err(|source| {
-        XdpError::Socket {
-            interface: interface.name.clone(),
-            queue: number,
-            cure: cure(&source),
-            source,
-        }
-    })
-}
-
-/// Tries again for a while what is refused because another one has it.
-fn patiently<T>(what: &str, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for wait in BUSY_WAITS_MS {
-        match attempt() {
-            // EEXIST: another program is attached in the other mode.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => {
-                tracing::info!("{what}: busy; trying again in {wait} ms");
-                std::thread::sleep(Duration::from_millis(wait));
-            }
-            result => return result,
-        }
-    }
-    attempt()
 }

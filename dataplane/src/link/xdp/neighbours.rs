@@ -65,6 +65,16 @@ struct Common {
     gone: AtomicBool,
     /// Largest IP packet of the interface, in bytes.
     mtu: AtomicU32,
+    /// Name of the interface.
+    interface: String,
+}
+
+impl Common {
+    fn set_gone(&self) {
+        if !self.gone.swap(true, Relaxed) {
+            tracing::warn!("the uplink's interface {} is gone", self.interface);
+        }
+    }
 }
 
 /// Follows the ways to all peers that were asked for.
@@ -75,12 +85,12 @@ pub(super) struct Neighbours {
 
 impl Neighbours {
     /// Begins to follow, in the namespace of the calling thread, what leaves `local` by the
-    /// interface of that index.
+    /// interface of that name and index.
     ///
     /// # Errors
     /// The kernel gives no netlink socket, or has no such interface.
-    pub(super) fn follow(index: u32, local: Ipv4Addr) -> io::Result<Self> {
-        let common = Arc::new(Common::default());
+    pub(super) fn follow(interface: &str, index: u32, local: Ipv4Addr) -> io::Result<Self> {
+        let common = Arc::new(Common { interface: interface.to_owned(), ..Common::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
         let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
@@ -132,6 +142,21 @@ impl Neighbours {
         }
     }
 
+    /// Looks for the ways to these peers from now on, and to no others.
+    pub(super) fn follow_only(&self, peers: impl IntoIterator<Item = Ipv4Addr>) {
+        *self.common.wanted.lock() = peers.into_iter().take(MAX_PEERS).collect();
+        self.common.wake.notify_one();
+    }
+
+    /// Whether it is known of every peer how it is reached.
+    pub(super) fn all_known(&self) -> bool {
+        let guard = crossbeam_epoch::pin();
+        let ways = self.ways(&guard);
+        let known =
+            |peer| ways.and_then(|ways| ways.get(peer)).is_some_and(|way| *way != Way::Unresolved);
+        self.common.wanted.lock().iter().all(known)
+    }
+
     /// Ends to follow; what is known stays.
     #[cfg(test)]
     pub(super) fn freeze(&self) {
@@ -140,6 +165,16 @@ impl Neighbours {
         while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             std::thread::yield_now();
         }
+    }
+
+    /// Whether the interface is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        self.common.gone.load(Relaxed)
+    }
+
+    /// The interface is gone, as was noticed elsewhere.
+    pub(super) fn set_gone(&self) {
+        self.common.set_gone();
     }
 
     /// Largest IP packet of the interface, in bytes.
@@ -221,7 +256,8 @@ impl Follower {
         if changed.link {
             self.look_at_link().await?;
         }
-        let wanted: Vec<_> = self.common.wanted.lock().iter().copied().collect();
+        let wanted = self.common.wanted.lock().clone();
+        self.gateways.retain(|peer, _| wanted.contains(peer));
         for &peer in &wanted {
             if changed.routes || !self.gateways.contains_key(&peer) {
                 let gateway = self.gateway(peer).await?;
@@ -288,7 +324,7 @@ impl Follower {
             Err(error) => {
                 let error = into_io(error);
                 if error.raw_os_error() == Some(libc::ENODEV) {
-                    self.common.gone.store(true, Relaxed);
+                    self.common.set_gone();
                 }
                 Err(error)
             }

@@ -3,9 +3,9 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering::Relaxed;
 
 use sarcenet_dataplane_api::DropReason;
+use smoltcp::wire::Ipv4Packet;
 
 use super::XdpUplink;
 use super::outer::{self, OUTER_LEN};
@@ -13,10 +13,15 @@ use super::queue::{Next, Queue, Receiver};
 use crate::link::coalesce::{Coalescer, MAX_TRAIN};
 use crate::link::{MAX_BATCH_BYTES, Received, Report, Scratch};
 use crate::packet::{BUFFER_LEN, Batch, Piece, Via};
+use crate::wire::headers::IPV4_HEADER_LEN;
+use crate::wire::tunnel::TUNNEL_HEADER_LEN;
 
 /// Conversations whose datagrams are collected side by side: as many as the kernel's GRO keeps in
 /// one of its lists (`MAX_GRO_SKBS`).
 const OPEN: usize = 8;
+
+/// Frames in one call after which the kernel may have had no room for others.
+const FEW: u64 = 64;
 
 /// Datagrams of one conversation behind each other in one buffer, all of one length but the last:
 /// what a socket with `UDP_GRO` would hand out.
@@ -123,6 +128,10 @@ impl XdpUplink {
         rx.release();
         rx.wake();
         collector.close_all();
+        if drained && (frames > FEW || rx.behind) {
+            collector.count_lost(&mut rx);
+        }
+        rx.behind = !drained;
         let packets = collector.packets;
         self.counters.received(packets as u64 + errors, bytes, errors);
         drop(rx);
@@ -135,14 +144,13 @@ impl XdpUplink {
     }
 
     /// Whether the interface is gone, which the rings do not say: they stay empty. The kernel says
-    /// so once at each socket, when it takes it off its queue (`xsk_notifier`).
+    /// so once at each socket, when it takes it off its queue (`xsk_notifier`), but does not wake who
+    /// waits for the socket (`xsk_poll`); who follows neighbours is told as well.
     fn look_for_end(&self, queue: &Queue) -> Option<io::Error> {
-        if let Some(error) = queue.error()
-            && !self.gone.swap(true, Relaxed)
-        {
-            tracing::warn!("the uplink's interface {} is gone: {error}", self.interface.name);
+        if queue.error().is_some() {
+            self.neighbours.set_gone();
         }
-        self.gone.load(Relaxed).then(|| io::Error::from_raw_os_error(libc::ENODEV))
+        self.is_gone().then(|| io::Error::from_raw_os_error(libc::ENODEV))
     }
 }
 
@@ -174,6 +182,8 @@ impl Collector<'_> {
             Some(at) => at,
             None => self.open(from, buffers)?,
         };
+        // What is larger than any cell sends is a super-packet, or a train already.
+        let alone = from.len > self.largest();
         let Some(train) = &mut self.trains[at] else { return Err(DropReason::NoBuffer) };
         let place = Piece { at: train.buffer.at + train.used as u32, len: from.len as u32 };
         let mut rest = self.batch.bytes_mut(place);
@@ -196,7 +206,7 @@ impl Collector<'_> {
             }
             return Err(DropReason::Malformed);
         }
-        train.closed = from.len < train.stride;
+        train.closed = from.len < train.stride || alone;
         train.used += from.len;
         train.count += 1;
         self.promised += 1;
@@ -230,10 +240,40 @@ impl Collector<'_> {
         let Some(train) = self.trains[at].take() else { return };
         self.promised -= train.count;
         let bytes = Piece { len: train.used as u32, ..train.buffer };
-        let stride = (train.count > 1).then_some(train.stride as u16);
+        let stride =
+            if train.count > 1 { Some(train.stride as u16) } else { self.hidden_stride(bytes) };
         let from = Via::Tunnel(train.source);
         self.packets +=
             self.coalescer.receive(self.batch, bytes, stride, self.mtu, from, self.report);
+    }
+
+    /// Longest datagram that a cell sends, in bytes.
+    fn largest(&self) -> usize {
+        TUNNEL_HEADER_LEN + usize::from(self.mtu)
+    }
+
+    /// Length of the datagrams in what looks like one, but is a train of them that the kernel of
+    /// a cell on this machine has sent (`UDP_SEGMENT`) and not cut, because it never came to a
+    /// card.
+    fn hidden_stride(&self, train: Piece) -> Option<u16> {
+        let bytes = self.batch.bytes(train);
+        let inner = bytes.get(TUNNEL_HEADER_LEN..TUNNEL_HEADER_LEN + IPV4_HEADER_LEN)?;
+        let stride = TUNNEL_HEADER_LEN + usize::from(Ipv4Packet::new_unchecked(inner).total_len());
+        let longer = bytes.len() > self.largest();
+        // Flags and tag may differ, the network identifier does not.
+        let begins_again = bytes.get(stride + 4..stride + 8) == bytes.get(4..8);
+        (longer && begins_again && stride < bytes.len()).then_some(stride as u16)
+    }
+
+    /// Counts frames that the kernel threw away for want of room.
+    fn count_lost(&mut self, rx: &mut Receiver) {
+        match rx.take_lost() {
+            Ok(0) => {}
+            Ok(lost) => {
+                self.report.dropped(DropReason::NoBuffer, u32::try_from(lost).unwrap_or(u32::MAX));
+            }
+            Err(error) => tracing::debug!("XDP_STATISTICS: {error}"),
+        }
     }
 
     fn close_all(&mut self) {

@@ -2,7 +2,6 @@
 #![forbid(unsafe_code)]
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -88,7 +87,7 @@ impl Sending<'_> {
         let Verdict::Forward(Via::Tunnel(peer)) = packet.verdict else {
             return Err(DropReason::LinkError);
         };
-        if self.uplink.gone.load(Relaxed) {
+        if self.uplink.is_gone() {
             return Err(DropReason::LinkGone);
         }
         let Way::Known(hop) = self.way(peer) else { return Err(DropReason::NextHopUnknown) };
@@ -216,7 +215,7 @@ impl Sending<'_> {
             Err(errno) => {
                 self.errors += 1;
                 if errno == Errno::ENXIO {
-                    self.uplink.gone.store(true, Relaxed);
+                    self.uplink.neighbours.set_gone();
                 }
                 false
             }

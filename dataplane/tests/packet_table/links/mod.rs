@@ -45,7 +45,7 @@ const PEERS: [u8; 4] = [12, 13, 44, 99];
 const CONTAINERS: [&str; 5] = ["port1", "port2", "port3", "port4", "port5"];
 
 impl LinkCell {
-    fn new(workers: usize) -> Self {
+    fn new(workers: usize, mode: UplinkMode) -> Self {
         let world = World::default();
         let cell = world.cell.as_ref().expect("the default state has a cell");
         let own = SocketAddrV4::new(cell.underlay, cell.tunnel_port);
@@ -55,6 +55,10 @@ impl LinkCell {
         inside.ip(&format!("addr add {}/24 dev underlay", own.ip()));
         inside.ip("link set underlay up");
         outside.ip("link set underlay up");
+        let peers = PEERS.map(|last| Ipv4Addr::new(10, 77, 0, last));
+        for address in peers {
+            outside.ip(&format!("addr add {address}/24 dev underlay"));
+        }
 
         let shared = Arc::new(Shared::new(FlowTable::new(1024).expect("a small flow table")));
         let config = WorkerConfig { count: workers, ..WorkerConfig::default() };
@@ -62,10 +66,15 @@ impl LinkCell {
             let shared = Arc::clone(&shared);
             move || {
                 let workers = Workers::start(&shared, config).unwrap();
-                let (underlay, port, mode) = (*own.ip(), own.port(), UplinkMode::Udp);
+                let (underlay, port) = (*own.ip(), own.port());
                 let settings = UplinkSettings { underlay, port, mtu: MTU, mode };
-                let mode = workers.set_uplink(settings).unwrap();
-                assert_eq!(mode, "udp gso gro");
+                workers.set_peers(peers.to_vec());
+                let obtained = workers.set_uplink(settings).unwrap();
+                let expected = match mode {
+                    UplinkMode::Xdp => "xdp generic copy 1 queue",
+                    _ => "udp gso gro",
+                };
+                assert_eq!(obtained, expected);
                 workers
             }
         });
@@ -79,9 +88,7 @@ impl LinkCell {
                 .add_container(container.port, container.name.clone(), container.attach, fd, MTU)
                 .unwrap();
         }
-        for last in PEERS {
-            let address = Ipv4Addr::new(10, 77, 0, last);
-            outside.ip(&format!("addr add {address}/24 dev underlay"));
+        for address in peers {
             doors.push(Door::peer(&outside, address, own));
         }
         Self { shared, workers, doors, generation: 0, _namespaces: [inside, outside, containers] }
@@ -190,9 +197,9 @@ fn comes_out(door: &Door, n: usize, packet: &Leaving) -> Result<(), String> {
     Ok(())
 }
 
-/// Plays every row on a cell with this many workers.
-fn every_row(workers: usize) {
-    let mut cell = LinkCell::new(workers);
+/// Plays every row on a cell with this many workers and this uplink.
+fn every_row(workers: usize, mode: UplinkMode) {
+    let mut cell = LinkCell::new(workers, mode);
     let (apart, rows): (Vec<_>, Vec<_>) =
         rows().into_iter().partition(|row| row.pipeline_only.is_some());
     assert!(rows.len() >= 60, "only {} rows", rows.len());
@@ -217,10 +224,15 @@ fn every_row(workers: usize) {
 /// same answers, the same counters.
 #[test]
 fn every_row_through_real_links() {
-    every_row(1);
+    every_row(1, UplinkMode::Udp);
 }
 
 #[test]
 fn every_row_through_real_links_of_two_workers() {
-    every_row(2);
+    every_row(2, UplinkMode::Udp);
+}
+
+#[test]
+fn every_row_through_an_af_xdp_uplink() {
+    every_row(1, UplinkMode::Xdp);
 }

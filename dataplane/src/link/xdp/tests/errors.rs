@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::link::testing::make_super;
-use crate::link::xdp::ring_len;
+use crate::link::xdp::open::ring_len;
 use crate::packet::Checksum;
 
 #[test]
@@ -30,19 +30,54 @@ fn an_interface_has_one_uplink_and_the_next_waits_for_it() {
 fn errors_say_what_to_do() {
     let underlay = Underlay::new();
     let nobody = Ipv4Addr::new(10, 77, 0, 99);
-    let error = underlay.0[0].run(move || XdpUplink::open(nobody, PORT, MTU, None).err());
+    let error = underlay.0[0].run(move || XdpUplink::open(nobody, PORT, MTU, Demand::Best).err());
     let text = error.expect("an address that no interface has").to_string();
     assert!(text.contains("10.77.0.99"), "{text}");
     // Capabilities are a thread's own, so a thread of its own can lose them.
     let error = underlay.0[0].run(|| {
         let all = caps::read(None, caps::CapSet::Effective).unwrap();
         caps::clear(None, caps::CapSet::Effective).unwrap();
-        let error = XdpUplink::open(CELLS[0], PORT, MTU, None).err();
+        let error = XdpUplink::open(CELLS[0], PORT, MTU, Demand::Best).err();
         caps::set(None, caps::CapSet::Effective, &all).unwrap();
         error
     });
     let text = error.expect("no capability at all").to_string();
     assert!(text.contains("CAP_BPF"), "{text}");
+}
+
+/// A veth has no zero-copy, and keeps its segmentation offload when that is all that is asked for.
+#[test]
+fn demands_that_a_veth_meets_and_does_not_meet() {
+    let underlay = Underlay::new();
+    let open = |demand| underlay.0[0].run(move || XdpUplink::open(CELLS[0], PORT, MTU, demand));
+    let error = open(Demand::ZeroCopy).err().expect("zero-copy on a veth");
+    assert!(matches!(error, XdpError::NoZeroCopy { .. }), "{error}");
+    assert!(error.to_string().contains("driver veth"), "{error}");
+    let uplink = open(Demand::Best).unwrap();
+    assert_eq!(
+        (uplink.mode().as_str(), uplink.is_zero_copy()),
+        ("xdp generic copy 1 queue", false)
+    );
+}
+
+#[test]
+fn peers_that_are_gone_are_forgotten() {
+    let underlay = Underlay::new();
+    let uplink = underlay.open(0, AttachMode::Generic);
+    let known = || {
+        let guard = crossbeam_epoch::pin();
+        let ways = uplink.neighbours.ways(&guard);
+        ways.map(|ways| ways.keys().copied().collect::<Vec<_>>()).unwrap_or_default()
+    };
+    let other = Ipv4Addr::new(10, 77, 0, 99);
+    uplink.follow([CELLS[1], other]);
+    until("both are looked for", || known().len() == 2);
+    uplink.follow([CELLS[1]]);
+    until("one is forgotten", || known() == [CELLS[1]]);
+    uplink.wait_for_ways(Duration::from_secs(10));
+    assert!(uplink.neighbours.all_known());
+    uplink.follow([]);
+    until("the other one too", || known().is_empty());
 }
 
 #[test]
@@ -79,7 +114,7 @@ fn changes_are_followed() {
     let is = |source: [u8; 6], destination: [u8; 6]| move |way: Way| matches!(way, Way::Known(hop) if hop.source == source && hop.destination == destination);
     underlay.0[0].ip("link set up0 address 02:00:00:00:00:01");
     underlay.0[1].ip("link set up0 address 02:00:00:00:00:02");
-    uplink.follow(far);
+    uplink.follow([far]);
     until("it is known that there is no route", || {
         let guard = crossbeam_epoch::pin();
         uplink.neighbours.ways(&guard).is_some_and(|ways| ways.contains_key(&far))
@@ -157,7 +192,7 @@ fn no_other_rights_are_needed() {
     let uplink = underlay.0[0].run(|| {
         let kept = crate::process::drop_privileges().unwrap();
         assert!(kept.len() <= 4, "{kept:?}");
-        XdpUplink::open(CELLS[0], PORT, MTU, Some(AttachMode::Native)).unwrap()
+        XdpUplink::open(CELLS[0], PORT, MTU, Demand::Attached(AttachMode::Native)).unwrap()
     });
     resolve(&uplink, CELLS[1]);
 }
@@ -173,16 +208,16 @@ fn a_full_receive_ring_is_counted_and_recovers() {
     for _ in 0..frames {
         peer.send_to(&bytes, (CELLS[0], PORT)).unwrap();
     }
-    until("the kernel had no place for a frame", || uplink.lost().unwrap().iter().sum::<u64>() > 0);
-    let mut packets = 0;
-    loop {
-        let (now, report) = receive_now(&uplink);
-        nothing_dropped(report);
-        if now == 0 {
-            break;
-        }
+    let (mut packets, mut lost) = (0, 0);
+    until("all is received, and what was lost is counted", || {
+        let (now, mut report) = receive_now(&uplink);
+        report.take(|reason, n| {
+            assert_eq!(reason, DropReason::NoBuffer);
+            lost += n;
+        });
         packets += now;
-    }
+        now == 0 && lost > 0
+    });
     assert!(packets > 0);
     peer.send_to(&bytes, (CELLS[0], PORT)).unwrap();
     let (mut batch, mut report) = (Batch::new(), Report::new());

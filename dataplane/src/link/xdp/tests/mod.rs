@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use sarcenet_dataplane_api::DropReason;
 
 use super::neighbours::Way;
-use super::{AttachMode, XdpError, XdpUplink};
+use super::{AttachMode, Demand, XdpError, XdpUplink};
 use crate::link::testing::{place, tcp_packet, udp_packet};
 use crate::link::tests::support::namespace::Namespace;
 use crate::link::{Report, Scratch};
@@ -50,8 +50,9 @@ impl Underlay {
     }
 
     fn try_open(&self, cell: usize, attach: AttachMode) -> Result<Arc<XdpUplink>, XdpError> {
-        self.0[cell]
-            .run(move || XdpUplink::open(CELLS[cell], PORT, MTU, Some(attach)).map(Arc::new))
+        self.0[cell].run(move || {
+            XdpUplink::open(CELLS[cell], PORT, MTU, Demand::Attached(attach)).map(Arc::new)
+        })
     }
 
     /// Opens the uplink of a cell.
@@ -79,7 +80,7 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// Waits until the uplink knows the way to a peer.
 fn resolve(uplink: &XdpUplink, peer: Ipv4Addr) {
-    uplink.follow(peer);
+    uplink.follow([peer]);
     until("the peer's MAC is known", || {
         let guard = crossbeam_epoch::pin();
         matches!(uplink.neighbours.way(uplink.neighbours.ways(&guard), peer), Way::Known(_))

@@ -1,0 +1,133 @@
+//! The uplink of running cells: its mode changes, and its interface goes and comes back.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_rig::{CellKind, Container, Plan, UplinkMode, World, eventually, tcp};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Bytes that show that a connection carries more than its keep-alive.
+const SOME: usize = 4 << 20;
+
+/// Two cells, app-1 on the first and app-2 on the second, which app-1 may reach on port 8080.
+struct Setting {
+    world: World,
+    from: Container,
+    to: Container,
+}
+
+impl Setting {
+    fn build(mode: UplinkMode) -> Result<Self> {
+        let plan = Plan::new("u", &[CellKind::Sarcenet, CellKind::Sarcenet]).uplink(mode);
+        let world = World::new(plan)?;
+        let from = world.attach(0, Some("app-1"))?;
+        let to = world.attach(1, Some("app-2"))?;
+        world.allow(&[tcp("app-1", "app-2", 8080..=8080)])?;
+        Ok(Self { world, from, to })
+    }
+
+    fn target(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.to.address(), 8080)
+    }
+
+    /// Waits until the uplinks of both cells have this mode.
+    fn wait_for(&self, mode: &str) -> Result<()> {
+        eventually(PATIENCE, || {
+            for cell in self.world.sarcenet_cells() {
+                let links = cell.dataplane()?.status()?.links;
+                let uplink =
+                    links.iter().find(|link| link.name == "uplink").context("an uplink")?;
+                ensure!(uplink.mode == mode, "{}: {}", cell.plan().name, uplink.mode);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes another mode into the network file.
+    fn set_mode(&self, mode: UplinkMode) -> Result<()> {
+        let file = self.world.network_file();
+        let text = std::fs::read_to_string(&file)?;
+        let lines = text.lines().map(|line| match line.strip_prefix("uplink: ") {
+            Some(_) => format!("uplink: {mode}\n"),
+            None => format!("{line}\n"),
+        });
+        // Whoever reads the file must never see half of it.
+        let new = file.with_extension("new");
+        std::fs::write(&new, lines.collect::<String>())?;
+        std::fs::rename(&new, &file).context("write the network file")
+    }
+}
+
+/// Index of a container's interface; another one means that it was made anew.
+fn eth0(container: &Container) -> Result<u32> {
+    let index = container.namespace().run(|| nix::net::if_::if_nametoindex("eth0"))?;
+    index.context("the container has lost its eth0")
+}
+
+fn told(mode: UplinkMode, test: impl FnOnce(&Setting) -> Result<()>) {
+    let setting = Setting::build(mode).unwrap_or_else(|error| panic!("{error:#}"));
+    test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+}
+
+/// Containers and their connections outlive every change of the mode.
+#[test]
+fn modes_change_by_the_network_file() {
+    told(UplinkMode::Udp, |setting| {
+        let Setting { from, to, .. } = setting;
+        let _server = to.serve_http(8080)?;
+        let interfaces = (eth0(from)?, eth0(to)?);
+        let mut open = from.http(setting.target(), PATIENCE)?;
+        for (mode, shown) in [
+            (UplinkMode::Xdp, "xdp generic copy 1 queue"),
+            (UplinkMode::TunnelGso, "tunnel-gso, udp gso gro"),
+            (UplinkMode::Xdp, "xdp generic copy 1 queue"),
+            (UplinkMode::Udp, "udp gso gro"),
+        ] {
+            setting.set_mode(mode)?;
+            setting.wait_for(shown)?;
+            open.download(SOME).with_context(|| format!("download with {mode}"))?;
+            open.upload(SOME).with_context(|| format!("upload with {mode}"))?;
+            from.http(setting.target(), PATIENCE)?.greeting()?;
+        }
+        ensure!(interfaces == (eth0(from)?, eth0(to)?), "a container's eth0 was made anew");
+        Ok(())
+    });
+}
+
+fn an_interface_goes_and_comes_back(mode: UplinkMode, gone: &str, back: &str) {
+    told(mode, |setting| {
+        let Setting { world, from, to } = setting;
+        let _server = to.serve_http(8080)?;
+        let mut open = from.http(setting.target(), PATIENCE)?;
+        open.greeting()?;
+        let [first, second] = world.cells() else { anyhow::bail!("two cells") };
+        first.namespace().ip("link del eth0\n")?;
+        setting.wait_for(gone)?;
+        first.namespace().ip(&format!(
+            "link add eth0 type veth peer name eth0 netns {}\n",
+            second.namespace().name()
+        ))?;
+        for cell in [first, second] {
+            let address = cell.plan().underlay;
+            cell.namespace().ip(&format!("addr add {address}/24 dev eth0\nlink set eth0 up\n"))?;
+        }
+        setting.wait_for(back)?;
+        eventually(PATIENCE, || from.http(setting.target(), PATIENCE)?.greeting())?;
+        open.greeting().context("the connection that was open")?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interface_goes_and_comes_back_with_sockets() {
+    an_interface_goes_and_comes_back(UplinkMode::Udp, "udp gso gro", "udp gso gro");
+}
+
+#[test]
+fn an_interface_goes_and_comes_back_with_af_xdp() {
+    let mode = "xdp generic copy 1 queue";
+    an_interface_goes_and_comes_back(UplinkMode::Xdp, "xdp gone", mode);
+}
