@@ -30,4 +30,4 @@ pub use observe::{
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -5,6 +5,7 @@
 //! is the control thread's handle: it gives links to the workers and takes them away, and returns
 //! when every worker knows.
 
+mod cores;
 mod outgoing;
 mod ready;
 mod run;
@@ -29,15 +30,20 @@ use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, UplinkMode, WorkerStatu
 use crate::link::LinkCounters;
 use crate::link::container::{ContainerLink, ContainerLinkError};
 use crate::link::udp::{UdpTunnel, UdpTunnelError};
+use crate::memory::Pages;
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
+pub use cores::{Cores, CoresError};
 use run::Worker;
 
 /// How the workers work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerConfig {
     /// Threads, at least 1.
     pub count: usize,
+    /// Processors that the threads are pinned to, one after the other; they run anywhere if none
+    /// are given.
+    pub cores: Option<Cores>,
     /// How long a worker looks for more work before it sleeps, in microseconds.
     pub spin_us: u32,
     /// Whether to ask for `SCHED_BATCH`, without which waking a receiver takes the processor away
@@ -48,7 +54,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { count, spin_us: 50, batch_scheduling: true }
+        Self { count, cores: None, spin_us: 50, batch_scheduling: true }
     }
 }
 
@@ -80,6 +86,8 @@ struct Statistics {
 }
 
 struct Handle {
+    cpu: Option<u16>,
+    pool: Pages,
     commands: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
@@ -134,7 +142,7 @@ impl Workers {
             let statistics = Arc::new(Statistics::default());
             let pipeline = Pipeline::new(Arc::clone(shared), number as u16, Arc::clone(&counters));
             let worker = Worker::new(
-                config,
+                config.clone(),
                 Arc::clone(shared),
                 pipeline,
                 orders,
@@ -143,10 +151,14 @@ impl Workers {
                 workers.started,
             )?;
             let waker = worker.waker()?;
+            let pool = worker.pool();
+            let cpu = config.cores.as_ref().and_then(|c| c.numbers().get(number).copied());
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || worker.run())?;
+                .spawn(move || worker.run(cpu))?;
             workers.handles.push(Handle {
+                cpu,
+                pool,
                 commands,
                 waker,
                 counters,
@@ -155,6 +167,13 @@ impl Workers {
             });
         }
         Ok(workers)
+    }
+
+    /// What the packets of all workers lie in: the same for each, unless huge pages ran out.
+    pub fn pools(&self) -> String {
+        let mut pools: Vec<_> = self.handles.iter().map(|handle| handle.pool.to_string()).collect();
+        pools.dedup();
+        pools.join(", ")
     }
 
     /// Nanoseconds since the start, as the pipeline and the flow table count them.
@@ -235,10 +254,10 @@ impl Workers {
     pub fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock();
         let uplink = links.uplink.iter().map(|(tunnel, _)| {
-            link_status("uplink", None, tunnel.mode(), tunnel.mtu(), tunnel.counters())
+            link_status("uplink", None, tunnel.mode(), tunnel.mtu(), 0, tunnel.counters())
         });
-        let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, .. })| {
-            link_status(name, port, link.mode(), link.mtu(), link.counters())
+        let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, reader })| {
+            link_status(name, port, link.mode(), link.mtu(), *reader, link.counters())
         });
         uplink.chain(tuns).collect()
     }
@@ -252,6 +271,8 @@ impl Workers {
         };
         let status = |(number, handle): (usize, &Handle)| WorkerStatus {
             worker: number as u16,
+            cpu: handle.cpu,
+            pool: handle.pool.to_string(),
             links: reads(number) as u32,
             sleeps: handle.statistics.sleeps.load(Relaxed),
             batches: handle.statistics.batches.load(Relaxed),
@@ -355,6 +376,7 @@ fn link_status(
     port: Option<PortId>,
     mode: String,
     mtu: u16,
+    reader: usize,
     counters: &LinkCounters,
 ) -> LinkStatus {
     let ((rx_packets, rx_bytes), (tx_packets, tx_bytes)) = (counters.rx(), counters.tx());
@@ -363,6 +385,7 @@ fn link_status(
         port,
         mode,
         mtu,
+        readers: vec![reader as u16],
         rx_packets,
         rx_bytes,
         tx_packets,

@@ -15,10 +15,11 @@ use sarcenet_dataplane_api::{DropReason, PortId};
 use super::outgoing::Outgoing;
 use super::ready::Ready;
 use super::spin::Spin;
-use super::{Command, Order, Statistics, WorkerConfig};
+use super::{Command, Order, Statistics, WorkerConfig, cores};
 use crate::link::container::ContainerLink;
 use crate::link::udp::UdpTunnel;
 use crate::link::{Received, Report, Scratch, sys};
+use crate::memory::Pages;
 use crate::packet::{Batch, Verdict, Via};
 use crate::pipeline::{Counters, Pipeline, Shared};
 
@@ -104,8 +105,19 @@ impl Worker {
         Waker::new(self.poll.registry(), WAKER)
     }
 
-    /// Works until it is told to stop.
-    pub(super) fn run(mut self) {
+    /// What its packets lie in.
+    pub(super) fn pool(&self) -> Pages {
+        self.batch.pages()
+    }
+
+    /// Works until it is told to stop, on one processor if one is given.
+    pub(super) fn run(mut self, cpu: Option<u16>) {
+        if let Some(cpu) = cpu
+            && let Err(error) = cores::pin(cpu)
+        {
+            // It could when that was checked; the control group has changed since.
+            tracing::warn!("pinning a worker to processor {cpu}: {error}; it runs anywhere");
+        }
         if self.config.batch_scheduling
             && let Err(error) = sys::schedule_as_batch()
         {

@@ -189,13 +189,14 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
 }
 
 fn link() -> impl Strategy<Value = LinkStatus> {
-    any::<(String, Option<u16>, String, u16, [u64; 4], u64)>().prop_map(
-        |(name, port, mode, mtu, [rx_packets, rx_bytes, tx_packets, tx_bytes], errors)| {
+    any::<(String, Option<u16>, String, u16, Vec<u16>, [u64; 4], u64)>().prop_map(
+        |(name, port, mode, mtu, readers, [rx_packets, rx_bytes, tx_packets, tx_bytes], errors)| {
             LinkStatus {
                 name,
                 port: port.map(PortId),
                 mode,
                 mtu,
+                readers,
                 rx_packets,
                 rx_bytes,
                 tx_packets,
@@ -207,10 +208,12 @@ fn link() -> impl Strategy<Value = LinkStatus> {
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    let worker =
-        any::<(u16, u32, u64, u64, u64)>().prop_map(|(worker, links, sleeps, batches, packets)| {
-            WorkerStatus { worker, links, sleeps, batches, packets }
-        });
+    let worker = any::<(u16, Option<u16>, String, u32, [u64; 3])>().prop_map(
+        |(worker, cpu, pool, links, n)| {
+            let [sleeps, batches, packets] = n;
+            WorkerStatus { worker, cpu, pool, links, sleeps, batches, packets }
+        },
+    );
     let drops = (reason(), any::<u64>()).prop_map(|(reason, packets)| Drops { reason, packets });
     let flows = any::<[u64; 5]>().prop_map(|[used, capacity, created, expired, evicted]| {
         FlowTableStatus { used, capacity, created, expired, evicted }
