@@ -24,6 +24,12 @@ impl WriteRing {
         IoUring::builder().setup_coop_taskrun().build(DEPTH as u32).map(Self)
     }
 
+    /// A ring that the kernel refuses to run (`IORING_SETUP_R_DISABLED`: EBADFD).
+    #[cfg(test)]
+    pub(super) fn disabled() -> io::Result<Self> {
+        IoUring::builder().setup_r_disabled().build(DEPTH as u32).map(Self)
+    }
+
     /// Writes each message, given as its slices, to `fd` in order, and tells `done` what became of
     /// it. At most [`DEPTH`] messages.
     ///
