@@ -6,6 +6,7 @@
 //! | one write of several fails | `link_error`, the link's errors | `an_error_in_the_middle_costs_one_packet` there |
 //! | io_uring fails | none: packets are written one by one | `a_ring_that_fails_is_given_up` there |
 //! | EINVAL for a super-packet | the link's mode | `a_refused_kind_of_super_packet_is_cut_from_then_on` there |
+//! | veth whose packets stay in the kernel, through io_uring | `link_full` | [`a_container_that_takes_nothing_holds_nobody_up`] |
 //! | TUN down or removed | `link_error`, `link_gone`, mode `tun gone` | `link/tests.rs: a_device_that_is_down_or_gone_says_so` |
 //! | TUN's namespace destroyed | `link_gone` | [`a_tun_goes_with_its_namespace`] |
 //! | TUN's MTU changed | none: any size is read | [`a_container_that_raises_its_mtu_is_read_all_the_same`] |
@@ -120,6 +121,28 @@ fn a_full_veth_is_counted_and_recovers() {
     assert_eq!((link.counters().errors(), link.counters().tx().0 as usize), (0, sent));
     cell.command("tc qdisc del dev host root");
     assert_eq!(link.transmit(&batch, [0], &mut scratch, &mut report), 1);
+}
+
+/// A container that keeps what it is sent holds no worker up, which writes many packets in a call.
+#[test]
+fn a_container_that_takes_nothing_holds_nobody_up() {
+    let (link, cell, _container) = veth();
+    let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
+    scratch.open_ring().unwrap();
+    cell.command("tc qdisc replace dev host root tbf rate 8bit burst 70000 limit 100000000");
+    for _ in 0..20 {
+        push_cut(&mut batch, &udp_packet(&[1; 1400]), &[], Offload::default());
+    }
+    let mut sent = 0;
+    until("the socket is full", || {
+        for _ in 0..100 {
+            sent += link.transmit(&batch, 0..20, &mut scratch, &mut report);
+        }
+        report.count(DropReason::LinkFull) > 0
+    });
+    assert_eq!((link.counters().errors(), link.counters().tx().0 as usize), (0, sent));
+    cell.command("tc qdisc del dev host root");
+    assert_eq!(link.transmit(&batch, 0..20, &mut scratch, &mut report), 20);
 }
 
 #[test]

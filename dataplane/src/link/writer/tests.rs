@@ -164,21 +164,23 @@ fn a_refused_kind_of_super_packet_is_cut_from_then_on() {
     let mut tcp = tcp_packet(&[1; 5000], 1);
     let mut udp = udp_packet(&[2; 5000]);
     let offloads = [make_super(&mut tcp, 1000), make_super(&mut udp, 1000)];
-    // What cannot be written at all answers EINVAL to every write, segments too.
-    let device = Epoll::new(EpollCreateFlags::empty()).unwrap().0;
-    let mut bench = Bench::new(false, SockType::SeqPacket);
-    let mut batch = Batch::new();
-    for (packet, offload) in [&tcp, &udp].into_iter().zip(offloads) {
-        let head = place(&mut batch, packet);
-        batch.push(head, offload, CELL).unwrap();
+    for ring in [false, true] {
+        // What cannot be written at all answers EINVAL to every write, segments too.
+        let device = Epoll::new(EpollCreateFlags::empty()).unwrap().0;
+        let mut bench = Bench::new(ring, SockType::SeqPacket);
+        let mut batch = Batch::new();
+        for (packet, offload) in [&tcp, &udp].into_iter().zip(offloads) {
+            let head = place(&mut batch, packet);
+            batch.push(head, offload, CELL).unwrap();
+        }
+        let Bench { writer, scratch, report, counters, .. } = &mut bench;
+        let sent = writer.transmit(device.as_fd(), &batch, 0..2, scratch, report, counters);
+        assert_eq!((sent, report.count(DropReason::LinkError), counters.errors()), (0, 2, 2));
+        assert_eq!(writer.features(), Features { csum: true, tso: false, uso: false });
+        // A device that takes segments.
+        assert_eq!(bench.transmit(&batch), 2);
+        let segments = bench.written();
+        assert_eq!(segments.len(), 10);
+        segments.iter().for_each(|segment| assert_right(segment));
     }
-    let Bench { writer, scratch, report, counters, .. } = &mut bench;
-    let sent = writer.transmit(device.as_fd(), &batch, 0..2, scratch, report, counters);
-    assert_eq!((sent, report.count(DropReason::LinkError), counters.errors()), (0, 2, 2));
-    assert_eq!(writer.features(), Features { csum: true, tso: false, uso: false });
-    // A device that takes segments.
-    assert_eq!(bench.transmit(&batch), 2);
-    let segments = bench.written();
-    assert_eq!(segments.len(), 10);
-    segments.iter().for_each(|segment| assert_right(segment));
 }
