@@ -136,13 +136,14 @@ impl Workers {
     pub fn start(shared: &Arc<Shared>, config: WorkerConfig) -> io::Result<Self> {
         let mut workers =
             Self { handles: Vec::new(), links: Mutex::default(), started: Instant::now() };
+        let config = Arc::new(config);
         for number in 0..config.count.max(1) {
             let (commands, orders) = unbounded();
             let counters = Arc::new(Counters::new());
             let statistics = Arc::new(Statistics::default());
             let pipeline = Pipeline::new(Arc::clone(shared), number as u16, Arc::clone(&counters));
             let worker = Worker::new(
-                config.clone(),
+                Arc::clone(&config),
                 Arc::clone(shared),
                 pipeline,
                 orders,

@@ -44,7 +44,7 @@ const SWEEP_PART: u64 = 128;
 const TICK_NS: u128 = 100_000_000;
 
 pub(super) struct Worker {
-    config: WorkerConfig,
+    config: Arc<WorkerConfig>,
     shared: Arc<Shared>,
     pipeline: Pipeline,
     orders: Receiver<Command>,
@@ -70,7 +70,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        config: WorkerConfig,
+        config: Arc<WorkerConfig>,
         shared: Arc<Shared>,
         pipeline: Pipeline,
         orders: Receiver<Command>,

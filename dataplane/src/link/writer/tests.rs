@@ -112,7 +112,7 @@ fn an_error_in_the_middle_costs_one_packet() {
         setsockopt(&bench.near, SndBuf, &16_384).unwrap();
         let mut batch = Batch::new();
         let mut packets: Vec<_> = (0..7).map(|n| udp_packet(&[n; 40])).collect();
-        packets[3] = udp_packet(&[3; 60_000]);
+        packets[3] = udp_packet(&vec![3; 60_000]);
         for packet in &packets {
             let head = place(&mut batch, packet);
             batch.push(head, Offload::default(), CELL).unwrap();
@@ -181,6 +181,8 @@ fn a_refused_kind_of_super_packet_is_cut_from_then_on() {
         assert_eq!(bench.transmit(&batch), 2);
         let segments = bench.written();
         assert_eq!(segments.len(), 10);
-        segments.iter().for_each(|segment| assert_right(segment));
+        for segment in &segments {
+            assert_right(segment);
+        }
     }
 }
