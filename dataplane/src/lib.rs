@@ -9,6 +9,7 @@
 pub mod control;
 pub mod flow;
 pub mod link;
+pub mod memory;
 pub mod packet;
 pub mod pipeline;
 pub mod policy;

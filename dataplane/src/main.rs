@@ -18,7 +18,7 @@ use sarcenet_dataplane::{
     flow::FlowTable,
     pipeline::Shared,
     process,
-    worker::{WorkerConfig, Workers},
+    worker::{Cores, WorkerConfig, Workers},
 };
 use sarcenet_dataplane_api::transport::Listener;
 use tracing::{error, info};
@@ -45,6 +45,13 @@ struct Arguments {
     /// Threads that carry packets [default: one for each processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+
+    /// Processors that carry packets, with a thread pinned to each [default: threads run anywhere]
+    ///
+    /// A list like 0-3,6. Worth it where nothing else runs on these processors (`isolcpus`, a cpuset).
+    /// Else the kernel knows better where a thread finds room.
+    #[arg(long, value_name = "CORES", conflicts_with = "workers")]
+    pin: Option<Cores>,
 
     /// Most conversations known at a time
     ///
@@ -129,6 +136,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let run = arguments.root.join("run/sarcenet");
     fs::create_dir_all(&run).with_context(|| format!("cannot make {}", run.display()))?;
     // The lock beside the socket keeps a second dataplane away from here on.
+    if let Some(cores) = &arguments.pin {
+        cores.check().context("--pin")?;
+    }
     let listener = Listener::bind(&run.join("dataplane.sock"), 0o600)?;
     let shared = Arc::new(open_shared(&run, arguments.flows)?);
 
@@ -138,15 +148,22 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
     let default = WorkerConfig::default();
     let config = WorkerConfig {
-        count: arguments.workers.map_or(default.count, usize::from),
+        count: match (&arguments.pin, arguments.workers) {
+            (Some(cores), _) => cores.numbers().len(),
+            (None, Some(count)) => count.into(),
+            (None, None) => default.count,
+        },
+        cores: arguments.pin.clone(),
         spin_us: arguments.spin_us,
         merge_acks: !arguments.keep_acks,
         ..default
     };
+    let (count, pages) = (config.count, shared.flows.index_pages());
     let workers = Workers::start(&shared, config).context("cannot start workers")?;
+    info!(packet_pools = %workers.pools(), flow_index = %pages, "memory mapped");
     let engine = Arc::new(Engine::new(shared, workers));
     let server = Server::start(listener, Arc::clone(&engine)).context("cannot start serving")?;
-    info!(workers = config.count, flows = arguments.flows, "ready for a controller");
+    info!(workers = count, flows = arguments.flows, "ready for a controller");
 
     let signal = signals.wait().context("cannot wait for signals")?;
     info!(%signal, "stopping");

@@ -2,6 +2,8 @@
 
 #[path = "../../fuzz/entry/corpus.rs"]
 mod corpus;
+#[path = "../../fuzz/entry/door.rs"]
+mod door;
 #[path = "../../fuzz/entry/pipeline.rs"]
 mod pipeline;
 #[path = "../../fuzz/entry/wire.rs"]
@@ -13,6 +15,11 @@ mod world;
 #[test]
 fn wire_inputs() {
     corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/wire"), wire::run);
+}
+
+#[test]
+fn door_inputs() {
+    corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/door"), door::run);
 }
 
 #[test]

@@ -34,9 +34,14 @@ struct Dataplane {
 
 impl Dataplane {
     fn start(root: &Path) -> Self {
+        Self::start_with(root, &["--workers", "2"])
+    }
+
+    fn start_with(root: &Path, arguments: &[&str]) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_sarcenet-dataplane"))
-            .args(["--workers", "2", "--flows", "4096", "--log", "json", "--root"])
+            .args(["--flows", "4096", "--log", "json", "--root"])
             .arg(root)
+            .args(arguments)
             .env_remove("RUST_LOG")
             .stderr(Stdio::piped())
             .spawn()
@@ -253,5 +258,100 @@ fn a_container_that_ends_meanwhile_spoils_nothing() {
     assert!(why.contains("cannot use the descriptor that came for container gone"), "{why}");
     assert_eq!(furnish_with(&queue_without_device()).unwrap(), 1);
     assert_eq!(connect(&root, Role::Observer).status().unwrap().rules, 3);
+    drop(dataplane);
+}
+
+/// Processors that this process may use, as the kernel lists them.
+fn allowed(status: &str) -> &str {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    line.unwrap().trim()
+}
+
+#[test]
+fn workers_stay_on_the_processors_they_are_pinned_to() {
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let all = allowed(&own);
+    let core = all.split(['-', ',']).next().unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start_with(root.path(), &["--pin", core]);
+    let [worker] = &connect(&root, Role::Observer).status().unwrap().workers[..] else {
+        panic!("not one worker");
+    };
+    assert_eq!(worker.cpu, core.parse().ok());
+    let mut workers = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", dataplane.child.id())).unwrap() {
+        let Ok(status) = fs::read_to_string(task.unwrap().path().join("status")) else { continue };
+        let is_worker = status.starts_with("Name:\tworker-");
+        assert_eq!(allowed(&status), if is_worker { core } else { all }, "{status}");
+        workers += usize::from(is_worker);
+    }
+    assert_eq!(workers, 1);
+    dataplane.signal(Signal::SIGTERM);
+    let (code, log) = dataplane.finish();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("\"packet_pools\":\"") && log.contains("pages\""), "{log}");
+}
+
+#[test]
+fn processors_that_cannot_be_had_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (code, log) = Dataplane::start_with(root.path(), &["--pin", "1023"]).finish();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("--pin: there is no processor 1023: this machine has "), "{log}");
+    for arguments in [&["--pin", "0-"][..], &["--pin", "0,0"], &["--pin", "0", "--workers", "1"]] {
+        let (code, log) = Dataplane::start_with(root.path(), arguments).finish();
+        assert_eq!(code, Some(2), "{arguments:?}: {log}");
+    }
+}
+
+/// Queues of TUNs in a namespace of their own, which lives as long as they do.
+fn queues(count: u16) -> Vec<OwnedFd> {
+    let made = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        (0..count).map(|n| TunDevice::open(&format!("c{n}")).unwrap().into_fd()).collect()
+    });
+    made.join().unwrap()
+}
+
+#[test]
+fn containers_are_spread_and_later_ones_go_where_others_have_left() {
+    let root = tempfile::tempdir().unwrap();
+    let dataplane = Dataplane::start(root.path());
+    let mut controller = connect(&root, Role::Controller);
+    let queues = queues(9);
+    let container = |n: u16| Container {
+        port: PortId(n),
+        address: Ipv4Addr::new(10, 255, 55, n as u8 + 2),
+        tag: 1,
+        name: format!("container {n}"),
+        attach: Attach::Tun,
+    };
+    let fds = |range: std::ops::Range<u16>| {
+        range.map(|n| queues[usize::from(n)].as_fd()).collect::<Vec<_>>()
+    };
+    let snapshot = Snapshot {
+        cell: Some((cell(), None)),
+        containers: (0..6).map(container).zip(fds(0..6)).collect(),
+        ..Snapshot::default()
+    };
+    controller.snapshot(&snapshot).unwrap();
+    // Ports by the worker that reads them.
+    let ports = || {
+        let mut ports = [Vec::new(), Vec::new()];
+        for link in connect(&root, Role::Observer).status().unwrap().links {
+            let [reader] = link.readers[..] else { panic!("{link:?}") };
+            ports[usize::from(reader)].extend(link.port);
+        }
+        ports
+    };
+    let before = ports();
+    assert_eq!(before.each_ref().map(Vec::len), [3, 3]);
+    // All that one worker reads go.
+    let update = Update { containers_gone: before[1].clone(), ..Update::default() };
+    controller.apply(update, &[]).unwrap();
+    assert_eq!(ports(), [before[0].clone(), vec![]]);
+    let update = Update { containers: (6..9).map(container).collect(), ..Update::default() };
+    controller.apply(update, &fds(6..9)).unwrap();
+    assert_eq!(ports(), [before[0].clone(), (6..9).map(PortId).collect()]);
     drop(dataplane);
 }

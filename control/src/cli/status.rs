@@ -129,14 +129,24 @@ fn packet_words(status: &Status) -> String {
 }
 
 fn links(status: &Status) -> String {
-    let header =
-        ["NAME", "MODE", "MTU", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES", "ERRORS"];
-    let mut table = output::table(&header, &[2, 3, 4, 5, 6, 7]);
+    let header = [
+        "NAME",
+        "MODE",
+        "MTU",
+        "WORKER",
+        "RX PACKETS",
+        "RX BYTES",
+        "TX PACKETS",
+        "TX BYTES",
+        "ERRORS",
+    ];
+    let mut table = output::table(&header, &[2, 3, 4, 5, 6, 7, 8]);
     for link in &status.links {
         table.add_row([
             link.name.clone(),
             link.mode.clone(),
             link.mtu.to_string(),
+            link.readers.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
             link.rx_packets.to_string(),
             link.rx_bytes.to_string(),
             link.tx_packets.to_string(),

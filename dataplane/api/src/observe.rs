@@ -80,6 +80,8 @@ pub struct LinkStatus {
     pub mode: String,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
+    /// Numbers of the workers that read it.
+    pub readers: Vec<u16>,
     /// Packets read (a super-packet counts as one).
     pub rx_packets: u64,
     /// Bytes read.
@@ -97,6 +99,11 @@ pub struct LinkStatus {
 pub struct WorkerStatus {
     /// Number of the worker, from 0.
     pub worker: u16,
+    /// The processor that it is pinned to, if it is.
+    pub cpu: Option<u16>,
+    /// What its packets lie in: `reserved huge pages`, `transparent huge pages` or `ordinary
+    /// pages`.
+    pub pool: String,
     /// Links it reads.
     pub links: u32,
     /// Times it slept.

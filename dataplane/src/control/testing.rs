@@ -142,6 +142,7 @@ impl Doors for FakeDoors {
             port: Some(port),
             mode: "nowhere".into(),
             mtu: 1450,
+            readers: Vec::new(),
             rx_packets: 0,
             rx_bytes: 0,
             tx_packets: 0,

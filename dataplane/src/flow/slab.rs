@@ -11,7 +11,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use parking_lot::Mutex;
 
 use super::{Flow, FlowTableError};
-use crate::table::memory::Memory;
+use crate::memory::Memory;
 use crate::table::prefetch;
 
 /// The array of flows, in memory of this process or in a file that outlives it.

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::eviction::{self, Worth};
 use super::slab::Slab;
 use super::{Flow, FlowKey, Full, Hit, NewFlow};
+use crate::memory::Pages;
 use crate::table::Index;
 
 /// All that lives on while somebody may look at a flow.
@@ -61,6 +62,10 @@ impl Store {
             sweep_at: CachePadded::default(),
             limbo: CachePadded::new(Mutex::new(Vec::with_capacity(LIMBO))),
         })
+    }
+
+    pub(super) fn index_pages(&self) -> Pages {
+        self.index.pages()
     }
 
     #[inline]

@@ -13,6 +13,7 @@ use super::slab::Slab;
 use super::store::{Store, places};
 use super::tracking::Timeouts;
 use super::{Flow, FlowKey};
+use crate::memory::Pages;
 use crate::packet::Via;
 use crate::table::Index;
 
@@ -112,6 +113,11 @@ impl FlowTable {
         let store = Store::new(Slab::open(path, places)?, index, capacity);
         let adopted = store.adopt();
         Ok((Self { store }, adopted))
+    }
+
+    /// What the memory of its index lies in.
+    pub fn index_pages(&self) -> Pages {
+        self.store.index_pages()
     }
 
     /// Keeps every flow found under it as it is: removed perhaps, but not made into another.

@@ -72,12 +72,17 @@ impl<H: AsRef<[u8]>> Group<H> {
             let start = number.checked_sub(1).map_or(0, |before| ends[before]);
             &slices[start..ends[number]]
         });
+        let mut waits = false;
         let mut written = false;
         if let Some(ring) = &mut scratch.ring
             && self.count > 1
         {
-            match ring.write(fd, messages.clone(), |number, result| results[number] = result) {
-                Ok(()) => written = true,
+            let done = |number: usize, result| {
+                waits |= result == Err(Errno::EOPNOTSUPP);
+                results[number] = result;
+            };
+            match ring.write(fd, messages.clone(), done) {
+                Ok(()) => written = !waits,
                 Err(error) => {
                     tracing::warn!("io_uring: {error}; packets are written one by one from now on");
                     scratch.ring = None;
@@ -86,7 +91,10 @@ impl<H: AsRef<[u8]>> Group<H> {
         }
         if !written {
             for (result, message) in results.iter_mut().zip(messages) {
-                *result = write_one(fd, message);
+                // All of them, or those that a ring could not have written without waiting.
+                if !waits || *result == Err(Errno::EOPNOTSUPP) {
+                    *result = write_one(fd, message);
+                }
             }
         }
         scratch.slices = recycle(slices);

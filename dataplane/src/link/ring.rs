@@ -24,8 +24,15 @@ impl WriteRing {
         IoUring::builder().setup_coop_taskrun().build(DEPTH as u32).map(Self)
     }
 
+    /// A ring that the kernel refuses to run (`IORING_SETUP_R_DISABLED`: EBADFD).
+    #[cfg(test)]
+    pub(super) fn disabled() -> io::Result<Self> {
+        IoUring::builder().setup_r_disabled().build(DEPTH as u32).map(Self)
+    }
+
     /// Writes each message, given as its slices, to `fd` in order, and tells `done` what became of
-    /// it. At most [`DEPTH`] messages.
+    /// it: EAGAIN where there was no room, EOPNOTSUPP where the kernel cannot write to `fd` without
+    /// waiting. At most [`DEPTH`] messages.
     ///
     /// # Errors
     /// The ring cannot be used; then no `done` was called and nothing was written.
@@ -43,7 +50,11 @@ impl WriteRing {
                 types::Fd(fd.as_raw_fd()),
                 slices.as_ptr().cast(),
                 slices.len() as u32,
-            );
+            )
+            // A full device is to say so. O_NONBLOCK is not enough: of a file that can be waited
+            // for, io_uring waits all the same (`io_rw_init_file`, `io_uring/rw.c`), and the worker
+            // with it, for as long as the container likes.
+            .rw_flags(libc::RWF_NOWAIT);
             // SAFETY: the slices and what they point at are borrowed until this function returns,
             // and it returns only after the completion of every request that was submitted.
             let pushed =

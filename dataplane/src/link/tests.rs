@@ -1,5 +1,6 @@
 //! Real devices and sockets, each test in network namespaces of its own. Needs root, and `ip`.
 
+mod errors;
 #[path = "../../tests/support/mod.rs"]
 pub(super) mod support;
 

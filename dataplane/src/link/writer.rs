@@ -293,3 +293,6 @@ impl Sent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! The batch: a worker's packets and the buffers they lie in.
 
+use std::alloc::{Layout, handle_alloc_error};
+
 use super::{Offload, Packet, Verdict, Via};
+use crate::memory::{Bytes, Pages};
 
 /// Most packets in one batch: eight trains of 64 datagrams, as a tunnel socket hands them out.
 pub const MAX_PACKETS: usize = 512;
@@ -21,6 +24,9 @@ const _: () = assert!((STRIDE / 64) % 2 == 1);
 /// many for answers.
 const MAX_BUFFERS: usize = 128;
 
+/// Bytes of all buffers.
+const POOL: Layout = Layout::new::<[u8; STRIDE * MAX_BUFFERS]>();
+
 /// Pieces of all packets of a batch: a coalesced super-packet has up to one for each segment.
 const MAX_PIECES: usize = 8_192;
 
@@ -38,7 +44,7 @@ pub struct Piece {
 /// Buffers are handed out in order and all taken back by [`Batch::clear`]: a packet lives no
 /// longer than the batch it came with, because a worker runs every packet to completion.
 pub struct Batch {
-    memory: Box<[u8]>,
+    memory: Bytes,
     buffers_used: usize,
     packets: Vec<Packet>,
     pieces: Vec<Piece>,
@@ -51,14 +57,21 @@ impl Default for Batch {
 }
 
 impl Batch {
-    /// An empty batch. Its memory is reserved here and touched only as it is used.
+    /// An empty batch. Its memory, in huge pages if there are any, is reserved here and touched
+    /// only as it is used.
     pub fn new() -> Self {
         Self {
-            memory: vec![0; STRIDE * MAX_BUFFERS].into_boxed_slice(),
+            // As when a vector finds none.
+            memory: Bytes::new(POOL.size()).unwrap_or_else(|_| handle_alloc_error(POOL)),
             buffers_used: 0,
             packets: Vec::with_capacity(MAX_PACKETS),
             pieces: Vec::with_capacity(MAX_PIECES),
         }
+    }
+
+    /// What its memory lies in.
+    pub fn pages(&self) -> Pages {
+        self.memory.pages()
     }
 
     /// Forgets all packets and takes back all buffers.

@@ -13,10 +13,11 @@ use std::io;
 
 use crossbeam_utils::CachePadded;
 
-#[cfg(not(loom))]
-use super::memory::Memory;
 use super::prefetch;
 use super::sync::{AtomicU64, Lock, MutexGuard, Ordering};
+#[cfg(not(loom))]
+use crate::memory::Memory;
+use crate::memory::Pages;
 
 /// Slots of a bucket; few in a model, which runs every order of all accesses to them.
 #[cfg(not(loom))]
@@ -37,7 +38,7 @@ const STRIPES: usize = 1;
 /// One cache line of slots. A slot is `tag << 32 | value + 1`, or 0.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub(super) struct Bucket([AtomicU64; SLOTS]);
+pub(crate) struct Bucket([AtomicU64; SLOTS]);
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64);
@@ -72,6 +73,14 @@ impl Index {
             mask: buckets as u32 - 1,
             stripes: (0..STRIPES).map(|_| CachePadded::default()).collect(),
         })
+    }
+
+    /// What its memory lies in.
+    pub fn pages(&self) -> Pages {
+        #[cfg(not(loom))]
+        return self.buckets.pages();
+        #[cfg(loom)]
+        Pages::Ordinary
     }
 
     /// Keeps other writers of the same hash away.

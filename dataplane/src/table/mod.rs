@@ -4,16 +4,14 @@
 //! control thread to write, [`crate::flow::FlowTable`] a table of its own. [`PortRanges`] and
 //! [`PrefixMap`] are immutable: they are replaced whole.
 //!
-//! Unsafe code lives in three small files: `memory` (mapped memory), `prefetch` (one
-//! instruction) and `published` (one pointer).
+//! Unsafe code lives in two small files, `prefetch` (one instruction) and `published` (one
+//! pointer), and in [`crate::memory`].
 
 #![deny(unsafe_code)]
 
 mod hash;
 mod index;
 mod map;
-#[expect(unsafe_code, reason = "maps memory")]
-pub(crate) mod memory;
 mod port_ranges;
 #[expect(unsafe_code, reason = "a processor hint takes a raw pointer")]
 mod prefetch;
@@ -26,6 +24,8 @@ mod sync;
 mod loom_tests;
 
 pub use hash::hash_pair;
+#[cfg(not(loom))]
+pub(crate) use index::Bucket;
 pub use index::{Index, PairFull};
 pub use map::Map;
 pub use port_ranges::PortRanges;

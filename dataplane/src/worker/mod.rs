@@ -6,6 +6,8 @@
 //! when every worker knows.
 
 mod acks;
+mod config;
+mod cores;
 mod outgoing;
 mod ready;
 mod run;
@@ -31,30 +33,12 @@ use crate::link::LinkCounters;
 use crate::link::container::{ContainerLink, ContainerLinkError};
 pub use crate::link::uplink::UplinkSettings;
 use crate::link::uplink::{Uplink, UplinkError};
+use crate::memory::Pages;
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
+pub use config::WorkerConfig;
+pub use cores::{Cores, CoresError};
 use run::Worker;
-
-/// How the workers work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkerConfig {
-    /// Threads, at least 1.
-    pub count: usize,
-    /// How long a worker looks for more work before it sleeps, in microseconds.
-    pub spin_us: u32,
-    /// Whether to ask for `SCHED_BATCH`, without which waking a receiver takes the processor away
-    /// from the worker in the middle of a batch.
-    pub batch_scheduling: bool,
-    /// Whether to leave out TCP acknowledgments that a later one in the same batch supersedes.
-    pub merge_acks: bool,
-}
-
-impl Default for WorkerConfig {
-    fn default() -> Self {
-        let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { count, spin_us: 50, batch_scheduling: true, merge_acks: true }
-    }
-}
 
 /// Told to a worker. Dropped when it was done, which is what [`Workers::tell`] waits for.
 struct Command {
@@ -85,6 +69,8 @@ struct Statistics {
 }
 
 struct Handle {
+    cpu: Option<u16>,
+    pool: Pages,
     commands: Sender<Command>,
     waker: Waker,
     counters: Arc<Counters>,
@@ -122,13 +108,14 @@ impl Workers {
     pub fn start(shared: &Arc<Shared>, config: WorkerConfig) -> io::Result<Self> {
         let mut workers =
             Self { handles: Vec::new(), links: Mutex::default(), started: Instant::now() };
+        let config = Arc::new(config);
         for number in 0..config.count.max(1) {
             let (commands, orders) = unbounded();
             let counters = Arc::new(Counters::new());
             let statistics = Arc::new(Statistics::default());
             let pipeline = Pipeline::new(Arc::clone(shared), number as u16, Arc::clone(&counters));
             let worker = Worker::new(
-                config,
+                Arc::clone(&config),
                 Arc::clone(shared),
                 pipeline,
                 orders,
@@ -137,10 +124,14 @@ impl Workers {
                 workers.started,
             )?;
             let waker = worker.waker()?;
+            let pool = worker.pool();
+            let cpu = config.cores.as_ref().and_then(|c| c.numbers().get(number).copied());
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || worker.run())?;
+                .spawn(move || worker.run(cpu))?;
             workers.handles.push(Handle {
+                cpu,
+                pool,
                 commands,
                 waker,
                 counters,
@@ -149,6 +140,13 @@ impl Workers {
             });
         }
         Ok(workers)
+    }
+
+    /// What the packets of all workers lie in: the same for each, unless huge pages ran out.
+    pub fn pools(&self) -> String {
+        let mut pools: Vec<_> = self.handles.iter().map(|handle| handle.pool.to_string()).collect();
+        pools.dedup();
+        pools.join(", ")
     }
 
     /// Nanoseconds since the start, as the pipeline and the flow table count them.
@@ -247,10 +245,14 @@ impl Workers {
     pub fn links(&self) -> Vec<LinkStatus> {
         let links = self.links.lock();
         let uplink = links.uplink.iter().map(|(uplink, _)| {
-            link_status("uplink", None, uplink.mode(), uplink.mtu(), uplink.counters())
+            let readers =
+                (0..uplink.fds().count()).map(|queue| reader_of(queue, self.handles.len()));
+            let (mode, mtu) = (uplink.mode(), uplink.mtu());
+            link_status("uplink", None, mode, mtu, readers, uplink.counters())
         });
-        let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, .. })| {
-            link_status(name, port, link.mode(), link.mtu(), link.counters())
+        let tuns = links.tuns.iter().map(|(&port, TunEntry { name, link, reader })| {
+            let (mode, mtu) = (link.mode(), link.mtu());
+            link_status(name, port, mode, mtu, std::iter::once(*reader), link.counters())
         });
         uplink.chain(tuns).collect()
     }
@@ -266,6 +268,8 @@ impl Workers {
         };
         let status = |(number, handle): (usize, &Handle)| WorkerStatus {
             worker: number as u16,
+            cpu: handle.cpu,
+            pool: handle.pool.to_string(),
             links: reads(number) as u32,
             sleeps: handle.statistics.sleeps.load(Relaxed),
             batches: handle.statistics.batches.load(Relaxed),
@@ -375,6 +379,7 @@ fn link_status(
     port: Option<PortId>,
     mode: String,
     mtu: u16,
+    readers: impl Iterator<Item = usize>,
     counters: &LinkCounters,
 ) -> LinkStatus {
     let ((rx_packets, rx_bytes), (tx_packets, tx_bytes)) = (counters.rx(), counters.tx());
@@ -383,6 +388,7 @@ fn link_status(
         port,
         mode,
         mtu,
+        readers: readers.map(|reader| reader as u16).collect(),
         rx_packets,
         rx_bytes,
         tx_packets,

@@ -16,10 +16,11 @@ use super::acks::AckFilter;
 use super::outgoing::Outgoing;
 use super::ready::Ready;
 use super::spin::Spin;
-use super::{Command, Order, Statistics, WorkerConfig, reader_of};
+use super::{Command, Order, Statistics, WorkerConfig, cores, reader_of};
 use crate::link::container::ContainerLink;
 use crate::link::uplink::Uplink;
 use crate::link::{Received, Report, Scratch, sys};
+use crate::memory::Pages;
 use crate::packet::{Batch, Verdict, Via};
 use crate::pipeline::{Counters, Pipeline, Shared};
 
@@ -45,7 +46,7 @@ const SWEEP_PART: u64 = 128;
 const TICK_NS: u128 = 100_000_000;
 
 pub(super) struct Worker {
-    config: WorkerConfig,
+    config: Arc<WorkerConfig>,
     shared: Arc<Shared>,
     pipeline: Pipeline,
     orders: Receiver<Command>,
@@ -72,7 +73,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        config: WorkerConfig,
+        config: Arc<WorkerConfig>,
         shared: Arc<Shared>,
         pipeline: Pipeline,
         orders: Receiver<Command>,
@@ -108,8 +109,19 @@ impl Worker {
         Waker::new(self.poll.registry(), WAKER)
     }
 
-    /// Works until it is told to stop.
-    pub(super) fn run(mut self) {
+    /// What its packets lie in.
+    pub(super) fn pool(&self) -> Pages {
+        self.batch.pages()
+    }
+
+    /// Works until it is told to stop, on one processor if one is given.
+    pub(super) fn run(mut self, cpu: Option<u16>) {
+        if let Some(cpu) = cpu
+            && let Err(error) = cores::pin(cpu)
+        {
+            // It could when that was checked; the control group has changed since.
+            tracing::warn!("pinning a worker to processor {cpu}: {error}; it runs anywhere");
+        }
         if self.config.batch_scheduling
             && let Err(error) = sys::schedule_as_batch()
         {

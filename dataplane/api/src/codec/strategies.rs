@@ -189,13 +189,14 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
 }
 
 fn link() -> impl Strategy<Value = LinkStatus> {
-    any::<(String, Option<u16>, String, u16, [u64; 4], u64)>().prop_map(
-        |(name, port, mode, mtu, [rx_packets, rx_bytes, tx_packets, tx_bytes], errors)| {
+    any::<(String, Option<u16>, String, u16, Vec<u16>, [u64; 4], u64)>().prop_map(
+        |(name, port, mode, mtu, readers, [rx_packets, rx_bytes, tx_packets, tx_bytes], errors)| {
             LinkStatus {
                 name,
                 port: port.map(PortId),
                 mode,
                 mtu,
+                readers,
                 rx_packets,
                 rx_bytes,
                 tx_packets,
@@ -207,14 +208,10 @@ fn link() -> impl Strategy<Value = LinkStatus> {
 }
 
 fn status() -> impl Strategy<Value = Status> {
-    let worker = any::<(u16, u32, [u64; 4])>().prop_map(
-        |(worker, links, [sleeps, batches, packets, acks])| WorkerStatus {
-            worker,
-            links,
-            sleeps,
-            batches,
-            packets,
-            acks_merged: acks,
+    let worker = any::<(u16, Option<u16>, String, u32, [u64; 4])>().prop_map(
+        |(worker, cpu, pool, links, n)| {
+            let [sleeps, batches, packets, acks_merged] = n;
+            WorkerStatus { worker, cpu, pool, links, sleeps, batches, packets, acks_merged }
         },
     );
     let drops = (reason(), any::<u64>()).prop_map(|(reason, packets)| Drops { reason, packets });

@@ -181,3 +181,43 @@ fn a_tunnel_finds_out_by_itself() {
     assert_eq!(from.mode(), "udp gso gro");
     exchange(&from, &to, true);
 }
+
+/// `UDP_SEGMENT` without outer checksums is EINVAL (`udp_send_skb`, `net/ipv4/udp.c`): they stay on.
+/// Here they are off, and what the kernel refuses leaves all the same.
+#[test]
+fn trains_that_are_refused_leave_as_datagrams() {
+    let [(_one, from), (_other, to)] = cells(UplinkMode::Udp);
+    for sender in &from.senders {
+        let off =
+            crate::link::sys::set_option(sender.as_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
+        off.unwrap();
+    }
+    let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
+    let mut packet = tcp_packet(&[9; 5000], 1);
+    let offload = make_super(&mut packet, 1000);
+    add(&mut batch, &packet, offload);
+    for round in 1..=2 {
+        assert_eq!(from.transmit(&batch, [0], &mut scratch, &mut report), 1);
+        assert_eq!(from.mode(), "udp gro");
+        let arrived = receive_all(&to, 5);
+        assert!((0..5).all(|n| arrived.packet(n).len() == TUNNEL_HEADER_LEN + 52 + 1000));
+        assert_eq!((from.counters().tx().0, from.counters().errors()), (round, 0));
+    }
+}
+
+/// A super-packet that is too long for the TAP and for one train leaves as two trains.
+#[test]
+fn the_longest_super_packet_arrives() {
+    for mode in [UplinkMode::TunnelGso, UplinkMode::Udp] {
+        let [(_one, from), (_other, to)] = cells(mode);
+        let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
+        let payload = 65_535 - 52;
+        let mut packet = tcp_packet(&vec![9; payload], 1);
+        let offload = make_super(&mut packet, 1398);
+        add(&mut batch, &packet, offload);
+        assert_eq!(from.transmit(&batch, [0], &mut scratch, &mut report), 1);
+        let arrived = receive_all(&to, 2);
+        let len = |n| arrived.packet(n).len() - TUNNEL_HEADER_LEN - 52;
+        assert_eq!((0..arrived.len()).map(len).sum::<usize>(), payload, "{mode:?}");
+    }
+}

@@ -12,7 +12,7 @@ use smoltcp::wire::{
 use crate::wire::tunnel::ETHERNET_HEADER_LEN;
 
 /// Length of an ARP packet for Ethernet and IPv4 (RFC 826), in bytes.
-pub(super) const ARP_LEN: usize = 28;
+pub const ARP_LEN: usize = 28;
 
 /// The two ends of a container's veth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +25,10 @@ pub struct Macs {
 
 /// What a frame that is not dropped at the door carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
+    /// A packet.
     Ipv4,
+    /// A question for an address.
     Arp,
 }
 
@@ -35,7 +37,7 @@ impl Macs {
     ///
     /// # Errors
     /// Why the frame is dropped.
-    pub(super) fn check(&self, header: [u8; ETHERNET_HEADER_LEN]) -> Result<Frame, DropReason> {
+    pub fn check(&self, header: [u8; ETHERNET_HEADER_LEN]) -> Result<Frame, DropReason> {
         let frame = EthernetFrame::new_unchecked(&header[..]);
         if frame.src_addr().0 != self.container {
             return Err(DropReason::SpoofedSource);
@@ -62,7 +64,7 @@ impl Macs {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub(super) fn answer(&self, arp: &[u8]) -> Result<[u8; ARP_LEN], DropReason> {
+    pub fn answer(&self, arp: &[u8]) -> Result<[u8; ARP_LEN], DropReason> {
         let packet = ArpPacket::new_checked(arp).map_err(|_| DropReason::Malformed)?;
         let asked = ArpRepr::parse(&packet).map_err(|_| DropReason::Malformed)?;
         let ArpRepr::EthernetIpv4 {

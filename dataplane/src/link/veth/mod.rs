@@ -31,8 +31,7 @@ use super::writer::Writer;
 use super::{LinkCounters, MAX_BATCH_BYTES, Received, Report, Scratch};
 use crate::packet::{Batch, Piece, Via};
 use crate::wire::tunnel::ETHERNET_HEADER_LEN;
-pub use frame::Macs;
-use frame::{ARP_LEN, Frame};
+pub use frame::{ARP_LEN, Frame, Macs};
 use sys::{Front, Message};
 
 /// What a packet socket takes on kernels since 6.2; those before refuse the first UDP super-packet,
