@@ -40,8 +40,8 @@ impl Counters {
 
     /// `n` packets ended for `reason`. Called by the pipeline for what it decides, and by the
     /// worker for packets that were forwarded but failed at their door ([`DropReason::LinkGone`],
-    /// [`DropReason::LinkFull`], [`DropReason::LinkError`], [`DropReason::NextHopUnknown`]), or before they became packets
-    /// ([`DropReason::NoBuffer`]).
+    /// [`DropReason::LinkFull`], [`DropReason::LinkError`], [`DropReason::NextHopUnknown`]), or
+    /// before they became packets ([`DropReason::NoBuffer`]).
     #[inline]
     pub fn dropped(&self, reason: DropReason, n: u64) {
         add(&self.dropped[reason as usize], n);
