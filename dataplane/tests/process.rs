@@ -213,7 +213,7 @@ fn a_tunnel_that_cannot_be_opened_is_a_refusal() {
         let snapshot =
             Snapshot { cell: Some((cell, None)), rules: rules(3), ..Snapshot::default() };
         let why = controller.snapshot(&snapshot).unwrap_err().to_string();
-        assert!(why.contains("cannot open the tunnel"), "{why}");
+        assert!(why.contains("cannot open the uplink"), "{why}");
         let status = controller.status().unwrap();
         assert_eq!((status.generation, status.rules, status.links.len()), (0, 0, 0));
     }

@@ -44,7 +44,7 @@ impl BusyTime {
 pub(crate) struct ProcessTime;
 
 impl ProcessTime {
-    /// That all its threads have had so far, to the nanosecond: the first number of
+    /// That all its threads of now have had so far, to the nanosecond: the first number of
     /// `/proc/PID/task/TID/schedstat` (Documentation/scheduler/sched-stats.rst).
     pub(crate) fn of(pid: u32) -> Result<Duration> {
         let path = format!("/proc/{pid}/task");
@@ -52,8 +52,8 @@ impl ProcessTime {
         let mut total = Duration::ZERO;
         for thread in threads {
             let path = thread.with_context(|| format!("list {path}"))?.path().join("schedstat");
-            let text =
-                fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            // A thread that ends meanwhile takes its time along.
+            let Ok(text) = fs::read_to_string(&path) else { continue };
             let run = text.split_whitespace().next().and_then(|first| first.parse().ok());
             total += Duration::from_nanos(
                 run.with_context(|| format!("understand {}", path.display()))?,
