@@ -126,6 +126,7 @@ pub(super) fn request_response(
 /// New conversations of one datagram each, of which more are begun than get through.
 pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     side.forget_conversations()?;
+    let known = begun(side)?;
     let seconds = length.seconds;
     // The sender starts before its receiver counts and goes on until that has seen enough.
     let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(FLOWS_PER_PORT)).ceil() as u16;
@@ -137,10 +138,24 @@ pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     )?;
     let seen: Seen = receiver.seen(side)?;
     drop(sender);
+    // Otherwise some were no new conversations, and the number would flatter.
+    if let (Some(before), Some(after)) = (known, begun(side)?) {
+        let begun = after - before;
+        ensure!(
+            begun >= seen.packets,
+            "{} datagrams arrived, but only {begun} conversations began",
+            seen.packets
+        );
+    }
     Ok(Sample {
         values: vec![seen.packets as f64 / seen.seconds],
         cpu: Some(seen.cpu_seconds * 1e6 / seen.packets as f64),
     })
+}
+
+/// Conversations that have begun so far on our cell that receives; none on the kernel's.
+fn begun(side: &Side) -> Result<Option<u64>> {
+    side.sarcenet().last().map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
 }
 
 /// New connections.
