@@ -16,17 +16,32 @@ pub(crate) struct Loading {
     pub(crate) rules: u32,
     /// Containers on the cell that receives.
     pub(crate) containers: u16,
-    /// A world of its own: the scenario leaves it in another state than it found.
-    pub(crate) own: bool,
+    pub(crate) world: Shared,
+}
+
+/// Who else is measured in a world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Shared {
+    /// All that leave it as they found it.
+    All,
+    /// Those that change or fill its programs.
+    Changes,
+    /// Those that leave it full of conversations.
+    Flows,
 }
 
 impl Loading {
     /// What `K` was when the bars were set: ten rules.
-    pub(crate) const BASE: Self = Self { rules: 10, containers: 1, own: false };
+    pub(crate) const BASE: Self = Self { rules: 10, containers: 1, world: Shared::All };
 
     /// The same with so many rules.
     pub(crate) const fn rules(rules: u32) -> Self {
         Self { rules, ..Self::BASE }
+    }
+
+    /// So many rules, in a world that is left full of conversations.
+    pub(crate) const fn flows(rules: u32) -> Self {
+        Self { world: Shared::Flows, ..Self::rules(rules) }
     }
 
     /// 2,000 rules for so many containers.

@@ -46,7 +46,7 @@ Examples:
       a full run with all its files
 
 Needs:
-  root, for namespaces; iperf3, ip, iptables-legacy or iptables-nft; the other programs of
+  root, for namespaces; iperf3, ip, conntrack, iptables-legacy or iptables-nft; the other programs of
   Sarcenet beside this one, or in SARCENET_BIN_DIR
   a machine that does nothing else: all sides share its cores
 

@@ -3,6 +3,7 @@
 use std::cell::Cell as Slot;
 use std::collections::BTreeMap;
 use std::net::SocketAddrV4;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -181,6 +182,16 @@ impl Side {
         }
     }
 
+    /// Makes the kernel of its cells forget all conversations.
+    pub(crate) fn forget_conversations(&self) -> Result<()> {
+        for cell in self.world.cells() {
+            if matches!(cell, Cell::Kernel(_)) {
+                cell.namespace().checked(Command::new("conntrack").arg("-F"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// What its links really are, one line each; empty for the kernel.
     pub(crate) fn modes(&self) -> Result<Vec<String>> {
         let mut modes = Vec::new();
@@ -199,7 +210,7 @@ impl Side {
     /// it is related to the bytes of the second that iperf3 does not count, too.
     pub(crate) fn iperf3(&self, span: Span, streams: u8, seconds: f64) -> Result<Seen> {
         let duration = Duration::from_secs_f64(seconds.max(1.0));
-        let (port, streams) = (self.take_port(), streams.into());
+        let (port, streams) = (self.take_ports(1), streams.into());
         let busy = BusyTime::now()?;
         let result = bulk_transfer(&self.sender, self.receiver(span), port, streams, duration)?;
         let counted = duration.as_secs() as f64;
@@ -211,10 +222,12 @@ impl Side {
         })
     }
 
-    /// A port that no run before has used for long.
-    pub(crate) fn take_port(&self) -> u16 {
-        let port = self.next_port.get();
-        self.next_port.set(if port == LAST_PORT { FIRST_PORT } else { port + 1 });
+    /// So many ports in a row, at most all that there are, that no run before has used for long;
+    /// the first of them.
+    pub(crate) fn take_ports(&self, count: u16) -> u16 {
+        let next = self.next_port.get();
+        let port = if count > LAST_PORT + 1 - next { FIRST_PORT } else { next };
+        self.next_port.set(port + count);
         port
     }
 
@@ -257,7 +270,18 @@ impl Side {
 
     /// Starts both. They end when dropped, at the latest.
     pub(crate) fn start(&self, span: Span, listening: &str, sending: &str) -> Result<Pair> {
-        let address = SocketAddrV4::new(self.receiver(span).address(), self.take_port());
+        self.start_on_ports(1, span, listening, sending)
+    }
+
+    /// The same with more than one port for the listening one: those from its address's on.
+    pub(crate) fn start_on_ports(
+        &self,
+        ports: u16,
+        span: Span,
+        listening: &str,
+        sending: &str,
+    ) -> Result<Pair> {
+        let address = SocketAddrV4::new(self.receiver(span).address(), self.take_ports(ports));
         let mut receiver = Generator::start(self.receiver(span), listening, Some(address))?;
         receiver.wait_ready()?;
         Ok((receiver, Generator::start(&self.sender, sending, Some(address))?))

@@ -25,7 +25,7 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
     let output = perf(&[
         "run",
         "--quick",
-        "--only=tcp-local-4-threads,udp-1400,rr-udp,cps-10,idle,restart",
+        "--only=tcp-local-4-threads,udp-1400,rr-udp,flows-10,cps-10,idle,restart",
         "--pairs=1",
         "--seconds=0.3",
         &format!("--json={json}"),
@@ -47,6 +47,7 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
         ("rr-udp-p50", "us", 3),
         ("rr-udp-p99", "us", 3),
         ("rr-udp-p99.9", "us", 3),
+        ("flows-10", "flows/s", 2),
         ("cps-10", "connections/s", 2),
         ("idle", "% of a core", 1),
         ("restart", "ms", 1),
@@ -66,7 +67,9 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
             assert_eq!(row["ratio_min"], row["ratio_max"], "of one pair: {row}");
         }
     }
-    for plot in ["tcp-local-4-threads", "udp-1400", "rr-udp", "cps-10", "idle", "restart"] {
+    for plot in
+        ["tcp-local-4-threads", "udp-1400", "rr-udp", "flows-10", "cps-10", "idle", "restart"]
+    {
         let text = std::fs::read_to_string(format!("{svg}/{plot}.svg"))?;
         assert!(text.starts_with("<svg") && text.contains("<circle"), "{plot}: {text}");
     }
@@ -96,7 +99,9 @@ fn mistakes_are_explained() -> Result<()> {
 fn scenarios_are_listed_with_their_bars() -> Result<()> {
     let output = perf(&["list"])?;
     let said = String::from_utf8_lossy(&output.stdout);
-    for words in ["tcp-1", "rr-tcp-busy-p99", "at least 0.6 of the kernel's", "at most 160 MB"] {
+    for words in
+        ["tcp-1", "rr-tcp-busy-p99", "at least 0.6 of the kernel's", "flows-10k", "at most 160 MB"]
+    {
         assert!(said.contains(words), "{words} is missing in {said}");
     }
     Ok(())

@@ -3,6 +3,7 @@
 //! Those that listen print the line `ready` before.
 
 mod connections;
+mod flows;
 mod hog;
 mod paced;
 mod request_response;
@@ -21,6 +22,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use connections::Opened;
+pub(crate) use flows::PER_PORT as FLOWS_PER_PORT;
 pub(crate) use paced::{Arrived, Departed};
 pub(crate) use request_response::Latency;
 
@@ -96,6 +98,31 @@ pub(crate) enum Load {
         /// Payload bytes of a datagram.
         #[arg(long, default_value_t = 18)]
         size: usize,
+        /// Seconds to send.
+        #[arg(long, default_value_t = 3.0)]
+        seconds: f64,
+    },
+    /// Counts datagrams on many ports.
+    FlowsReceive {
+        /// Address to receive on and the lowest port.
+        listen: SocketAddrV4,
+        /// Ports to receive on, upwards from that one.
+        #[arg(long, default_value_t = 60)]
+        ports: u16,
+        /// Seconds not counted, from the first datagram on.
+        #[arg(long, default_value_t = 0.3)]
+        omit: f64,
+        /// Seconds counted.
+        #[arg(long, default_value_t = 2.0)]
+        seconds: f64,
+    },
+    /// Sends datagrams as fast as it can, each from and to another pair of ports.
+    FlowsSend {
+        /// Receiver and its lowest port.
+        connect: SocketAddrV4,
+        /// Ports to send to, upwards from the receiver's.
+        #[arg(long, default_value_t = 60)]
+        ports: u16,
         /// Seconds to send.
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
@@ -235,6 +262,12 @@ impl Load {
             }
             Self::UdpSend { connect, size, seconds } => {
                 print(&udp::send(connect, size, duration(seconds))?)
+            }
+            Self::FlowsReceive { listen, ports, omit, seconds } => {
+                print(&flows::receive(listen, ports, duration(omit), duration(seconds))?)
+            }
+            Self::FlowsSend { connect, ports, seconds } => {
+                print(&flows::send(connect, ports, duration(seconds))?)
             }
             Self::PacedReceive { listen, bound } => {
                 print(&paced::receive(listen, duration(bound))?)

@@ -3,11 +3,11 @@
 
 use super::{Bar, Better, Measure, Row, Scenario, Sides, Work};
 use crate::load::Transport;
-use crate::loading::Loading;
+use crate::loading::{Loading, Shared};
 use crate::side::Span;
 
 /// UDP payload bytes of a 60-byte frame, which is 64 on the wire.
-const SMALL: u16 = 18;
+pub(super) const SMALL: u16 = 18;
 /// UDP payload bytes that fill a packet.
 const LARGE: u16 = 1_400;
 
@@ -87,7 +87,7 @@ use Sides::{Ours, Three, Two};
 use Span::{CrossCell, SameCell};
 
 const FEW: L = L::BASE;
-const OWN: L = L { own: true, ..L::BASE };
+const OWN: L = L { world: Shared::Changes, ..L::BASE };
 const UDP: Work = Work::Udp { size: SMALL };
 const RULES_COST: Work = Work::RulesCost { size: SMALL };
 
@@ -107,9 +107,12 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("rr-tcp", "request and response by TCP", ask(Transport::Tcp, false), Three, FEW, latency!(ratio(0.8, 0.4), ratio(1.0, 0.6))),
     scenario("rr-udp", "request and response by UDP", ask(Transport::Udp, false), Three, FEW, latency!(ratio(0.8, 0.4), ratio(1.0, 0.6))),
     scenario("rr-tcp-busy", "request and response by TCP, all cores busy", ask(Transport::Tcp, true), Three, FEW, latency!(ratio(2.0, 1.2), ratio(2.0, 1.2))),
-    scenario("cps-10", "new TCP connections to the other cell, 10 rules", Work::Connections, Two, L::rules(10), &[row("connections/s", Better::Higher, Some(ratio(0.8, 1.5)))]),
-    scenario("cps-1k", "new TCP connections to the other cell, 1,000 rules", Work::Connections, Two, L::rules(1_000), &[row("connections/s", Better::Higher, Some(ratio(2.0, 5.0)))]),
-    scenario("cps-10k", "new TCP connections to the other cell, 10,000 rules", Work::Connections, Two, L::rules(10_000), &[row("connections/s", Better::Higher, Some(ratio(20.0, 30.0)))]),
+    scenario("flows-10", "new conversations to the other cell, a datagram each, 10 rules", Work::Flows, Two, L::flows(10), &[row("flows/s", Better::Higher, Some(ratio(0.8, 1.5)))]),
+    scenario("flows-1k", "new conversations to the other cell, a datagram each, 1,000 rules", Work::Flows, Two, L::flows(1_000), &[row("flows/s", Better::Higher, Some(ratio(2.0, 5.0)))]),
+    scenario("flows-10k", "new conversations to the other cell, a datagram each, 10,000 rules", Work::Flows, Two, L::flows(10_000), &[row("flows/s", Better::Higher, Some(ratio(20.0, 30.0)))]),
+    scenario("cps-10", "whole TCP connections to the other cell with their sockets, 10 rules", Work::Connections, Two, L::rules(10), &[row("connections/s", Better::Higher, None)]),
+    scenario("cps-1k", "whole TCP connections to the other cell with their sockets, 1,000 rules", Work::Connections, Two, L::rules(1_000), &[row("connections/s", Better::Higher, None)]),
+    scenario("cps-10k", "whole TCP connections to the other cell with their sockets, 10,000 rules", Work::Connections, Two, L::rules(10_000), &[row("connections/s", Better::Higher, None)]),
     scenario("rules-10", "64-byte frames of one conversation, 10 rules", UDP, Two, L::rules(10), kpps!(None)),
     scenario("rules-1k", "64-byte frames of one conversation, 1,000 rules", UDP, Two, L::rules(1_000), kpps!(None)),
     scenario("rules-10k", "64-byte frames of one conversation, 10,000 rules", UDP, Two, L::rules(10_000), kpps!(None)),

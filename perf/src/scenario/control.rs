@@ -190,7 +190,7 @@ pub(super) fn restart(side: &Side) -> Result<Sample> {
     let cells = side.sarcenet();
     let cell = cells.last().context("this needs a Sarcenet cell")?;
     let receiver = side.receiver(Span::CrossCell);
-    let port = side.take_port();
+    let port = side.take_ports(1);
     let _server = receiver.serve_http(port)?;
     let address = SocketAddrV4::new(receiver.address(), port);
     let mut connection = side.sender().http(address, PATIENCE)?;

@@ -104,7 +104,13 @@ pub(crate) enum Work {
     LossFree { size: u16 },
     /// One question at a time.
     RequestResponse { transport: Transport, busy: bool },
-    /// New connections.
+    /// Datagrams of small frames, each the first of its conversation, unthrottled. This is what the
+    /// bars for new connections were set with: nothing but cells is at work. A run leaves some
+    /// hundred thousand conversations behind. Our flow table holds about a million by default, so
+    /// that later runs evict old ones; the kernel's is emptied before each run, as its limit is
+    /// that of the whole machine (`nf_conntrack_max`) and lower.
+    Flows,
+    /// New TCP connections, with all that their sockets cost both ends.
     Connections,
     /// What 50,000 rules cost a packet of a known conversation, compared with 10.
     RulesCost { size: u16 },
@@ -143,6 +149,7 @@ impl Work {
             Self::Iperf3 { .. } | Self::Tcp { .. } => Some("CPU s/GB"),
             Self::Udp { .. } | Self::LossFree { .. } => Some("CPU us/packet"),
             Self::RequestResponse { busy: false, .. } => Some("CPU us/answer"),
+            Self::Flows => Some("CPU us/flow"),
             Self::Connections => Some("CPU us/connection"),
             _ => None,
         }
@@ -158,6 +165,7 @@ impl Work {
             Self::Udp { size } | Self::LossFree { size } => {
                 traffic::verify_udp(worlds.side(kind, loading)?, size)
             }
+            Self::Flows => traffic::verify_udp(worlds.side(kind, loading)?, catalogue::SMALL),
             // These compare what they carry in every run, or carry nothing.
             _ => Ok(()),
         }
@@ -183,6 +191,7 @@ impl Work {
             Self::RequestResponse { transport, busy } => {
                 traffic::request_response(side, transport, busy, length)
             }
+            Self::Flows => traffic::flows(side, length),
             Self::Connections => traffic::connections(side, length),
             Self::PolicyApply => control::policy_apply(side, kind),
             Self::Idle => control::idle(side, length),

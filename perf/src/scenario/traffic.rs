@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{Length, Sample};
 use crate::generator::Generator;
-use crate::load::{Arrived, Departed, Latency, Opened, Seen, Transport};
+use crate::load::{Arrived, Departed, FLOWS_PER_PORT, Latency, Opened, Seen, Transport};
 use crate::loading::Loading;
 use crate::side::{Kind, Side, Span, Worlds};
 use crate::stats::largest;
@@ -15,6 +15,9 @@ const LOSS: f64 = 1e-4;
 
 /// Rate of the datagrams that are compared byte by byte, a second.
 const VERIFY_RATE: f64 = 5_000.0;
+
+/// Datagrams of new conversations a second, more than any sender gets rid of.
+const MOST_FLOWS: f64 = 1e6;
 
 /// Known bytes in one stream.
 pub(super) fn verify_tcp(side: &Side, span: Span) -> Result<()> {
@@ -118,6 +121,41 @@ pub(super) fn request_response(
         values: vec![latency.p50_us, latency.p99_us, latency.p999_us],
         cpu: (!busy).then(|| latency.cpu_seconds * 1e6 / latency.answers as f64),
     })
+}
+
+/// New conversations of one datagram each, of which more are begun than get through.
+pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
+    side.forget_conversations()?;
+    let known = begun(side)?;
+    let seconds = length.seconds;
+    // The sender starts before its receiver counts and goes on until that has seen enough.
+    let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(FLOWS_PER_PORT)).ceil() as u16;
+    let (receiver, sender) = side.start_on_ports(
+        ports,
+        Span::CrossCell,
+        &format!("flows-receive --ports {ports} --omit 0.3 --seconds {seconds}"),
+        &format!("flows-send --ports {ports} --seconds {}", seconds + 5.0),
+    )?;
+    let seen: Seen = receiver.seen(side)?;
+    drop(sender);
+    // Otherwise some were no new conversations, and the number would flatter.
+    if let (Some(before), Some(after)) = (known, begun(side)?) {
+        let begun = after - before;
+        ensure!(
+            begun >= seen.packets,
+            "{} datagrams arrived, but only {begun} conversations began",
+            seen.packets
+        );
+    }
+    Ok(Sample {
+        values: vec![seen.packets as f64 / seen.seconds],
+        cpu: Some(seen.cpu_seconds * 1e6 / seen.packets as f64),
+    })
+}
+
+/// Conversations that have begun so far on our cell that receives; none on the kernel's.
+fn begun(side: &Side) -> Result<Option<u64>> {
+    side.sarcenet().last().map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
 }
 
 /// New connections.
