@@ -16,6 +16,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod whole;
 
 pub use tap::TapError;
 
