@@ -127,6 +127,21 @@ impl Interface {
         Err(AttachError::Differs(what))
     }
 
+    /// Compares the address and the route of `link` with what they shall be, in its namespace.
+    fn check_address(&self, netlink: &Netlink, link: &Link) -> Result<(), AttachError> {
+        let Self { ifname, address, .. } = self;
+        let addresses = netlink.addresses(link)?;
+        if addresses != [(*address, 32)] {
+            return Self::differs(format!(
+                "{ifname} has the addresses {addresses:?} instead of {address}/32"
+            ));
+        }
+        if !netlink.has_default_route(link, *address)? {
+            return Self::differs(format!("the default route does not lead through {ifname}"));
+        }
+        Ok(())
+    }
+
     /// Compares what both kinds have with what it shall be.
     fn check_link(&self, link: &Link) -> Result<(), AttachError> {
         let Self { ifname, mtu, .. } = self;

@@ -79,17 +79,7 @@ pub(super) fn check(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(), 
         let netlink = Netlink::open()?;
         let link = find(&netlink, &interface.ifname)?;
         interface.check_link(&link)?;
-        let Interface { ifname, address, .. } = interface;
-        let addresses = netlink.addresses(&link)?;
-        if addresses != [(*address, 32)] {
-            return Interface::differs(format!(
-                "{ifname} has the addresses {addresses:?} instead of {address}/32"
-            ));
-        }
-        if !netlink.has_default_route(&link, *address)? {
-            return Interface::differs(format!("the default route does not lead through {ifname}"));
-        }
-        Ok(())
+        interface.check_address(&netlink, &link)
     })
     .map_err(AttachError::Namespace)?
 }

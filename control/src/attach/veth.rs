@@ -138,16 +138,7 @@ pub(super) fn check(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(), 
         if link.mac != Some(container_mac(*address)) {
             return Interface::differs(format!("the MAC address of {ifname} was changed"));
         }
-        let addresses = netlink.addresses(&link)?;
-        if addresses != [(*address, 32)] {
-            return Interface::differs(format!(
-                "{ifname} has the addresses {addresses:?} instead of {address}/32"
-            ));
-        }
-        if !netlink.has_default_route(&link, *address)? {
-            return Interface::differs(format!("the default route does not lead through {ifname}"));
-        }
-        Ok(())
+        interface.check_address(&netlink, &link)
     })
     .map_err(AttachError::Namespace)?
 }

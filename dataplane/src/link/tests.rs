@@ -140,7 +140,7 @@ fn add(batch: &mut Batch, packet: &[u8], offload: Offload, flow_hash: u32) -> Ve
 }
 
 /// Everything that arrives, in order.
-fn receive_all(tunnel: &UdpTunnel, packets: usize) -> Batch {
+pub(super) fn receive_all(tunnel: &UdpTunnel, packets: usize) -> Batch {
     let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
     while batch.len() < packets {
         let mut fds = [PollFd::new(tunnel.as_fd(), PollFlags::POLLIN)];

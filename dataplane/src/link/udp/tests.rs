@@ -6,12 +6,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sarcenet_dataplane_api::{DropReason, UplinkMode};
 
 use super::UdpTunnel;
 use super::probe::{Finding, attempt};
 use crate::link::testing::{make_super, place, tcp_packet, udp_packet};
+use crate::link::tests::receive_all;
 use crate::link::tests::support::namespace::Namespace;
 use crate::link::{Report, Scratch};
 use crate::packet::{Batch, Checksum, Offload, Segmentation, Verdict, Via};
@@ -50,19 +50,6 @@ fn add(batch: &mut Batch, packet: &[u8], offload: Offload) -> Vec<u8> {
     let index = batch.push(head, offload, Via::Host).unwrap();
     batch.packet_mut(index).verdict = Verdict::Forward(Via::Tunnel(UNDERLAY[1]));
     bytes
-}
-
-/// Everything that arrives, in order.
-fn receive_all(tunnel: &UdpTunnel, packets: usize) -> Batch {
-    let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
-    while batch.len() < packets {
-        let mut fds = [PollFd::new(tunnel.as_fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, PollTimeout::try_from(Duration::from_secs(10)).unwrap());
-        assert_eq!(ready, Ok(1), "{} of {packets} packets came", batch.len());
-        tunnel.receive(&mut batch, 64, &mut scratch, &mut report);
-    }
-    report.take(|reason, n| panic!("{n} dropped: {reason}"));
-    batch
 }
 
 /// Sends TCP and UDP super-packets among ordinary packets, and looks at what arrives.
