@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AttachmentId, Policy};
 use sarcenet_dataplane_api::client::Snapshot;
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, Peer, PortId, Rule, RuleId, RuleKey, Update,
+    Attach, Cell, Container, Logging, Peer, PortId, Rule, RuleId, RuleKey, Update,
 };
 
 use crate::config::{CellSpec, Network};
@@ -182,6 +182,8 @@ impl Desired {
                 revoke: network.revoke,
                 uplink: network.uplink,
                 host: host.is_some(),
+                outside: None,
+                logging: Logging::default(),
             },
             host,
             peers: peers.collect(),

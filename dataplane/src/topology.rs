@@ -209,7 +209,7 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use sarcenet_dataplane_api::{Attach, Revoke, UplinkMode};
+    use sarcenet_dataplane_api::{Attach, Logging, Revoke, UplinkMode};
 
     use super::*;
 
@@ -224,6 +224,8 @@ mod tests {
             revoke: Revoke::Drain,
             uplink: UplinkMode::Udp,
             host: true,
+            outside: None,
+            logging: Logging::default(),
         }
     }
 

@@ -18,8 +18,8 @@ use nix::{
     unistd::Pid,
 };
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey,
-    TraceFilter, Update, UplinkMode,
+    Attach, Cell, Container, Logging, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId,
+    RuleKey, TraceFilter, Update, UplinkMode,
     client::{Client, Snapshot},
 };
 use sarcenet_tun::TunDevice;
@@ -105,6 +105,8 @@ fn cell() -> Cell {
         revoke: Revoke::Drain,
         uplink: UplinkMode::Udp,
         host: false,
+        outside: None,
+        logging: Logging::default(),
     }
 }
 

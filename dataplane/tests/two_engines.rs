@@ -13,8 +13,8 @@ use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane::wire::tunnel::vtep_mac;
 use sarcenet_dataplane::worker::{UplinkSettings, WorkerConfig, Workers};
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, DropReason, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
-    RuleKey, UplinkMode,
+    Attach, Cell, Container, DropReason, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule,
+    RuleId, RuleKey, UplinkMode,
 };
 use support::namespace::Namespace;
 use support::{attach, traffic};
@@ -73,6 +73,8 @@ impl Engine {
             revoke: Revoke::Drain,
             uplink: mode,
             host: false,
+            outside: None,
+            logging: Logging::default(),
         };
         let other = 1 - number;
         let peer = Peer {

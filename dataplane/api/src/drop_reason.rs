@@ -65,6 +65,16 @@ drop_reasons! {
     EgressDenied = "egress_denied",
     /// To the cell itself, which containers may not reach; refused with ICMP port unreachable.
     HostDenied = "host_denied",
+    /// To the outside, but every port of the cell's address is in use for that destination, or the
+    /// container has as many conversations as it may; refused with ICMP port unreachable.
+    SnatExhausted = "snat_exhausted",
+    /// To the outside, more new connections to one address and port than the container may open;
+    /// refused with ICMP port unreachable.
+    ConnectionLimit = "connection_limit",
+    /// More than the container may be sent for now.
+    RateLimit = "rate_limit",
+    /// A TCP packet whose sequence numbers cannot belong to its connection.
+    OutOfWindow = "out_of_window",
     /// To an overlay address that no container and no peer has.
     NoRoute = "no_route",
     /// Its time to live ran out; answered with ICMP time exceeded.

@@ -16,6 +16,7 @@ pub mod codec;
 mod drop_reason;
 mod messages;
 mod observe;
+mod outside;
 pub mod transport;
 
 pub use drop_reason::DropReason;
@@ -27,7 +28,11 @@ pub use observe::{
     Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus, LinkStatus, PortInfo, Status,
     TraceFilter, TraceStep, Walk, WorkerStatus,
 };
+pub use outside::{
+    ConnectionLimit, EgressRule, EgressSet, HostService, Logging, Mapping, Outside, Rate, SetId,
+    Settings, Traffic,
+};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::observe::{FlowInfo, PortInfo, Status, TraceFilter, Walk};
+use crate::outside::{EgressSet, Logging, Outside, SetId, Settings};
 
 /// One container's port on this cell. Chosen by the controller, stable over restarts of either
 /// side, small (an index, below 65,536).
@@ -90,6 +91,10 @@ pub struct Cell {
     pub uplink: UplinkMode,
     /// Whether the host TUN's file descriptor accompanies this message.
     pub host: bool,
+    /// The way to the outside; none when there is none. It leads through the host TUN.
+    pub outside: Option<Outside>,
+    /// What is recorded as events.
+    pub logging: Logging,
 }
 
 /// Another cell.
@@ -231,6 +236,13 @@ pub struct Update {
     pub rules: Vec<Rule>,
     /// Rules that are gone.
     pub rules_gone: Vec<RuleKey>,
+    /// Sets of egress rules that are new, or pieces of them.
+    pub egress: Vec<EgressSet>,
+    /// Sets that are gone; no container may use one of them afterwards.
+    pub egress_gone: Vec<SetId>,
+    /// What containers may do beyond app-to-app rules, when new or changed. A container that is
+    /// gone takes its settings along.
+    pub settings: Vec<Settings>,
 }
 
 /// Who is asking.

@@ -45,11 +45,17 @@ pub struct Received {
 }
 
 /// Packets that ended at a door, by reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Report {
     dropped: [u32; DropReason::ALL.len()],
     answered: u32,
     any: bool,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { dropped: [0; DropReason::ALL.len()], answered: 0, any: false }
+    }
 }
 
 impl Report {

@@ -12,7 +12,7 @@ const REASONS: usize = DropReason::ALL.len();
 /// Every received packet is counted once: as forwarded when its verdict is to forward it, as
 /// dropped otherwise. A packet that then fails at its door is counted as dropped there, and
 /// [`Totals::transmitted`] leaves it out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     forwarded: CachePadded<AtomicU64>,
     answered: AtomicU64,
@@ -24,6 +24,18 @@ pub struct Counters {
 #[inline]
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let dropped = CachePadded::new([const { AtomicU64::new(0) }; REASONS]);
+        Self {
+            forwarded: CachePadded::default(),
+            answered: AtomicU64::default(),
+            answers_suppressed: AtomicU64::default(),
+            dropped,
+        }
+    }
 }
 
 impl Counters {

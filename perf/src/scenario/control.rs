@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use sarcenet_dataplane_api::client::{Client, Snapshot};
 use sarcenet_dataplane_api::{
-    Cell, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, Update,
+    Cell, Logging, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, Update,
 };
 use sarcenet_rig::{SarcenetCell, eventually};
 
@@ -79,6 +79,8 @@ fn ours_apply(side: &Side) -> Result<(Duration, Duration)> {
         revoke: Revoke::Drain,
         uplink: sarcenet_dataplane_api::UplinkMode::Udp,
         host: false,
+        outside: None,
+        logging: Logging::default(),
     };
     let receiver = side.receiver(Span::CrossCell).address();
     let snapshot = Snapshot {

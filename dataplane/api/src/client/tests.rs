@@ -3,7 +3,9 @@ use std::{fs::File, net::Ipv4Addr, thread};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Attach, PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec};
+use crate::{
+    Attach, Logging, PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec,
+};
 
 fn rule(n: u32) -> Rule {
     let ports = PortRange { first: u16::MAX - 1, last: u16::MAX };
@@ -34,6 +36,8 @@ fn cell() -> Cell {
         revoke: Revoke::Drain,
         uplink: UplinkMode::Udp,
         host: true,
+        outside: None,
+        logging: Logging::default(),
     }
 }
 
@@ -61,7 +65,7 @@ proptest! {
             containers_gone: (0..containers).map(PortId).collect(),
             rules: (0..rules).map(rule).collect(),
             rules_gone: (0..gone).map(|n| rule(n).key).collect(),
-            generation: 0,
+            ..Update::default()
         };
         let mut whole = Update::default();
         for piece in pieces::cut(update.clone()) {

@@ -6,9 +6,11 @@ use ipnet::Ipv4Net;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    Attach, Cell, Container, DropReason, Drops, FlowEnd, FlowInfo, FlowState, FlowTableStatus,
-    LinkStatus, Peer, PortId, PortInfo, PortRange, Protocol, Reply, Request, Revoke, Role, Rule,
-    RuleId, RuleKey, Status, TraceFilter, TraceStep, Update, UplinkMode, Walk, WorkerStatus,
+    Attach, Cell, ConnectionLimit, Container, DropReason, Drops, EgressRule, EgressSet, FlowEnd,
+    FlowInfo, FlowState, FlowTableStatus, HostService, LinkStatus, Logging, Mapping, Outside, Peer,
+    PortId, PortInfo, PortRange, Protocol, Rate, Reply, Request, Revoke, Role, Rule, RuleId,
+    RuleKey, SetId, Settings, Status, TraceFilter, TraceStep, Traffic, Update, UplinkMode, Walk,
+    WorkerStatus,
 };
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -24,8 +26,17 @@ fn socket() -> impl Strategy<Value = SocketAddrV4> {
 fn cell() -> impl Strategy<Value = Cell> {
     let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
     let uplink = select(UplinkMode::ALL.to_vec());
-    (any::<(Ipv4Addr, u32, u16, u16, bool)>(), net(), net(), revoke, uplink).prop_map(
-        |((underlay, vni, tunnel_port, mtu, host), subnet, overlay, revoke, uplink)| Cell {
+    let numbers = any::<(Ipv4Addr, u32, u16, u16, bool)>();
+    (numbers, net(), net(), revoke, uplink, option::of(outside()), logging()).prop_map(
+        |(
+            (underlay, vni, tunnel_port, mtu, host),
+            subnet,
+            overlay,
+            revoke,
+            uplink,
+            outside,
+            logging,
+        )| Cell {
             underlay,
             subnet,
             overlay,
@@ -35,8 +46,98 @@ fn cell() -> impl Strategy<Value = Cell> {
             revoke,
             uplink,
             host,
+            outside,
+            logging,
         },
     )
+}
+
+fn ports() -> impl Strategy<Value = PortRange> {
+    any::<(u16, u16)>().prop_map(|(first, last)| PortRange { first, last })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(vec![Protocol::Tcp, Protocol::Udp])
+}
+
+fn outside() -> impl Strategy<Value = Outside> {
+    let service = (any::<(Ipv4Addr, u16)>(), protocol())
+        .prop_map(|((address, port), protocol)| HostService { address, protocol, port });
+    (
+        option::of(ports()),
+        any::<u32>(),
+        vec(net(), 0..3),
+        any::<Vec<Ipv4Addr>>(),
+        vec(service, 0..3),
+    )
+        .prop_map(|(snat_ports, snat_per_container, not_masqueraded, local, services)| {
+            Outside { snat_ports, snat_per_container, not_masqueraded, local, services }
+        })
+}
+
+fn logging() -> impl Strategy<Value = Logging> {
+    any::<(bool, bool, u32, u32)>().prop_map(
+        |(overlay, egress, denied_per_second, accepted_udp_per_second)| Logging {
+            overlay,
+            egress,
+            denied_per_second,
+            accepted_udp_per_second,
+        },
+    )
+}
+
+fn egress_set() -> impl Strategy<Value = EgressSet> {
+    let traffic = prop_oneof![
+        Just(Traffic::All),
+        ports().prop_map(Traffic::Tcp),
+        ports().prop_map(Traffic::Udp),
+        any::<(Option<u8>, Option<u8>)>().prop_map(|(kind, code)| Traffic::Icmp { kind, code }),
+    ];
+    let rule = (any::<(u32, Ipv4Addr, Ipv4Addr, bool)>(), traffic).prop_map(
+        |((id, first, last, log), traffic)| EgressRule {
+            id: RuleId(id),
+            first,
+            last,
+            traffic,
+            log,
+        },
+    );
+    (any::<(u32, u32)>(), vec(rule, 0..6)).prop_map(|((id, from), rules)| EgressSet {
+        id: SetId(id),
+        from,
+        rules,
+    })
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let mapping = (protocol(), ports(), any::<u16>())
+        .prop_map(|(protocol, cell, container)| Mapping { protocol, cell, container });
+    let rate = || {
+        option::of(
+            any::<(u64, u64)>()
+                .prop_map(|(bits_per_second, burst_bits)| Rate { bits_per_second, burst_bits }),
+        )
+    };
+    let connections =
+        any::<(u32, u32, bool, bool)>().prop_map(|(per_second, burst, dry_run, log)| {
+            ConnectionLimit { per_second, burst, dry_run, log }
+        });
+    (
+        any::<(u16, Option<u32>, Option<u32>)>(),
+        vec(mapping, 0..4),
+        rate(),
+        rate(),
+        option::of(connections),
+    )
+        .prop_map(|((port, denied, allowed), mappings, send, receive, connections)| Settings {
+            port: PortId(port),
+            denied: denied.map(SetId),
+            allowed: allowed.map(SetId),
+            mappings,
+            send,
+            receive,
+            connections,
+        })
 }
 
 fn peer() -> impl Strategy<Value = Peer> {
@@ -88,6 +189,9 @@ pub(crate) fn update() -> impl Strategy<Value = Update> {
         vec(any::<u16>().prop_map(PortId), 0..4),
         vec(rule(), 0..8),
         vec(rule_key(), 0..8),
+        vec(egress_set(), 0..3),
+        vec(any::<u32>().prop_map(SetId), 0..3),
+        vec(settings(), 0..3),
     )
         .prop_map(
             |(
@@ -99,6 +203,9 @@ pub(crate) fn update() -> impl Strategy<Value = Update> {
                 containers_gone,
                 rules,
                 rules_gone,
+                egress,
+                egress_gone,
+                settings,
             )| {
                 Update {
                     generation,
@@ -109,6 +216,9 @@ pub(crate) fn update() -> impl Strategy<Value = Update> {
                     containers_gone,
                     rules,
                     rules_gone,
+                    egress,
+                    egress_gone,
+                    settings,
                 }
             },
         )

@@ -1,8 +1,8 @@
 //! A cell, and who could be there.
 
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
-    UplinkMode,
+    Attach, Cell, Container, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
+    RuleKey, UplinkMode,
 };
 
 use crate::wire::tunnel::vtep_mac;
@@ -18,6 +18,8 @@ pub(crate) fn cell() -> Cell {
         revoke: Revoke::Drain,
         uplink: UplinkMode::Udp,
         host: false,
+        outside: None,
+        logging: Logging::default(),
     }
 }
 

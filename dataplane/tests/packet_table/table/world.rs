@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::topology::Topology;
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId, RuleKey,
-    UplinkMode,
+    Attach, Cell, Container, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
+    RuleKey, UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -86,6 +86,8 @@ impl Default for World {
             revoke: Revoke::Drain,
             uplink: UplinkMode::Udp,
             host: true,
+            outside: None,
+            logging: Logging::default(),
         };
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
         let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();
