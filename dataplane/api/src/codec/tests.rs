@@ -87,5 +87,8 @@ fn the_version_is_readable_by_every_version() {
     let hello = Request::Hello { version: 1, role: crate::Role::Observer };
     assert_eq!(encode(&hello).unwrap(), [0, 1, 1]);
     assert_eq!(encode(&Reply::Error { message: "no".into() }).unwrap(), [2, 2, b'n', b'o']);
-    assert_eq!(encode(&Request::Update(Box::default())).unwrap(), [3, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        encode(&Request::Update(Box::default())).unwrap(),
+        [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    );
 }
