@@ -264,8 +264,22 @@ pub enum TraceStep {
         /// The rule that admits it; none when no rule does.
         rule: Option<RuleId>,
     },
+    /// Compared with the egress rules of the container.
+    Egress {
+        /// The rule that refuses it, of those that come before all others.
+        denied: Option<RuleId>,
+        /// The rule that admits it; none when no rule does.
+        allowed: Option<RuleId>,
+    },
     /// A new flow was made.
     FlowCreated,
+    /// Address and port of one side written anew.
+    Translated {
+        /// The sender's.
+        source: Option<SocketAddrV4>,
+        /// The receiver's.
+        destination: Option<SocketAddrV4>,
+    },
     /// Tunnel header put on.
     Encapsulated {
         /// Receiving cell.

@@ -21,17 +21,26 @@ impl<'g> Run<'g> {
         headers: &Headers,
         out: Out,
     ) -> Result<(), DropReason> {
-        // The cell is a router between containers and peers, but an end for its own packets.
-        let is_routed = out.to != Via::Host && batch.packet(i).from != Via::Host;
+        // The cell is a router between containers, peers and the outside, but an end for its own
+        // packets. To the outside the kernel is the one that counts the hop.
+        let from = batch.packet(i).from;
+        let translated = out.translation.is_some();
+        let is_routed = (from != Via::Host && out.to != Via::Host) || translated;
         if is_routed && Ipv4Packet::new_unchecked(batch.head(i)).hop_limit() <= 1 {
             return Err(DropReason::TtlExceeded);
+        }
+        if let Via::Container(port) = out.to {
+            self.spend_rate(port, headers)?;
         }
         let too_big = headers.largest > self.cell.mtu && out.to != Via::Host;
         if too_big && !self.may_fragment(batch, i) {
             return Err(DropReason::TooBig);
         }
         let peer = self.peer_behind(out.to)?;
-        if is_routed {
+        if let Some(translation) = &out.translation {
+            self.translate(batch, i, translation);
+        }
+        if is_routed && out.to != Via::Host {
             decrement_ttl(batch.packet_and_head(i).1);
         }
         if too_big {
@@ -42,6 +51,28 @@ impl<'g> Run<'g> {
         }
         self.send(batch, i, out, peer);
         Ok(())
+    }
+
+    /// Writes into the headers of packet `i` what its conversation is known by on the other side.
+    #[inline]
+    fn translate(&mut self, batch: &mut Batch, i: usize, translation: &Translation) {
+        let (packet, head) = batch.packet_and_head(i);
+        nat::rewrite(head, packet.offload.checksum, translation);
+        self.trace.step(packet.trace, || TraceStep::Translated {
+            source: translation.source(),
+            destination: translation.destination(),
+        });
+    }
+
+    /// Takes a packet from what its container may be sent.
+    #[inline]
+    fn spend_rate(&self, port: PortId, headers: &Headers) -> Result<(), DropReason> {
+        let container = self.topology.container(port);
+        let Some(bucket) = container.and_then(|container| container.grants.receive.as_ref()) else {
+            return Ok(());
+        };
+        let bits = u64::from(headers.total_len) * 8;
+        if bucket.take(self.now_ns, bits) { Ok(()) } else { Err(DropReason::RateLimit) }
     }
 
     /// The peer that a door leads to; none for other doors than the tunnel.

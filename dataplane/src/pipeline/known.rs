@@ -72,7 +72,7 @@ impl<'g> Run<'g> {
             return self.open(headers, from, trace);
         }
         self.track(hit, headers);
-        Ok(Out { to: exit(hit), tag: headers.tag })
+        Ok(Out { to: exit(hit), tag: headers.tag, translation: hit.translation() })
     }
 
     /// A packet of a known conversation at another door than the conversation's: somebody
@@ -118,12 +118,16 @@ impl<'g> Run<'g> {
         let sender: Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
         let hit = parse_quoted(quoted)
             .filter(|key| key.source == sender)
-            .and_then(|key| self.flows.lookup(&key, self.guard))
-            .ok_or(DropReason::UnrelatedIcmp)?;
+            .and_then(|key| self.flows.lookup(&key, self.guard));
+        let Some(hit) = hit else {
+            return self.give_back(from, sender).ok_or(DropReason::UnrelatedIcmp);
+        };
         // What is quoted ran from the sender's door to the one this error has come in by.
         let back = Hit { forward: !hit.forward, ..hit };
         let sender_door = exit(&back);
-        if !enters_by(&back, from) || self.topology.door_of(sender) != Some(sender_door) {
+        let key = back.flow.key();
+        let inner_sender = if back.forward { key.destination } else { key.source };
+        if !enters_by(&back, from) || self.topology.place_of(inner_sender) != Some(sender_door) {
             return Err(DropReason::UnrelatedIcmp);
         }
         self.trace.step(trace, || TraceStep::FlowHit {
@@ -131,6 +135,6 @@ impl<'g> Run<'g> {
             forward: back.forward,
             rule: back.flow.rule(),
         });
-        Ok(Out { to: sender_door, tag: headers.tag })
+        Ok(Out { to: sender_door, tag: headers.tag, translation: back.translation() })
     }
 }

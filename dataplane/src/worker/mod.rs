@@ -9,6 +9,7 @@ mod acks;
 mod config;
 mod cores;
 mod outgoing;
+mod pacing;
 mod ready;
 mod run;
 mod spin;

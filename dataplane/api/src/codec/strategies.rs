@@ -372,7 +372,13 @@ fn step() -> impl Strategy<Value = TraceStep> {
         Just(TraceStep::SourceChecked),
         end().prop_map(|to| TraceStep::Routed { to }),
         (any::<u16>(), rule).prop_map(|(tag, rule)| TraceStep::Policy { tag, rule }),
+        any::<(Option<u32>, Option<u32>)>().prop_map(|(denied, allowed)| TraceStep::Egress {
+            denied: denied.map(RuleId),
+            allowed: allowed.map(RuleId)
+        }),
         Just(TraceStep::FlowCreated),
+        (option::of(socket()), option::of(socket()))
+            .prop_map(|(source, destination)| TraceStep::Translated { source, destination }),
         any::<(Ipv4Addr, u16)>().prop_map(|(peer, tag)| TraceStep::Encapsulated { peer, tag }),
         end().prop_map(|to| TraceStep::Transmitted { to }),
         any::<(u8, u8)>()
