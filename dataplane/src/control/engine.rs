@@ -17,7 +17,7 @@ use sarcenet_dataplane_api::{Attach, Cell, Container, PortId, PortInfo, Reply, S
 use tracing::{info, warn};
 
 use super::{
-    desired::{Desired, Invalid, Places, RuleChange},
+    desired::{Desired, Invalid, Places, Plan, RuleChange},
     doors::{DoorError, Doors},
 };
 use crate::{packet::Via, pipeline::Shared, topology::Topology, worker::UplinkSettings};
@@ -91,8 +91,7 @@ struct InForce {
 /// A checked change, ready to be put in force.
 struct Change {
     generation: u64,
-    places: Option<Places>,
-    rules: RuleChange,
+    plan: Plan,
     host: Option<OwnedFd>,
     queues: HashMap<PortId, OwnedFd>,
 }
@@ -137,30 +136,28 @@ impl<D: Doors> Engine<D> {
         let (host, queues) = sort_descriptors(update, fds)?;
         let mut in_force = self.in_force.lock();
         check_generation(in_force.generation, update.generation)?;
-        let (places, rules) = in_force.desired.plan(update)?;
+        let plan = in_force.desired.plan(update)?;
         let generation = update.generation;
-        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+        self.put_in_force(&mut in_force, Change { generation, plan, host, queues })
     }
 
     /// Puts a whole state in force; what it does not mention goes.
     pub fn complete(&self, staged: Staged) -> Result<u64, ApplyError> {
         let mut in_force = self.in_force.lock();
-        staged.desired.places.check()?;
         // A snapshot without any piece has no generation of its own.
         let generation =
             if staged.generation == 0 { in_force.generation + 1 } else { staged.generation };
         check_generation(in_force.generation, generation)?;
-        let rules = in_force.desired.rules_towards(&staged.desired);
-        let places = Some(staged.desired.places);
-        let Staged { host, queues, .. } = staged;
-        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+        let Staged { desired, host, queues, .. } = staged;
+        let plan = in_force.desired.plan_towards(desired)?;
+        self.put_in_force(&mut in_force, Change { generation, plan, host, queues })
     }
 
     fn put_in_force(&self, now: &mut InForce, change: Change) -> Result<u64, ApplyError> {
-        let Change { generation, places, rules, host, queues } = change;
+        let Change { generation, plan, host, queues } = change;
         let begun = Instant::now();
         // All that can fail, first.
-        if let Some(places) = &places {
+        if let Some(places) = &plan.places {
             self.check_queues(places, host.as_ref(), &queues)?;
             self.move_uplink(now.desired.places.cell.as_ref(), places.cell.as_ref())?;
         }
@@ -168,7 +165,7 @@ impl<D: Doors> Engine<D> {
         // A container that goes is gone for all workers before its address can mean another one.
         // The generation stays, so that whatever is decided in between is decided once more.
         let leaving =
-            places.as_ref().map_or_else(Vec::new, |new| leaving(&now.desired.places, new));
+            plan.places.as_ref().map_or_else(Vec::new, |new| leaving(&now.desired.places, new));
         if !leaving.is_empty() {
             let mut rest = now.desired.places.clone();
             for port in &leaving {
@@ -183,9 +180,10 @@ impl<D: Doors> Engine<D> {
             self.shared.flows.purge(|flow| gone(flow.from()) || gone(flow.to()));
         }
 
-        self.change_rules(now.desired.rules.len(), &rules);
-        let (before, moved) = (now.desired.places.cell.clone(), places.is_some());
-        now.desired.accept(places, &rules);
+        self.change_rules(now.desired.rules.len(), &plan.rules);
+        let (before, moved) = (now.desired.places.cell.clone(), plan.places.is_some());
+        let (rules_new, rules_gone) = (plan.rules.new.len(), plan.rules.gone.len());
+        now.desired.accept(plan);
         now.generation = generation;
         if moved {
             let peers = now.desired.places.peers.values();
@@ -198,8 +196,8 @@ impl<D: Doors> Engine<D> {
         self.wait_for_batches();
         info!(
             generation,
-            rules_new = rules.new.len(),
-            rules_gone = rules.gone.len(),
+            rules_new,
+            rules_gone,
             containers = now.desired.places.containers.len(),
             peers = now.desired.places.peers.len(),
             took_us = begun.elapsed().as_micros() as u64,
