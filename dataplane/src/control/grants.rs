@@ -1,14 +1,19 @@
 //! What containers may do beyond app-to-app rules, made ready for workers. Rules are compiled
 //! once for all containers that share them, and limits keep what is left of them across changes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
-use sarcenet_dataplane_api::{EgressRule, PortId, SetId, Settings};
+use sarcenet_dataplane_api::{PortId, Rate, SetId, Settings};
 
-use crate::limit::{ConnectionLimiter, TokenBucket};
-use crate::policy::egress::EgressTable;
-use crate::topology::{ConnectionBudget, EgressSetEntry, Grants};
+use super::desired::AccessChange;
+use crate::{
+    limit::{ConnectionLimiter, TokenBucket},
+    policy::egress::EgressTable,
+    topology::{ConnectionBudget, Grants},
+};
 
 /// The grants in force.
 #[derive(Debug, Default)]
@@ -18,27 +23,28 @@ pub(super) struct GrantBook {
 }
 
 impl GrantBook {
-    /// Makes this what is in force. Sets that no container uses are not compiled.
-    pub(super) fn change(
-        &mut self,
-        sets: &BTreeMap<SetId, Vec<EgressRule>>,
-        settings: &BTreeMap<PortId, Settings>,
-    ) {
-        let used = |id: &SetId| {
-            settings.values().any(|s| s.denied == Some(*id) || s.allowed == Some(*id))
-        };
-        self.tables.retain(|id, _| used(id));
-        for (&id, rules) in sets.iter().filter(|(id, _)| used(id)) {
-            // A set never has other rules under the same name.
-            self.tables.entry(id).or_insert_with(|| Arc::new(EgressTable::compile(rules)));
+    /// Follows a change.
+    pub(super) fn change(&mut self, change: AccessChange) {
+        for id in change.sets_gone {
+            self.tables.remove(&id);
         }
-        let before = std::mem::take(&mut self.granted);
-        for (&port, settings) in settings {
-            let entry = match before.get(&port) {
-                Some((same, grants)) if same == settings => Arc::clone(grants),
-                before => Arc::new(self.ready(settings, before.map(|(s, g)| (s, &**g)))),
-            };
-            self.granted.insert(port, (settings.clone(), entry));
+        for port in change.settings_gone {
+            self.granted.remove(&port);
+        }
+        let changed: HashSet<SetId> = change.sets_new.iter().map(|(id, _)| *id).collect();
+        for (id, rules) in change.sets_new {
+            self.tables.insert(id, Arc::new(EgressTable::compile(&rules)));
+        }
+        let names_changed = |settings: &&Settings| {
+            let sets = settings.denied.into_iter().chain(settings.allowed);
+            sets.into_iter().any(|id| changed.contains(&id))
+        };
+        let same = self.granted.values().map(|(settings, _)| settings).filter(names_changed);
+        let again: Vec<Settings> = same.cloned().collect();
+        // What is new comes after what is only to be compiled again.
+        for settings in again.into_iter().chain(change.settings_new) {
+            let grants = Arc::new(self.ready(&settings));
+            self.granted.insert(settings.port, (settings, grants));
         }
     }
 
@@ -47,16 +53,9 @@ impl GrantBook {
         self.granted.iter().map(|(&port, (_, grants))| (port, Arc::clone(grants)))
     }
 
-    fn ready(&self, settings: &Settings, before: Option<(&Settings, &Grants)>) -> Grants {
-        let set = |id: Option<SetId>| {
-            let id = id?;
-            self.tables.get(&id).map(|rules| EgressSetEntry { id, rules: Arc::clone(rules) })
-        };
-        let bucket = |rate: Option<sarcenet_dataplane_api::Rate>, before: Option<(_, Option<&Arc<TokenBucket>>)>| {
-            let rate = rate?;
-            let kept = before.filter(|(old, _)| *old == Some(rate)).and_then(|(_, kept)| kept);
-            Some(kept.map_or_else(|| Arc::new(TokenBucket::new(rate)), Arc::clone))
-        };
+    fn ready(&self, settings: &Settings) -> Grants {
+        let before = self.granted.get(&settings.port).map(|(settings, grants)| (settings, grants));
+        let table = |id: Option<SetId>| self.tables.get(&id?).map(Arc::clone);
         let connections = settings.connections.map(|limit| {
             let same_pace = |budget: &&ConnectionBudget| {
                 (budget.limit.per_second, budget.limit.burst) == (limit.per_second, limit.burst)
@@ -69,12 +68,24 @@ impl GrantBook {
             ConnectionBudget { limit, limiter }
         });
         Grants {
-            denied: set(settings.denied),
-            allowed: set(settings.allowed),
+            denied: table(settings.denied),
+            allowed: table(settings.allowed),
             mappings: settings.mappings.clone(),
-            send: bucket(settings.send, before.map(|(s, g)| (s.send, g.send.as_ref()))),
-            receive: bucket(settings.receive, before.map(|(s, g)| (s.receive, g.receive.as_ref()))),
+            send: bucket(settings.send, before.map(|(old, ready)| (old.send, &ready.send))),
+            receive: bucket(
+                settings.receive,
+                before.map(|(old, ready)| (old.receive, &ready.receive)),
+            ),
             connections,
         }
     }
+}
+
+/// The bucket for a rate: the one before when the rate is the same.
+fn bucket(
+    rate: Option<Rate>,
+    before: Option<(Option<Rate>, &Option<Arc<TokenBucket>>)>,
+) -> Option<Arc<TokenBucket>> {
+    let kept = before.filter(|(old, _)| *old == rate).and_then(|(_, bucket)| bucket.as_ref());
+    rate.map(|rate| kept.map_or_else(|| Arc::new(TokenBucket::new(rate)), Arc::clone))
 }

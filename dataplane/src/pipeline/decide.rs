@@ -7,9 +7,10 @@ use super::parse::{Headers, Kind};
 use super::route::{Route, check_source, route};
 use super::{Out, Run};
 use crate::flow::{
-    FlowKey, Hit, InsertError, Nat, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
+    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
     tcp_flags_valid,
 };
+use crate::nat::Nat;
 use crate::packet::Via;
 
 /// What a packet that belongs to no known conversation can do.
@@ -87,12 +88,13 @@ impl<'g> Run<'g> {
         };
         let hit = self.flows.insert(&new, self.now, self.guard).map_err(|e| match e {
             InsertError::Full => DropReason::FlowTableFull,
-            InsertError::NoPort => DropReason::SnatExhausted,
+            InsertError::NatExhausted => DropReason::SnatExhausted,
         })?;
         self.changed = true;
         self.trace.step(trace, || TraceStep::FlowCreated);
         self.track(&hit, headers);
-        Ok(Out { to, tag: headers.tag, translation: hit.translation() })
+        let translation = self.flows.translation(hit.flow, true);
+        Ok(Out { to, tag: headers.tag, translation })
     }
 
     /// Decides a known conversation once more, as its beginner's packets would be decided now.
@@ -139,7 +141,7 @@ impl<'g> Run<'g> {
             // admitted, without any answer.
             Err(_) => (flow.tag(), flow.rule()),
         };
-        flow.decide(from, to, tag, rule, topology.generation());
+        flow.decide(tag, rule, topology.generation());
         Ok(true)
     }
 

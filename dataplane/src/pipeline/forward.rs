@@ -1,10 +1,13 @@
 //! Last stage: a decided packet is made ready for its door.
 
-use sarcenet_dataplane_api::{DropReason, TraceStep};
+use std::net::SocketAddrV4;
+
+use sarcenet_dataplane_api::{DropReason, PortId, TraceStep};
 use smoltcp::wire::Ipv4Packet;
 
-use super::parse::Headers;
+use super::parse::{Headers, Kind};
 use super::{Out, Run, fragment};
+use crate::nat::{self, Side, Translation};
 use crate::packet::{Batch, Segmentation, Verdict, Via};
 use crate::topology::PeerEntry;
 use crate::wire::headers::decrement_ttl;
@@ -38,7 +41,7 @@ impl<'g> Run<'g> {
         }
         let peer = self.peer_behind(out.to)?;
         if let Some(translation) = &out.translation {
-            self.translate(batch, i, translation);
+            self.translate(batch, i, headers.kind, translation)?;
         }
         if is_routed && out.to != Via::Host {
             decrement_ttl(batch.packet_and_head(i).1);
@@ -55,13 +58,28 @@ impl<'g> Run<'g> {
 
     /// Writes into the headers of packet `i` what its conversation is known by on the other side.
     #[inline]
-    fn translate(&mut self, batch: &mut Batch, i: usize, translation: &Translation) {
+    fn translate(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        kind: Kind,
+        translation: &Translation,
+    ) -> Result<(), DropReason> {
         let (packet, head) = batch.packet_and_head(i);
-        nat::rewrite(head, packet.offload.checksum, translation);
-        self.trace.step(packet.trace, || TraceStep::Translated {
-            source: translation.source(),
-            destination: translation.destination(),
+        let written = match kind {
+            Kind::IcmpError => nat::rewrite_error(head, translation),
+            _ => nat::rewrite(head, packet.offload.checksum, translation),
+        };
+        self.trace.step(packet.trace, || {
+            let end = SocketAddrV4::new(translation.address, translation.port);
+            let (source, destination) = match translation.side {
+                Side::Source => (Some(end), None),
+                Side::Destination => (None, Some(end)),
+            };
+            TraceStep::Translated { source, destination }
         });
+        // Only an error whose quotation ends too early; everything else has been parsed.
+        written.map_err(|_| DropReason::Malformed)
     }
 
     /// Takes a packet from what its container may be sent.

@@ -8,7 +8,8 @@ use smoltcp::wire::Ipv4Packet;
 use super::parse::{Headers, ICMP_HEADER_LEN, parse_quoted};
 use super::route::check_source;
 use super::{Out, Run};
-use crate::flow::{Admission, Hit};
+use crate::flow::{Admission, FlowKey, Hit};
+use crate::nat::{Side, Translation};
 use crate::packet::{Batch, Via};
 
 /// Whether packets of this direction come in by the door `from`.
@@ -71,8 +72,33 @@ impl<'g> Run<'g> {
         {
             return self.open(headers, from, trace);
         }
+        let translation = self.flows.translation(flow, hit.forward);
+        if let Some(translation) = &translation {
+            self.check_view(&headers.key, from, translation)?;
+        }
         self.track(hit, headers);
-        Ok(Out { to: exit(hit), tag: headers.tag, translation: hit.translation() })
+        Ok(Out { to: exit(hit), tag: headers.tag, translation })
+    }
+
+    /// Whether a packet of a translated conversation shows what is seen of it at its door: the
+    /// cell's address outside, the container's inside.
+    #[inline]
+    fn check_view(
+        &self,
+        key: &FlowKey,
+        from: Via,
+        translation: &Translation,
+    ) -> Result<(), DropReason> {
+        let shown = match translation.side {
+            Side::Source => key.source,
+            Side::Destination => key.destination,
+        };
+        match (from, shown == self.cell.underlay) {
+            (Via::Host, true) => Ok(()),
+            (Via::Host, false) => Err(DropReason::PolicyDenied),
+            (_, false) => Ok(()),
+            (_, true) => Err(DropReason::SpoofedSource),
+        }
     }
 
     /// A packet of a known conversation at another door than the conversation's: somebody
@@ -135,6 +161,7 @@ impl<'g> Run<'g> {
             forward: back.forward,
             rule: back.flow.rule(),
         });
-        Ok(Out { to: sender_door, tag: headers.tag, translation: back.translation() })
+        let translation = self.flows.translation(back.flow, back.forward);
+        Ok(Out { to: sender_door, tag: headers.tag, translation })
     }
 }

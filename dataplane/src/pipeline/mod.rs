@@ -32,7 +32,8 @@ pub use counters::{Counters, Totals};
 pub use shared::Shared;
 pub use trace::{TraceHub, TraceObserver};
 
-use crate::flow::{FlowKey, FlowTable, Hit, Translation};
+use crate::flow::{FlowKey, FlowTable, Hit};
+use crate::nat::Translation;
 use crate::packet::{Batch, MAX_PACKETS, Verdict, Via};
 use crate::policy::PolicyTable;
 use crate::topology::Topology;

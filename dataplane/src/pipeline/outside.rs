@@ -21,7 +21,11 @@ const ECHO_REQUEST: (u8, u8) = (8, 0);
 fn question(key: &FlowKey) -> Question {
     match key.protocol {
         1 => Question::icmp(key.destination, ECHO_REQUEST.0, ECHO_REQUEST.1),
-        protocol => Question::new(key.destination, protocol, key.destination_port),
+        protocol => Question {
+            destination: key.destination,
+            protocol,
+            selector: key.destination_port,
+        },
     }
 }
 
@@ -44,10 +48,10 @@ impl Run<'_> {
         }
         let grants = self.topology.container(port).map(|container| &container.grants);
         let question = question(key);
-        let denied = grants.and_then(|grants| grants.denied.as_ref()?.rules.decide(&question));
+        let denied = grants.and_then(|grants| grants.denied.as_ref()?.decide(&question));
         let allowed = match denied {
             Some(_) => None,
-            None => grants.and_then(|grants| grants.allowed.as_ref()?.rules.decide(&question)),
+            None => grants.and_then(|grants| grants.allowed.as_ref()?.decide(&question)),
         };
         self.trace.step(trace, || TraceStep::Egress {
             denied: denied.map(|matched| matched.rule),

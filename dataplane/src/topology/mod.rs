@@ -16,7 +16,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use sarcenet_dataplane_api::{Cell, Container, HostService, Peer, PortId, Protocol};
 
-pub use outside::{ConnectionBudget, EgressSetEntry, Grants};
+pub use outside::{ConnectionBudget, Grants};
 
 use crate::packet::Via;
 use crate::table::PrefixMap;

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use sarcenet_dataplane_api::{ConnectionLimit, HostService, Mapping, Outside, Protocol, SetId};
+use sarcenet_dataplane_api::{ConnectionLimit, HostService, Mapping, Outside, Protocol};
 
 use crate::limit::{ConnectionLimiter, TokenBucket};
 use crate::policy::egress::EgressTable;
@@ -20,9 +20,9 @@ const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 1
 #[derive(Debug, Default)]
 pub struct Grants {
     /// Destinations refused before anything else.
-    pub denied: Option<EgressSetEntry>,
+    pub denied: Option<Arc<EgressTable>>,
     /// Destinations admitted.
-    pub allowed: Option<EgressSetEntry>,
+    pub allowed: Option<Arc<EgressTable>>,
     /// Ports of the cell that lead to the container.
     pub mappings: Vec<Mapping>,
     /// Limit on what it sends.
@@ -31,15 +31,6 @@ pub struct Grants {
     pub receive: Option<Arc<TokenBucket>>,
     /// Limit on its new TCP connections to the outside.
     pub connections: Option<ConnectionBudget>,
-}
-
-/// A compiled set of egress rules and its name.
-#[derive(Debug, Clone)]
-pub struct EgressSetEntry {
-    /// Its name.
-    pub id: SetId,
-    /// Its rules.
-    pub rules: Arc<EgressTable>,
 }
 
 /// A limit on new connections and what is left of it.

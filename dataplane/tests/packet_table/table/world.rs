@@ -7,10 +7,10 @@ use std::sync::Arc;
 use sarcenet_dataplane::limit::ConnectionLimiter;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::policy::egress::EgressTable;
-use sarcenet_dataplane::topology::{ConnectionBudget, EgressSetEntry, Grants, Topology};
+use sarcenet_dataplane::topology::{ConnectionBudget, Grants, Topology};
 use sarcenet_dataplane_api::{
     Attach, Cell, ConnectionLimit, Container, EgressRule, HostService, Logging, Mapping, Outside, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
-    RuleKey, SetId, Traffic, UplinkMode,
+    RuleKey, Traffic, UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -135,13 +135,10 @@ impl World {
 
 impl Granted {
     fn ready(self) -> Arc<Grants> {
-        let set = |id, rules: &[EgressRule]| {
-            let rules = Arc::new(EgressTable::compile(rules));
-            Some(EgressSetEntry { id: SetId(id), rules })
-        };
+        let table = |rules: &[EgressRule]| Some(Arc::new(EgressTable::compile(rules)));
         Arc::new(Grants {
-            denied: set(1, &self.denied),
-            allowed: set(2, &self.allowed),
+            denied: table(&self.denied),
+            allowed: table(&self.allowed),
             mappings: self.mappings,
             connections: self.connections.map(|limit| ConnectionBudget {
                 limit,
