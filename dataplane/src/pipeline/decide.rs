@@ -7,9 +7,10 @@ use super::parse::{Headers, Kind};
 use super::route::{check_source, route};
 use super::{Out, Run};
 use crate::flow::{
-    FlowKey, Hit, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
-    tcp_flags_valid,
+    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST,
+    TCP_SYN as SYN, tcp_flags_valid,
 };
+use crate::nat::Nat;
 use crate::packet::Via;
 
 /// What a packet that belongs to no known conversation can do.
@@ -76,9 +77,12 @@ impl<'g> Run<'g> {
             tag: headers.tag,
             rule,
             generation: self.topology.generation(),
+            nat: Nat::None,
         };
-        let hit =
-            self.flows.insert(&new, self.now, self.guard).map_err(|_| DropReason::FlowTableFull)?;
+        let hit = self.flows.insert(&new, self.now, self.guard).map_err(|error| match error {
+            InsertError::Full => DropReason::FlowTableFull,
+            InsertError::NatExhausted => DropReason::SnatExhausted,
+        })?;
         self.changed = true;
         self.trace.step(trace, || TraceStep::FlowCreated);
         self.track(&hit, headers);
@@ -130,7 +134,7 @@ impl<'g> Run<'g> {
             // admitted, without any answer.
             (flow.tag(), flow.rule())
         };
-        flow.decide(from, to, tag, rule, topology.generation());
+        flow.decide(tag, rule, topology.generation());
         Ok(true)
     }
 
