@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sarcenet_dataplane::flow::{FlowKey, FlowTable, NewFlow};
+use sarcenet_dataplane::nat::Nat;
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::policy::PolicyTable;
 use sarcenet_dataplane_api::{PortId, PortRange, Protocol, Rule, RuleId, RuleKey};
@@ -33,6 +34,7 @@ fn new_flow(n: u32) -> NewFlow {
         tag: 1,
         rule: Some(RuleId(7)),
         generation: 1,
+        nat: Nat::None,
     }
 }
 

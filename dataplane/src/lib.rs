@@ -10,6 +10,7 @@ pub mod control;
 pub mod flow;
 pub mod link;
 pub mod memory;
+pub mod nat;
 pub mod packet;
 pub mod pipeline;
 pub mod policy;

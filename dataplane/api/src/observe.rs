@@ -176,6 +176,9 @@ pub struct FlowInfo {
     pub packets: [u64; 2],
     /// Bytes from the beginner, and back.
     pub bytes: [u64; 2],
+    /// Address and port that the container among the ends appears with outside, where that is
+    /// translated.
+    pub nat: Option<SocketAddrV4>,
 }
 
 /// Which packets to follow. All given conditions must hold, on the inner header; a packet also

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     flow::{FlowKey, FlowTable, NewFlow},
+    nat::Nat,
     packet::Via,
     pipeline::Shared,
 };
@@ -166,8 +167,15 @@ fn pages_of_ports_and_flows_are_put_together() {
             destination_port: 80,
             protocol: 17,
         };
-        let new =
-            NewFlow { key, from: Via::Host, to: Via::Host, tag: 0, rule: None, generation: 1 };
+        let new = NewFlow {
+            key,
+            from: Via::Host,
+            to: Via::Host,
+            tag: 0,
+            rule: None,
+            generation: 1,
+            nat: Nat::None,
+        };
         shared.flows.insert(&new, 0, &shared.flows.pin()).unwrap();
     }
     let mut sources: Vec<u16> =

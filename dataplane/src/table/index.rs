@@ -88,6 +88,19 @@ impl Index {
         self.stripes[hash as usize % STRIPES].lock()
     }
 
+    /// Keeps other writers of two hashes away. Locks are taken in the order of their numbers, so
+    /// two who lock the same ones cannot wait for each other.
+    pub fn lock_both(&self, a: u64, b: u64) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
+        let (a, b) = (a as usize % STRIPES, b as usize % STRIPES);
+        let first = self.stripes[a.min(b)].lock();
+        (first, (a != b).then(|| self.stripes[a.max(b)].lock()))
+    }
+
+    /// Keeps all other writers away, in the order of [`Index::lock_both`].
+    pub fn lock_all(&self) -> Vec<MutexGuard<'_, ()>> {
+        self.stripes.iter().map(|stripe| stripe.lock()).collect()
+    }
+
     /// Asks for the cache line where the entry of `hash` most likely is.
     #[inline]
     pub fn prefetch(&self, hash: u64) {

@@ -274,6 +274,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
         (socket(), socket(), end(), end()),
         state(),
         any::<([u64; 2], [u64; 2])>(),
+        option::of(socket()),
     )
         .prop_map(
             |(
@@ -281,6 +282,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
                 (source, destination, from, to),
                 state,
                 (packets, bytes),
+                nat,
             )| FlowInfo {
                 protocol,
                 source,
@@ -294,6 +296,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
                 idle_s,
                 packets,
                 bytes,
+                nat,
             },
         )
 }
