@@ -23,8 +23,8 @@ pub(super) struct GrantBook {
 }
 
 impl GrantBook {
-    /// Follows a change.
-    pub(super) fn change(&mut self, change: AccessChange) {
+    /// Follows a change. `now_ns` is the workers' clock: new limits begin full.
+    pub(super) fn change(&mut self, change: AccessChange, now_ns: u64) {
         for id in change.sets_gone {
             self.tables.remove(&id);
         }
@@ -43,7 +43,7 @@ impl GrantBook {
         let again: Vec<Settings> = same.cloned().collect();
         // What is new comes after what is only to be compiled again.
         for settings in again.into_iter().chain(change.settings_new) {
-            let grants = Arc::new(self.ready(&settings));
+            let grants = Arc::new(self.ready(&settings, now_ns));
             self.granted.insert(settings.port, (settings, grants));
         }
     }
@@ -53,7 +53,7 @@ impl GrantBook {
         self.granted.iter().map(|(&port, (_, grants))| (port, Arc::clone(grants)))
     }
 
-    fn ready(&self, settings: &Settings) -> Grants {
+    fn ready(&self, settings: &Settings, now_ns: u64) -> Grants {
         let before = self.granted.get(&settings.port).map(|(settings, grants)| (settings, grants));
         let table = |id: Option<SetId>| self.tables.get(&id?).map(Arc::clone);
         let connections = settings.connections.map(|limit| {
@@ -62,7 +62,7 @@ impl GrantBook {
             };
             let kept = before.and_then(|(_, grants)| grants.connections.as_ref()).filter(same_pace);
             let limiter = kept.map_or_else(
-                || Arc::new(ConnectionLimiter::new(limit.per_second, limit.burst)),
+                || Arc::new(ConnectionLimiter::new(&limit, now_ns)),
                 |budget| Arc::clone(&budget.limiter),
             );
             ConnectionBudget { limit, limiter }
@@ -71,10 +71,11 @@ impl GrantBook {
             denied: table(settings.denied),
             allowed: table(settings.allowed),
             mappings: settings.mappings.clone(),
-            send: bucket(settings.send, before.map(|(old, ready)| (old.send, &ready.send))),
+            send: bucket(settings.send, before.map(|(old, ready)| (old.send, &ready.send)), now_ns),
             receive: bucket(
                 settings.receive,
                 before.map(|(old, ready)| (old.receive, &ready.receive)),
+                now_ns,
             ),
             connections,
         }
@@ -85,7 +86,8 @@ impl GrantBook {
 fn bucket(
     rate: Option<Rate>,
     before: Option<(Option<Rate>, &Option<Arc<TokenBucket>>)>,
+    now_ns: u64,
 ) -> Option<Arc<TokenBucket>> {
     let kept = before.filter(|(old, _)| *old == rate).and_then(|(_, bucket)| bucket.as_ref());
-    rate.map(|rate| kept.map_or_else(|| Arc::new(TokenBucket::new(rate)), Arc::clone))
+    rate.map(|rate| kept.map_or_else(|| Arc::new(TokenBucket::new(&rate, now_ns)), Arc::clone))
 }

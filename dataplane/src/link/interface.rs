@@ -12,7 +12,7 @@ use nix::net::if_::if_nametoindex;
 ///
 /// # Errors
 /// What getifaddrs(3) or `if_nametoindex(3)` says; the name is that of the interface, when known.
-pub(super) fn with_address(
+pub(crate) fn with_address(
     address: Ipv4Addr,
 ) -> Result<Option<(String, u32)>, (String, io::Error)> {
     let mut all = getifaddrs()

@@ -16,7 +16,7 @@ pub mod coalesce;
 pub mod container;
 pub mod divert;
 mod group;
-mod interface;
+pub(crate) mod interface;
 mod ring;
 pub mod segment;
 pub(crate) mod sys;

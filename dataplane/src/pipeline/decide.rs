@@ -7,8 +7,8 @@ use super::parse::{Headers, Kind};
 use super::route::{Route, check_source, route};
 use super::{Out, Run};
 use crate::flow::{
-    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
-    tcp_flags_valid,
+    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST,
+    TCP_SYN as SYN, tcp_flags_valid,
 };
 use crate::nat::Nat;
 use crate::packet::Via;

@@ -21,11 +21,9 @@ const ECHO_REQUEST: (u8, u8) = (8, 0);
 fn question(key: &FlowKey) -> Question {
     match key.protocol {
         1 => Question::icmp(key.destination, ECHO_REQUEST.0, ECHO_REQUEST.1),
-        protocol => Question {
-            destination: key.destination,
-            protocol,
-            selector: key.destination_port,
-        },
+        protocol => {
+            Question { destination: key.destination, protocol, selector: key.destination_port }
+        }
     }
 }
 
@@ -69,16 +67,17 @@ impl Run<'_> {
         _trace: Option<u16>,
     ) -> Result<(), DropReason> {
         let (Via::Container(port), Via::Host) = (from, to) else { return Ok(()) };
-        let Some(budget) =
-            self.topology.container(port).and_then(|container| container.grants.connections.as_ref())
+        let Some(budget) = self
+            .topology
+            .container(port)
+            .and_then(|container| container.grants.connections.as_ref())
         else {
             return Ok(());
         };
         if self.topology.is_local(key.destination) {
             return Ok(());
         }
-        let admission =
-            budget.limiter.admit(self.now_ns, key.destination, key.destination_port);
+        let admission = budget.limiter.admit(self.now_ns, key.destination, key.destination_port);
         match admission {
             Admission::Exceeded if !budget.limit.dry_run => Err(DropReason::ConnectionLimit),
             Admission::Exceeded | Admission::Admitted => Ok(()),

@@ -105,8 +105,9 @@ impl OutsideView {
 
     /// Address and port that a port of the cell leads to.
     pub(super) fn mapping(&self, protocol: Protocol, port: u16) -> Option<(Ipv4Addr, u16)> {
-        let after =
-            self.mapped.partition_point(|mapped| (mapped.protocol, mapped.first) <= (protocol, port));
+        let after = self
+            .mapped
+            .partition_point(|mapped| (mapped.protocol, mapped.first) <= (protocol, port));
         let mapped = self.mapped.get(after.checked_sub(1)?)?;
         let fits = mapped.protocol == protocol && port <= mapped.last;
         fits.then(|| (mapped.address, mapped.port + (port - mapped.first)))

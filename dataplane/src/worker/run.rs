@@ -189,7 +189,8 @@ impl Worker {
         self.receive();
         let packets = self.batch.len();
         if packets > 0 {
-            self.pipeline.process(&mut self.batch, self.now_ns());
+            let now_ns = self.now_ns();
+            self.pipeline.process(&mut self.batch, now_ns);
             for (PortId(port), until_ns) in self.pipeline.take_in_debt() {
                 self.pacing.rest(Token(usize::from(port)), until_ns);
             }

@@ -64,7 +64,10 @@ pub enum DivertError {
     #[error("loading the program that diverts traffic to the cell: {0}")]
     Load(#[from] LoadError),
     /// The program could not be attached to an interface, or taken off it.
-    #[error("{operation} the program that diverts traffic {interface}: {source} ({})", cure(source))]
+    #[error(
+        "{operation} the program that diverts traffic {interface}: {source} ({})",
+        cure(source)
+    )]
     Filter {
         /// `attaching` or `detaching`.
         operation: &'static str,
@@ -99,6 +102,7 @@ fn cure(error: &io::Error) -> &'static str {
 pub struct Divert {
     settings: Settings,
     interface: String,
+    index: u32,
     program: OwnedFd,
     ports: TakenPorts,
 }
@@ -128,7 +132,7 @@ impl Divert {
             sizes: &[],
         };
         let (program, [ports]) = bpf::load(&source, [c"taken_ports"])?;
-        let divert = Self { settings, interface, program, ports: TakenPorts::new(ports) };
+        let divert = Self { settings, interface, index, program, ports: TakenPorts::new(ports) };
         divert.set_ports(tcp, udp)?;
         let hooks = [(divert.interface.as_str(), index), ("lo", LOOPBACK)];
         for (name, interface) in hooks {
@@ -158,6 +162,11 @@ impl Divert {
     /// Name of the interface with the underlay address.
     pub fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Index of that interface.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// What is diverted besides mapped ports.

@@ -64,14 +64,16 @@ fn leaving() -> Vec<Row> {
     let syn = || tcp(A, OUTSIDE, 443, SYN);
     let synack = || tcp_reply(OUTSIDE, CELL, 443, SYN | ACK);
     vec![
-        outside("a connection to the outside leaves with the cell's address, and its replies return")
-            .translates(syn(), Via::Host, seen(syn(), CELL, OUTSIDE))
-            .translates(synack(), A.door, hop(seen(synack(), OUTSIDE, A)))
-            .translates(
-                tcp(A, OUTSIDE, 443, ACK),
-                Via::Host,
-                seen(tcp(A, OUTSIDE, 443, ACK), CELL, OUTSIDE),
-            ),
+        outside(
+            "a connection to the outside leaves with the cell's address, and its replies return",
+        )
+        .translates(syn(), Via::Host, seen(syn(), CELL, OUTSIDE))
+        .translates(synack(), A.door, hop(seen(synack(), OUTSIDE, A)))
+        .translates(
+            tcp(A, OUTSIDE, 443, ACK),
+            Via::Host,
+            seen(tcp(A, OUTSIDE, 443, ACK), CELL, OUTSIDE),
+        ),
         outside("datagrams too, with their checksums")
             .translates(udp(A, OUTSIDE, 53), Via::Host, seen(udp(A, OUTSIDE, 53), CELL, OUTSIDE))
             .translates(
@@ -95,11 +97,7 @@ fn leaving() -> Vec<Row> {
             .translates(
                 tcp(A, OUTSIDE, 443, ACK).payload(9_000).segments_of(1_410),
                 Via::Host,
-                seen(
-                    tcp(A, OUTSIDE, 443, ACK).payload(9_000).segments_of(1_410),
-                    CELL,
-                    OUTSIDE,
-                ),
+                seen(tcp(A, OUTSIDE, 443, ACK).payload(9_000).segments_of(1_410), CELL, OUTSIDE),
             )
             .translates(
                 tcp_reply(OUTSIDE, CELL, 443, ACK).payload(30_000).segments_of(1_410),
@@ -132,11 +130,7 @@ fn leaving() -> Vec<Row> {
             ),
         outside("services of the cell are reached as the container, others are not")
             .passes(udp(A, nobody([169, 254, 0, 2]), 53), A, HOST_SERVICE)
-            .passes(
-                udp_reply(HOST_SERVICE, A, 53),
-                HOST_SERVICE,
-                A,
-            )
+            .passes(udp_reply(HOST_SERVICE, A, 53), HOST_SERVICE, A)
             .refuses(udp(A, nobody([169, 254, 0, 2]), 54), HostDenied, PORT_UNREACHABLE)
             .refuses(tcp(A, nobody([169, 254, 0, 2]), 53, SYN), HostDenied, PORT_UNREACHABLE)
             .refuses(udp(A, nobody([10, 77, 0, 11]), 53), HostDenied, PORT_UNREACHABLE)
@@ -193,16 +187,8 @@ fn refused() -> Vec<Row> {
         outside("more connections at once than the container may open")
             .given(|world| limit_connections(world, A, 1, false))
             .translates(syn(443), Via::Host, seen(syn(443), CELL, OUTSIDE))
-            .refuses(
-                with_ports(syn(443), CLIENT_PORT + 1, 443),
-                ConnectionLimit,
-                PORT_UNREACHABLE,
-            )
-            .refuses(
-                tcp(A, OUTSIDE, 444, SYN),
-                EgressDenied,
-                PORT_UNREACHABLE,
-            ),
+            .refuses(with_ports(syn(443), CLIENT_PORT + 1, 443), ConnectionLimit, PORT_UNREACHABLE)
+            .refuses(tcp(A, OUTSIDE, 444, SYN), EgressDenied, PORT_UNREACHABLE),
     ]
 }
 
@@ -239,10 +225,8 @@ fn replies_and_errors() -> Vec<Row> {
             .passes(pong(OUTSIDE, CELL), OUTSIDE, CELL)
             .passes(icmp_error(OUTSIDE, CELL, 3, 3, 0, &outer()), OUTSIDE, CELL)
             .passes(icmp(OUTSIDE, CELL, 13, 0, [0; 4], &[0; 12]), OUTSIDE, CELL),
-        outside("a container's error about no conversation ends").drops(
-            icmp_error(A, OUTSIDE, 3, 3, 0, &udp_reply(OUTSIDE, A, 53)),
-            UnrelatedIcmp,
-        ),
+        outside("a container's error about no conversation ends")
+            .drops(icmp_error(A, OUTSIDE, 3, 3, 0, &udp_reply(OUTSIDE, A, 53)), UnrelatedIcmp),
         outside("nobody from outside reaches a container by its own address")
             .refuses(tcp(OUTSIDE, A, 8_080, SYN), PolicyDenied, PORT_UNREACHABLE)
             .drops(tcp(OUTSIDE, A, 8_080, SYN).with(|p| p.source = B.address), SpoofedSource),
@@ -292,11 +276,7 @@ fn mapped() -> Vec<Row> {
                 tcp_reply(CELL, OUTSIDE, 61_001, SYN | ACK),
             )
             .translates(tcp(OUTSIDE, CELL, 61_001, ACK), A.door, hop(inner(ACK)))
-            .translates(
-                tcp(OUTSIDE, CELL, 61_003, SYN),
-                A.door,
-                hop(tcp(OUTSIDE, A, 8_082, SYN)),
-            ),
+            .translates(tcp(OUTSIDE, CELL, 61_003, SYN), A.door, hop(tcp(OUTSIDE, A, 8_082, SYN))),
         row("ports beside it do not, nor does another protocol")
             .passes(tcp(OUTSIDE, CELL, 61_004, SYN), OUTSIDE, CELL)
             .passes(tcp(OUTSIDE, CELL, 60_999, SYN), OUTSIDE, CELL)
@@ -334,11 +314,7 @@ fn changes() -> Vec<Row> {
         established("a security group that goes leaves established connections alone")
             .change(|world| world.grants.clear())
             .translates(ack(), Via::Host, seen(ack(), CELL, OUTSIDE))
-            .refuses(
-                with_ports(syn(), CLIENT_PORT + 1, 443),
-                EgressDenied,
-                PORT_UNREACHABLE,
-            ),
+            .refuses(with_ports(syn(), CLIENT_PORT + 1, 443), EgressDenied, PORT_UNREACHABLE),
         established("but not when revocation is immediate")
             .revoke_immediately()
             .change(|world| world.grants.clear())

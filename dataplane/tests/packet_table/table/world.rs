@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use sarcenet_dataplane::limit::ConnectionLimiter;
+use sarcenet_dataplane::limit::{ConnectionLimiter, TokenBucket};
 use sarcenet_dataplane::packet::Via;
 use sarcenet_dataplane::policy::egress::EgressTable;
 use sarcenet_dataplane::topology::{ConnectionBudget, Grants, Topology};
 use sarcenet_dataplane_api::{
-    Attach, Cell, ConnectionLimit, Container, EgressRule, HostService, Logging, Mapping, Outside, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
-    RuleKey, Traffic, UplinkMode,
+    Attach, Cell, ConnectionLimit, Container, EgressRule, HostService, Logging, Mapping, Outside,
+    Peer, PortId, PortRange, Protocol, Rate, Revoke, Rule, RuleId, RuleKey, Traffic, UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -63,8 +63,7 @@ pub(crate) const HOST: End =
     End { door: Via::Host, address: Ipv4Addr::new(10, 255, 55, 0), tag: 0 };
 
 /// This cell on the underlay, and for the outside.
-pub(crate) const CELL: End =
-    End { door: Via::Host, address: Ipv4Addr::new(10, 77, 0, 11), tag: 0 };
+pub(crate) const CELL: End = End { door: Via::Host, address: Ipv4Addr::new(10, 77, 0, 11), tag: 0 };
 /// Somebody outside.
 pub(crate) const OUTSIDE: End =
     End { door: Via::Host, address: Ipv4Addr::new(198, 51, 100, 7), tag: 0 };
@@ -72,7 +71,7 @@ pub(crate) const OUTSIDE: End =
 pub(crate) const OUTSIDE_2: End =
     End { door: Via::Host, address: Ipv4Addr::new(203, 0, 113, 7), tag: 0 };
 /// The one port for source NAT; that of clients, so that it stays as it is.
-pub(crate) const SNAT_PORT: u16 = super::packet::CLIENT_PORT;
+pub(crate) const SNAT_PORT: u16 = 40_000;
 
 /// An address somewhere, for packets to or from whoever should not be there. Its door is the
 /// one of a container, so that such packets can also be sent.
@@ -99,6 +98,7 @@ pub(crate) struct Granted {
     allowed: Vec<EgressRule>,
     mappings: Vec<Mapping>,
     connections: Option<ConnectionLimit>,
+    receive: Option<Rate>,
 }
 
 impl Default for World {
@@ -142,9 +142,10 @@ impl Granted {
             mappings: self.mappings,
             connections: self.connections.map(|limit| ConnectionBudget {
                 limit,
-                limiter: Arc::new(ConnectionLimiter::new(limit.per_second, limit.burst)),
+                limiter: Arc::new(ConnectionLimiter::new(&limit, 0)),
             }),
-            ..Grants::default()
+            receive: self.receive.map(|rate| Arc::new(TokenBucket::new(&rate, 0))),
+            send: None,
         })
     }
 }
@@ -202,6 +203,11 @@ pub(crate) fn map_port(world: &mut World, to: End, first: u16, last: u16, contai
 pub(crate) fn limit_connections(world: &mut World, from: End, burst: u32, dry_run: bool) {
     let limit = ConnectionLimit { per_second: 1, burst, dry_run, log: false };
     granted(world, from).connections = Some(limit);
+}
+
+/// A container may be sent so many bits at once, and `bits_per_second` afterwards.
+pub(crate) fn limit_rate(world: &mut World, to: End, bits_per_second: u64, burst_bits: u64) {
+    granted(world, to).receive = Some(Rate { bits_per_second, burst_bits });
 }
 
 /// The container of an end on this cell.

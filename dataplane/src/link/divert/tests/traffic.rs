@@ -32,8 +32,7 @@ fn super_packets_leave_and_come_whole() {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "20000 20999").unwrap();
     });
     let _divert = site.divert();
-    let links =
-        vec![site.host(), TunLink::new(fd, 1450, Via::Container(PortId(0))).unwrap()];
+    let links = vec![site.host(), TunLink::new(fd, 1450, Via::Container(PortId(0))).unwrap()];
     let counters = Arc::clone(links[0].counters());
     let _wire = Wire::new(links, |from, _, _| Some(1 - from));
     let arrived = || arrived(&site.other);
