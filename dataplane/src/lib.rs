@@ -8,6 +8,7 @@
 
 pub mod control;
 pub mod flow;
+pub mod limit;
 pub mod link;
 pub mod memory;
 pub mod packet;
