@@ -89,8 +89,12 @@ fn questions(rules: &[EgressRule], table: &EgressTable, hit: bool) -> Vec<Questi
         let Traffic::Tcp(ports) = rule.traffic else { unreachable!("the lists are about TCP") };
         let span = u64::from(u32::from(rule.last) - u32::from(rule.first)) + 1;
         let destination = Ipv4Addr::from(u32::from(rule.first) + (next() % span) as u32);
-        // Ports next to the rule's: as far down every search as those of the rule.
-        let selector = if hit { ports.first } else { ports.first.wrapping_sub(1) };
+        // Ports next to the rule's, where every search goes as far down, and one that no rule has.
+        let selector = match (hit, next() % 2) {
+            (true, _) => ports.first,
+            (false, 0) => ports.first.wrapping_sub(1),
+            (false, _) => u16::MAX,
+        };
         let question = Question { destination, protocol: TCP, selector };
         if table.decide(&question).is_some() == hit {
             questions.push(question);
