@@ -130,7 +130,8 @@ fn change(c: &mut Criterion) {
         ..new_flow(n)
     };
     for n in 0..8 * 14_000 {
-        let made = translated.insert(&with_nat(n), 0, &translated.pin());
+        let guard = translated.pin();
+        let made = translated.insert(&with_nat(n), 0, &guard);
         made.map(drop).expect("a port for every flow");
     }
     group.bench_function("insert with source NAT and remove", |b| {
