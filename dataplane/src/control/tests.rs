@@ -74,6 +74,7 @@ impl World {
             peers: vec![peer("10.255.62.0/24")],
             containers: vec![(container(1, 2), queue.as_fd())],
             rules: vec![rule(1, 5, 2, 80, 80)],
+            ..Snapshot::default()
         };
         assert_eq!(client.snapshot(&snapshot).unwrap(), 1);
         client
