@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use sarcenet_agent_api::{AttachKind, AttachmentId};
+use sarcenet_agent_api::{AttachKind, AttachmentId, Terms};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -37,6 +38,9 @@ pub struct Saved {
     /// What its interface is made of; files from before there was a choice do not say it.
     #[serde(default)]
     pub kind: AttachKind,
+    /// What its runtime said about it; older files do not say it.
+    #[serde(default)]
+    pub terms: Arc<Terms>,
 }
 
 /// Everything on disk.

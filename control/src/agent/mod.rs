@@ -7,8 +7,10 @@
 mod containers;
 mod network;
 mod report;
+mod terms;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +24,12 @@ use tracing::{info, warn};
 use crate::attach::{self, AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
 use crate::dataplane::{Dataplane, Held};
-use crate::desired::{Attached, Desired, RuleNames};
+use crate::desired::{Attached, Desired, Here};
+use crate::egress::EgressBook;
 use crate::host::{self, UnderlayError};
+use crate::netlink::{Netlink, NetlinkError};
 use crate::paths::Root;
+use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
 use crate::{desired, netns};
 
@@ -70,7 +75,7 @@ pub enum StartError {
         /// The container.
         id: AttachmentId,
         /// Its address.
-        address: std::net::Ipv4Addr,
+        address: Ipv4Addr,
         /// The cell's subnet.
         subnet: ipnet::Ipv4Net,
     },
@@ -138,9 +143,13 @@ struct Inner {
     /// Queue of the cell's own device; none as long as only the dataplane has it.
     host: Option<Arc<OwnedFd>>,
     host_problem: Option<String>,
-    last_address: Option<std::net::Ipv4Addr>,
+    last_address: Option<Ipv4Addr>,
     containers: BTreeMap<AttachmentId, Entry>,
     names: RuleNames,
+    book: EgressBook,
+    /// All addresses of the cell.
+    addresses: Vec<Ipv4Addr>,
+    addresses_problem: Option<String>,
     state_problem: Option<String>,
 }
 
@@ -227,6 +236,9 @@ impl Agent {
             last_address: state.last_address,
             containers: containers.collect(),
             names: RuleNames::default(),
+            book: EgressBook::default(),
+            addresses: own_addresses().map_err(UnderlayError::from)?,
+            addresses_problem: None,
             state_problem,
         };
         Ok(Arc::new(Self {
@@ -267,18 +279,41 @@ impl Agent {
                 let saved = &entry.saved;
                 let (id, app) = (saved.id.clone(), saved.app.clone());
                 let attach = attach::description(saved.kind, saved.address);
-                Some(Attached { id, address: saved.address, app, attach, queue })
+                let terms = Arc::clone(&saved.terms);
+                Some(Attached { id, address: saved.address, app, attach, terms, queue })
             })
             .collect();
-        let desired = Desired::new(
-            &inner.network,
-            &inner.cell,
-            inner.mtu,
-            inner.host.clone(),
-            &attached,
-            &mut inner.names,
-        );
+        let here = Here {
+            network: &inner.network,
+            cell: &inner.cell,
+            mtu: inner.mtu,
+            host: inner.host.as_ref(),
+            addresses: &inner.addresses,
+        };
+        let desired = Desired::new(here, &attached, &mut inner.names, &mut inner.book);
         self.dataplane.publish(desired)
+    }
+
+    /// Looks at the cell's own addresses, and tells the dataplane if they are others than before.
+    pub fn addresses_changed(&self) {
+        let found = own_addresses();
+        let mut inner = self.inner.lock();
+        match found {
+            Ok(addresses) => {
+                inner.addresses_problem = None;
+                if inner.addresses != addresses {
+                    inner.addresses = addresses;
+                    if inner.network.outside.is_some() {
+                        self.publish(&mut inner);
+                    }
+                }
+            }
+            Err(e) => {
+                let problem = format!("the cell's addresses may be others than known: {e}");
+                warn!("{problem}");
+                inner.addresses_problem = Some(problem);
+            }
+        }
     }
 
     /// Takes the queues that the dataplane holds and this agent does not, makes those interfaces
@@ -362,6 +397,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn own_addresses() -> Result<Vec<Ipv4Addr>, NetlinkError> {
+    Netlink::open()?.own_addresses()
 }
 
 fn open_namespace(saved: &Saved) -> Result<OwnedFd, AttachError> {
