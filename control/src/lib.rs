@@ -15,6 +15,7 @@ pub mod demo;
 pub mod desired;
 pub mod durable;
 pub mod egress;
+pub mod ephemeral;
 pub mod host;
 pub mod ipam;
 pub mod netlink;

@@ -39,8 +39,28 @@ pub struct Saved {
     #[serde(default)]
     pub kind: AttachKind,
     /// What its runtime said about it; older files do not say it.
-    #[serde(default)]
+    #[serde(default, with = "shared")]
     pub terms: Arc<Terms>,
+}
+
+/// What is shared in memory is written as if it were not.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Arc<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// Everything on disk.

@@ -4,6 +4,7 @@
 //! disk, namespaces and dataplane), `configuration` (one change of the network at a time), `inner`
 //! (what is known; held for moments only, never over anything that waits).
 
+mod adopt;
 mod containers;
 mod network;
 mod report;
@@ -11,7 +12,7 @@ mod terms;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -23,15 +24,16 @@ use tracing::{info, warn};
 
 use crate::attach::{self, AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
-use crate::dataplane::{Dataplane, Held};
+use crate::dataplane::Dataplane;
 use crate::desired::{Attached, Desired, Here};
 use crate::egress::EgressBook;
+use crate::ephemeral::{self, EphemeralError};
 use crate::host::{self, UnderlayError};
 use crate::netlink::{Netlink, NetlinkError};
+use crate::netns;
 use crate::paths::Root;
 use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
-use crate::{desired, netns};
 
 /// How long a change may take to be in force in the dataplane before the one who asked is told
 /// that it is not. A dataplane that restarts is back long before.
@@ -60,6 +62,9 @@ pub enum StartError {
     /// The underlay.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
+    /// Ports of source NAT.
+    #[error(transparent)]
+    Ports(#[from] EphemeralError),
     /// The cell's own device.
     #[error("cannot make the cell's own device {device}: {source}", device = host::DEVICE)]
     Host {
@@ -206,6 +211,7 @@ impl Agent {
         let network = Network::parse_file(&options.network, &text)?;
         let cell = network.cell_of(&options.network, &options.cell)?.clone();
         let mtu = inner_mtu(&network, &cell)?;
+        check_snat_ports(&network)?;
         let store = Store::new(&options.root)?;
         let (state, state_problem) = store.load()?;
         if let Some(problem) = &state_problem {
@@ -315,88 +321,11 @@ impl Agent {
             }
         }
     }
+}
 
-    /// Takes the queues that the dataplane holds and this agent does not, makes those interfaces
-    /// anew whose queue nobody holds, and publishes the result.
-    fn adopt(&self, held: Held) {
-        let Held { host, ports } = held;
-        self.adopt_host(host);
-        let mut inner = self.inner.lock();
-        let subnet = inner.cell.subnet;
-        let mut held: BTreeMap<_, _> = ports
-            .into_iter()
-            .filter(|(_, fd)| !attach::is_gone(fd))
-            .map(|(info, fd)| ((info.port, info.address), fd))
-            .collect();
-        for entry in inner.containers.values_mut().filter(|entry| entry.is_lost()) {
-            entry.queue = None;
-            let address = entry.saved.address;
-            if let Some(fd) = held.remove(&(desired::port(subnet, address), address)) {
-                entry.queue = Some(Arc::new(fd));
-                entry.problem = None;
-            }
-        }
-        drop(held);
-        let lost: Vec<(Saved, Interface)> = inner
-            .containers
-            .values()
-            .filter(|entry| entry.queue.is_none())
-            .map(|entry| (entry.saved.clone(), inner.interface(&entry.saved)))
-            .collect();
-        drop(inner);
-        for (saved, interface) in lost {
-            let opened = open_namespace(&saved).and_then(|netns| interface.make(netns.as_fd()));
-            let mut inner = self.inner.lock();
-            let Some(entry) = inner.containers.get_mut(&saved.id) else { continue };
-            match opened {
-                Ok(queue) if entry.saved == saved && entry.queue.is_none() => {
-                    info!(container = %saved.id, "interface made anew");
-                    entry.queue = Some(Arc::new(queue));
-                    entry.problem = None;
-                }
-                Ok(_) => {}
-                Err(e) => {
-                    warn!(container = %saved.id, "interface lost: {e}");
-                    entry.problem = Some(e.to_string());
-                }
-            }
-        }
-        self.publish(&mut self.inner.lock());
-    }
-
-    /// Takes the host TUN's queue from the dataplane, or makes the device anew when nobody who
-    /// can be asked has it.
-    fn adopt_host(&self, held: Option<OwnedFd>) {
-        let (subnet, overlay, mtu) = {
-            let inner = self.inner.lock();
-            if inner.host.is_some() {
-                return;
-            }
-            (inner.cell.subnet, inner.network.overlay, inner.mtu)
-        };
-        let queue = match held {
-            Some(queue) => host::set_up(subnet, overlay, mtu).map(|()| queue),
-            None => host::make(subnet, overlay, mtu).and_then(|made| match made {
-                Some(queue) => Ok(queue),
-                None => host::make_anew(subnet, overlay, mtu),
-            }),
-        };
-        let mut inner = self.inner.lock();
-        match queue {
-            Ok(queue) => {
-                inner.host = Some(Arc::new(queue));
-                inner.host_problem = None;
-            }
-            Err(e) => {
-                let problem = format!(
-                    "the cell's own processes cannot reach containers: cannot set {} up: {e}",
-                    host::DEVICE
-                );
-                warn!("{problem}");
-                inner.host_problem = Some(problem);
-            }
-        }
-    }
+/// Whether source NAT can have its ports on this cell.
+fn check_snat_ports(network: &Network) -> Result<(), EphemeralError> {
+    network.outside.as_ref().map_or(Ok(()), |outside| ephemeral::check(outside.snat_ports))
 }
 
 fn own_addresses() -> Result<Vec<Ipv4Addr>, NetlinkError> {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod outside;
+
 const GOOD: &str = "\
 overlay: 10.255.0.0/16
 cells:
