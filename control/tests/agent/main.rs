@@ -4,6 +4,7 @@
 mod containers;
 mod fake;
 mod network;
+mod outside;
 mod restart;
 mod socket;
 mod veths;

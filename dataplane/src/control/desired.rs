@@ -8,12 +8,14 @@ use std::{
 
 use ipnet::Ipv4Net;
 use sarcenet_dataplane_api::{
-    Cell, Container, EgressRule, Peer, PortId, PortRange, Rule, RuleId, RuleKey, SetId, Update,
+    Cell, Container, Peer, PortId, PortRange, Rule, RuleId, RuleKey, Update,
 };
 
 mod access;
+mod invalid;
 
 pub use access::{Access, AccessChange, MAX_EGRESS_TOTAL, MAX_SETS};
+pub use invalid::Invalid;
 
 /// Most rules of a cell; keeps a controller's mistake from filling the memory.
 pub const MAX_RULES: usize = 1 << 20;
@@ -26,123 +28,6 @@ pub const MAX_NAME: usize = 256;
 
 /// Smallest MTU that IPv4 hosts must be able to take (RFC 791 section 3.1, RFC 1122 section 3.3.3).
 const MIN_MTU: u16 = 576;
-
-/// What is wrong with an update. Nothing of it was taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
-    /// Generations only grow.
-    #[error(
-        "update to generation {got}, but generation {current} is in force; \
-         it was sent twice or by a controller that lost its place: send a snapshot"
-    )]
-    Generation {
-        /// In force.
-        current: u64,
-        /// In the update.
-        got: u64,
-    },
-    /// Descriptors do not go with the message.
-    #[error("the message needs {expected} file descriptors, {got} came with it")]
-    Descriptors {
-        /// How many are needed.
-        expected: usize,
-        /// How many came.
-        got: usize,
-    },
-    /// Containers or peers, but no cell to which they belong.
-    #[error("containers or peers without a cell: the cell must come first or with them")]
-    NoCell,
-    /// Something is wrong with the cell itself.
-    #[error("cell {subnet}: {what}")]
-    Cell {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a peer.
-    #[error("peer {subnet} at {underlay}: {what}")]
-    Peer {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Its underlay address.
-        underlay: Ipv4Addr,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a container.
-    #[error("container {name} (port {port}, {address}): {what}", port = port.0)]
-    Container {
-        /// Its name.
-        name: String,
-        /// Its port.
-        port: PortId,
-        /// Its address.
-        address: Ipv4Addr,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a rule.
-    #[error(
-        "rule {id}: tag {source_tag} to {destination} {protocol} {first}-{last}: {what}",
-        id = id.0, source_tag = key.source, destination = key.destination,
-        protocol = key.protocol, first = key.ports.first, last = key.ports.last
-    )]
-    Rule {
-        /// Its name.
-        id: RuleId,
-        /// What it says.
-        key: RuleKey,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// Something is wrong with an egress rule.
-    #[error(
-        "egress set {set}, rule {index} ({first}-{last}, {traffic:?}): {what}",
-        set = set.0, first = rule.first, last = rule.last, traffic = rule.traffic
-    )]
-    Egress {
-        /// The set that it is in.
-        set: SetId,
-        /// Its index in the whole set, from 0.
-        index: u32,
-        /// What it says.
-        rule: EgressRule,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// Something is wrong with a set of egress rules, or with the way in which it came.
-    #[error("egress set {set}: {what}", set = set.0)]
-    Set {
-        /// Its name.
-        set: SetId,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with the settings of a container.
-    #[error(
-        "settings of container {name} (port {port}): {what}",
-        name = name.as_deref().unwrap_or("?"), port = port.0
-    )]
-    Settings {
-        /// The container's port.
-        port: PortId,
-        /// The container's name, if there is one with that port.
-        name: Option<String>,
-        /// What is wrong.
-        what: String,
-    },
-    /// More than fits.
-    #[error("{count} {what}, at most {max} are possible")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        count: usize,
-        /// How many are possible.
-        max: usize,
-    },
-}
 
 /// Who is where, apart from the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
