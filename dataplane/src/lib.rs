@@ -7,6 +7,7 @@
 //! controller and publishes it to the workers.
 
 pub mod control;
+pub mod events;
 pub mod flow;
 pub mod limit;
 pub mod link;

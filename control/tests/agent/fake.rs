@@ -187,7 +187,7 @@ fn answer(told: &mut Told, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<O
             told.snapshots += 1;
         }
         Request::Update(update) => told.apply(*update, fds),
-        Request::Status | Request::Flows { .. } | Request::Trace(_) => {
+        Request::Status | Request::Flows { .. } | Request::Trace(_) | Request::Events => {
             return (Reply::Error { message: "not here".into() }, Vec::new());
         }
     }

@@ -8,11 +8,14 @@ use std::{
 
 use crate::{
     Cell, Container, EgressSet, FlowInfo, Peer, PortInfo, Reply, Request, Role, Rule, Settings,
-    Status, TraceFilter, Update, VERSION, Walk,
+    Status, TraceFilter, Update, VERSION,
     transport::{Connection, TransportError},
 };
 
+mod follow;
 mod pieces;
+
+pub use follow::{Events, Following, Trace};
 
 /// How long the dataplane may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -240,8 +243,13 @@ impl Client {
     /// Follows packets that match `filter`. Takes the connection over: it ends when this does.
     pub fn trace(mut self, filter: TraceFilter) -> Result<Trace, ClientError> {
         self.acknowledged("trace", &Request::Trace(filter), &[])?;
-        self.connection.set_timeouts(None, Some(PATIENCE))?;
-        Ok(Trace { connection: self.connection })
+        Following::over(self.connection)
+    }
+
+    /// Follows what is recorded as events. Takes the connection over: it ends when this does.
+    pub fn events(mut self) -> Result<Events, ClientError> {
+        self.acknowledged("events", &Request::Events, &[])?;
+        Following::over(self.connection)
     }
 
     fn acknowledged(
@@ -289,40 +297,6 @@ impl Iterator for Flows<'_> {
                 Err(e) => return Some(Err(e)),
             }
         }
-    }
-}
-
-/// Traced packets as they come.
-#[derive(Debug)]
-pub struct Trace {
-    connection: Connection,
-}
-
-impl Trace {
-    /// A second handle on the connection: shutting it down ends the trace.
-    pub fn handle(&self) -> Result<Connection, ClientError> {
-        Ok(self.connection.try_clone()?)
-    }
-}
-
-impl Iterator for Trace {
-    /// Packets, and how many had to be thrown away before them because nobody read.
-    type Item = Result<(Vec<Walk>, u64), ClientError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.connection.recv() {
-            Ok(Some((Reply::Walks { walks, lost }, _))) => Some(Ok((walks, lost))),
-            Ok(Some((Reply::Error { message }, _))) => Some(Err(ClientError::Refused(message))),
-            Ok(Some((other, _))) => Some(Err(unexpected("trace", &other))),
-            Ok(None) => None,
-            Err(e) => Some(Err(e.into())),
-        }
-    }
-}
-
-impl AsFd for Trace {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.connection.as_fd()
     }
 }
 

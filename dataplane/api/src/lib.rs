@@ -14,12 +14,14 @@
 pub mod client;
 pub mod codec;
 mod drop_reason;
+mod events;
 mod messages;
 mod observe;
 mod outside;
 pub mod transport;
 
 pub use drop_reason::DropReason;
+pub use events::{Event, EventKind};
 pub use messages::{
     Attach, Cell, Container, Peer, PortId, PortRange, Protocol, Reply, Request, Revoke, Role, Rule,
     RuleId, RuleKey, Update, UplinkMode,

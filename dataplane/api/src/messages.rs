@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::events::Event;
 use crate::observe::{FlowInfo, PortInfo, Status, TraceFilter, Walk};
 use crate::outside::{EgressSet, Logging, Outside, SetId, Settings};
 
@@ -255,7 +256,8 @@ pub enum Role {
 }
 
 /// Said to the dataplane. Replied to in order, one [`Reply`] each, except that
-/// [`Request::Trace`] is followed by walks until the connection closes.
+/// [`Request::Trace`] and [`Request::Events`] are followed by what was asked for until the
+/// connection closes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// First message of every connection. Answered by [`Reply::Hello`].
@@ -289,6 +291,9 @@ pub enum Request {
     Trace(TraceFilter),
     /// Is the host TUN held? [`Reply::Host`], with a duplicate of its descriptor if it is.
     Host,
+    /// Tell what [`crate::Logging`] and rules want recorded. Without anybody who asks, nothing is
+    /// recorded. [`Reply::Ack`], then [`Reply::Events`] as they come.
+    Events,
 }
 
 /// Said by the dataplane.
@@ -338,5 +343,12 @@ pub enum Reply {
     Host {
         /// Whether its descriptor accompanies this message.
         held: bool,
+    },
+    /// What happened.
+    Events {
+        /// Events, in the order they were recorded.
+        events: Vec<Event>,
+        /// Events that had to be thrown away since the last message because there were too many.
+        lost: u64,
     },
 }

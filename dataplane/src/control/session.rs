@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,6 +38,12 @@ const WALK_PAGE: usize = 64;
 /// How often a trace looks whether its reader is still there.
 const TRACE_TICK: Duration = Duration::from_millis(200);
 
+/// Most events in one message.
+const EVENT_PAGE: usize = 1024;
+
+/// How often events are looked for. Workers wake nobody for them.
+const EVENT_TICK: Duration = Duration::from_millis(100);
+
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -56,8 +62,8 @@ enum Refusal {
     NotController,
     #[error("another controller has taken over")]
     TakenOver,
-    #[error("a trace needs a connection of its own, as an observer")]
-    TraceByController,
+    #[error("{0} need a connection of their own, as an observer")]
+    ByController(&'static str),
     #[error("there is no snapshot to end")]
     NoSnapshot,
     #[error("an earlier piece of this snapshot was refused; begin again")]
@@ -104,6 +110,7 @@ enum Snapshot {
 enum Answer {
     Reply(Reply, Vec<OwnedFd>),
     Trace(TraceFilter),
+    Events,
 }
 
 impl From<Reply> for Answer {
@@ -194,6 +201,7 @@ impl<D: Doors> Session<'_, D> {
                     }
                 }
                 Ok(Answer::Trace(filter)) => return self.trace(connection, filter),
+                Ok(Answer::Events) => return self.events(connection),
                 Err(refusal) => {
                     send_refusal(connection, &refusal)?;
                     if refusal.is_final() {
@@ -242,8 +250,14 @@ impl<D: Doors> Session<'_, D> {
             Request::Flows { cursor, limit } => {
                 Ok(engine.flows(cursor, limit.clamp(1, FLOW_PAGE) as usize).into())
             }
-            Request::Trace(_) if self.role == Role::Controller => Err(Refusal::TraceByController),
+            Request::Trace(_) if self.role == Role::Controller => {
+                Err(Refusal::ByController("traces"))
+            }
             Request::Trace(filter) => Ok(Answer::Trace(filter)),
+            Request::Events if self.role == Role::Controller => {
+                Err(Refusal::ByController("events"))
+            }
+            Request::Events => Ok(Answer::Events),
         }
     }
 
@@ -278,19 +292,51 @@ impl<D: Doors> Session<'_, D> {
     /// time is thrown away and counted by the hub.
     fn trace(&self, connection: &Connection, filter: TraceFilter) -> Result<(), TransportError> {
         let observer = self.sessions.engine.shared().trace.observe(filter);
-        let ack = self.acknowledgement();
-        connection.send(&ack, &[])?;
-        loop {
+        self.follow(connection, Duration::ZERO, || {
             let walks = observer.wait(TRACE_TICK, WALK_PAGE);
             let lost = observer.take_lost();
-            if !walks.is_empty() || lost > 0 {
-                connection.send(&Reply::Walks { walks, lost }, &[])?;
+            (!walks.is_empty() || lost > 0).then_some(Reply::Walks { walks, lost })
+        })
+    }
+
+    /// Sends events in the same way.
+    fn events(&self, connection: &Connection) -> Result<(), TransportError> {
+        let engine = &self.sessions.engine;
+        let observer = engine.shared().events.observe();
+        self.follow(connection, EVENT_TICK, || {
+            let (events, lost) = observer.take(started_ns(engine.doors()), EVENT_PAGE);
+            (!events.is_empty() || lost > 0).then_some(Reply::Events { events, lost })
+        })
+    }
+
+    /// Acknowledges, then sends what `next` gives until the reader goes. Pauses when it gives
+    /// nothing.
+    fn follow(
+        &self,
+        connection: &Connection,
+        pause: Duration,
+        mut next: impl FnMut() -> Option<Reply>,
+    ) -> Result<(), TransportError> {
+        connection.send(&self.acknowledgement(), &[])?;
+        let pause = PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO);
+        loop {
+            let reply = next();
+            let timeout = if reply.is_some() { PollTimeout::ZERO } else { pause };
+            if let Some(reply) = reply {
+                connection.send(&reply, &[])?;
             }
             let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
-            // Whatever it is, a word or the end: nothing is to be said during a trace.
-            if poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0) {
+            // Whatever it is, a word or the end: nothing is to be said meanwhile.
+            if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
                 return Ok(());
             }
         }
     }
+}
+
+/// When the dataplane's clock started, in nanoseconds since 1970, by the system's clock as it is
+/// set now.
+fn started_ns(doors: &impl Doors) -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (unix.as_nanos() as u64).saturating_sub(doors.now_ns())
 }

@@ -5,13 +5,13 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use sarcenet_dataplane_api::{
-    Reply, Request, Role, TraceFilter, Update, VERSION,
-    client::{Client, ClientError, Snapshot},
+    EventKind, Logging, PortId, Reply, Request, Role, TraceFilter, Update, VERSION,
+    client::{Client, ClientError, Events, Snapshot},
     codec::{MAX_FRAME, encode},
     transport::{Connection, Listener, MAX_FDS, TransportError},
 };
@@ -23,6 +23,7 @@ use super::{
     testing::{FakeDoors, no_queue, queue},
 };
 use crate::{
+    events::Subject,
     flow::{FlowKey, FlowTable, NewFlow},
     nat::Nat,
     packet::Via,
@@ -236,6 +237,7 @@ fn what_is_out_of_place_is_refused_without_harm() {
     assert!(observer.request(&again, &[]).is_err());
     assert!(controller.request(&Request::SnapshotEnd, &[]).is_err());
     assert!(controller.request(&Request::Trace(TraceFilter::default()), &[]).is_err());
+    assert!(controller.request(&Request::Events, &[]).is_err());
     let with_fd = controller.request(&Request::Status, &[queue().as_fd()]).unwrap_err();
     assert!(with_fd.to_string().contains("needs 0 file descriptors, 1 came"), "{with_fd}");
     // Everybody is still there.
@@ -383,5 +385,65 @@ fn traces_end_with_their_readers() {
     eventually("a trace ends", || world.server.connections() == 1);
     let stopper = std::thread::spawn(move || world.server.stop());
     assert_eq!(other.map(Result::unwrap).count(), 0);
+    stopper.join().unwrap();
+}
+
+#[test]
+fn events_reach_every_observer_until_it_goes() {
+    let world = World::new();
+    let log = &world.engine.shared().events;
+    let refused = |source_port| {
+        let key = FlowKey {
+            source: [10, 255, 1, 2].into(),
+            destination: [192, 0, 2, 1].into(),
+            source_port,
+            destination_port: 80,
+            protocol: 6,
+        };
+        let subject = Subject {
+            port: PortId(source_port),
+            container: key.source,
+            tag: 0,
+            key: &key,
+            rule: None,
+            asked: true,
+        };
+        log.record(&Logging::default(), 0, EventKind::EgressDenied, &subject);
+    };
+    refused(1);
+    let (mut one, mut two) = (
+        world.client(Role::Observer).events().unwrap(),
+        world.client(Role::Observer).events().unwrap(),
+    );
+    refused(2);
+    refused(3);
+    let next = |of: &mut Events, expected: &[u16]| {
+        let mut ports = Vec::new();
+        while ports.len() < expected.len() {
+            let (events, lost) = of.next().unwrap().unwrap();
+            assert_eq!(lost, 0);
+            // The doors' clock stands at 0: events happen when they are told.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+            let age = |at_ns: u64| Duration::from_nanos(now.saturating_sub(at_ns));
+            assert!(events.iter().all(|event| age(event.at_ns) < Duration::from_mins(1)));
+            ports.extend(events.iter().map(|event| event.port.0));
+        }
+        assert_eq!(ports, expected);
+    };
+    next(&mut one, &[2, 3]);
+    next(&mut two, &[2, 3]);
+    drop(one);
+    eventually("one is gone", || world.server.connections() == 1);
+    refused(4);
+    next(&mut two, &[4]);
+    // Who comes back is told what happens from then on.
+    drop(two);
+    eventually("both are gone", || world.server.connections() == 0);
+    refused(5);
+    let mut again = world.client(Role::Observer).events().unwrap();
+    refused(6);
+    next(&mut again, &[6]);
+    let stopper = std::thread::spawn(move || world.server.stop());
+    assert!(again.next().is_none());
     stopper.join().unwrap();
 }

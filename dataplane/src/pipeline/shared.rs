@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::trace::TraceHub;
+use crate::events::EventLog;
 use crate::flow::FlowTable;
 use crate::policy::PolicyTable;
 use crate::topology::Topology;
 
-/// Tables, the topology in force, and the observers of traced packets.
+/// Tables, the topology in force, and the observers of packets and events.
 pub struct Shared {
     /// Known conversations.
     pub flows: FlowTable,
@@ -21,6 +22,8 @@ pub struct Shared {
     pub policy: PolicyTable,
     /// Who watches packets.
     pub trace: TraceHub,
+    /// What is recorded of conversations.
+    pub events: EventLog,
     topology: Mutex<Arc<Topology>>,
     published: AtomicU64,
 }
@@ -32,6 +35,7 @@ impl Shared {
             flows,
             policy: PolicyTable::new(),
             trace: TraceHub::default(),
+            events: EventLog::default(),
             topology: Mutex::default(),
             published: AtomicU64::new(0),
         }

@@ -6,11 +6,11 @@ use ipnet::Ipv4Net;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use crate::{
-    Attach, Cell, ConnectionLimit, Container, DropReason, Drops, EgressRule, EgressSet, FlowEnd,
-    FlowInfo, FlowState, FlowTableStatus, HostService, LinkStatus, Logging, Mapping, Outside, Peer,
-    PortId, PortInfo, PortRange, Protocol, Rate, Reply, Request, Revoke, Role, Rule, RuleId,
-    RuleKey, SetId, Settings, Status, TraceFilter, TraceStep, Traffic, Update, UplinkMode, Walk,
-    WorkerStatus,
+    Attach, Cell, ConnectionLimit, Container, DropReason, Drops, EgressRule, EgressSet, Event,
+    EventKind, FlowEnd, FlowInfo, FlowState, FlowTableStatus, HostService, LinkStatus, Logging,
+    Mapping, Outside, Peer, PortId, PortInfo, PortRange, Protocol, Rate, Reply, Request, Revoke,
+    Role, Rule, RuleId, RuleKey, SetId, Settings, Status, TraceFilter, TraceStep, Traffic, Update,
+    UplinkMode, Walk, WorkerStatus,
 };
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -248,6 +248,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         any::<(u64, u32)>().prop_map(|(cursor, limit)| Request::Flows { cursor, limit }),
         filter().prop_map(Request::Trace),
         Just(Request::Host),
+        Just(Request::Events),
     ]
 }
 
@@ -390,6 +391,31 @@ fn step() -> impl Strategy<Value = TraceStep> {
     ]
 }
 
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        select(vec![
+            EventKind::EgressAllowed,
+            EventKind::EgressDenied,
+            EventKind::OverlayAllowed,
+            EventKind::OverlayDenied,
+        ]),
+        any::<bool>().prop_map(|enforced| EventKind::ConnectionLimited { enforced }),
+    ];
+    (kind, any::<(u64, u16, Ipv4Addr, u16, u8, Option<u32>)>(), socket(), socket()).prop_map(
+        |(kind, (at_ns, port, container, tag, protocol, rule), source, destination)| Event {
+            at_ns,
+            kind,
+            port: PortId(port),
+            container,
+            tag,
+            protocol,
+            source,
+            destination,
+            rule: rule.map(RuleId),
+        },
+    )
+}
+
 pub(crate) fn reply() -> impl Strategy<Value = Reply> {
     let port = any::<(u16, Ipv4Addr)>()
         .prop_map(|(port, address)| PortInfo { port: PortId(port), address });
@@ -408,5 +434,7 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
             .prop_map(|(flows, next)| Reply::Flows { flows, next }),
         (vec(walk, 0..4), any::<u64>()).prop_map(|(walks, lost)| Reply::Walks { walks, lost }),
         any::<bool>().prop_map(|held| Reply::Host { held }),
+        (vec(event(), 0..4), any::<u64>())
+            .prop_map(|(events, lost)| Reply::Events { events, lost }),
     ]
 }

@@ -36,7 +36,7 @@ proptest! {
     #[test]
     fn any_bytes_are_a_message_or_an_error(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..512),
-        variant in 0..8_u8,
+        variant in 0..12_u8,
     ) {
         let _ = (decode::<Request>(&bytes), decode::<Reply>(&bytes));
         if let Some(first) = bytes.first_mut() {
