@@ -47,7 +47,7 @@ pub enum Nat {
 }
 
 /// Which end of a conversation or packet is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The sender.
     Source,
