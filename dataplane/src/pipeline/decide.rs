@@ -13,6 +13,15 @@ use crate::flow::{
 use crate::nat::Nat;
 use crate::packet::Via;
 
+/// How a conversation is admitted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Judgement {
+    /// The rule that admits it, where one had to.
+    pub(super) rule: Option<RuleId>,
+    /// Whether that rule asks for a record.
+    pub(super) log: bool,
+}
+
 /// What a packet that belongs to no known conversation can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Opening {
@@ -74,9 +83,11 @@ impl<'g> Run<'g> {
             return Err(DropReason::Untracked);
         }
         if headers.kind == Kind::Tcp(SYN) {
-            self.spend_connection(from, to, &inner, trace)?;
+            self.spend_connection(from, to, headers.tag, &inner)?;
         }
-        let rule = self.judge(from, to, headers.tag, &inner, trace)?;
+        let judged = self.judge(from, to, headers.tag, &inner, trace);
+        let Judgement { rule, log } =
+            judged.inspect_err(|_| self.record_refused(from, to, headers.tag, &inner))?;
         let new = NewFlow {
             key: inner,
             from,
@@ -92,6 +103,9 @@ impl<'g> Run<'g> {
         })?;
         self.changed = true;
         self.trace.step(trace, || TraceStep::FlowCreated);
+        if hit.created {
+            self.record_admitted(from, to, headers.tag, &inner, rule, log);
+        }
         self.track(&hit, headers);
         let translation = self.flows.translation(hit.flow, true);
         Ok(Out { to, tag: headers.tag, translation })
@@ -125,12 +139,13 @@ impl<'g> Run<'g> {
             Via::Tunnel(_) | Via::Host => flow.tag(),
         };
         let (tag, rule) = match self.judge(from, to, tag, &key, trace) {
-            Ok(rule) => (tag, rule),
+            Ok(judged) => (tag, judged.rule),
             Err(reason) if hit.forward && !flow.established() => {
                 // A packet with another tag says nothing about those with the right one.
                 if flow.generation() != topology.generation() {
                     self.forget(hit);
                 }
+                self.record_refused(from, to, tag, &key);
                 return Err(reason);
             }
             Err(_) if self.cell.revoke == Revoke::Immediate => {
@@ -148,8 +163,7 @@ impl<'g> Run<'g> {
     /// Whether a conversation may be, as this cell's rules say it: what goes to its containers is
     /// judged by app-to-app rules, what leaves them for the outside by their egress rules. What
     /// goes to other cells is judged there. What the cell itself begins, and what comes in by a
-    /// mapped port, is always admitted, as in a kernel cell. Returns the rule that admits, if one
-    /// had to.
+    /// mapped port, is always admitted, as in a kernel cell.
     fn judge(
         &mut self,
         from: Via,
@@ -157,11 +171,13 @@ impl<'g> Run<'g> {
         tag: u16,
         key: &FlowKey,
         trace: Option<u16>,
-    ) -> Result<Option<RuleId>, DropReason> {
+    ) -> Result<Judgement, DropReason> {
         match (from, to) {
-            (Via::Host, _) | (_, Via::Tunnel(_)) => Ok(None),
+            (Via::Host, _) | (_, Via::Tunnel(_)) => Ok(Judgement::default()),
             (_, Via::Container(_)) => {
-                self.admit(tag, key, trace).map(Some).ok_or(DropReason::PolicyDenied)
+                let rule = self.admit(tag, key, trace);
+                let judged = rule.map(|rule| Judgement { rule: Some(rule), log: false });
+                judged.ok_or(DropReason::PolicyDenied)
             }
             (Via::Container(port), Via::Host) => self.judge_egress(port, key, trace),
             (Via::Tunnel(_), Via::Host) => Err(DropReason::HostDenied),

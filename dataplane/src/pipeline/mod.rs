@@ -18,6 +18,7 @@ mod known;
 mod offload;
 mod outside;
 mod parse;
+mod record;
 mod route;
 mod shared;
 mod trace;
@@ -32,6 +33,7 @@ pub use counters::{Counters, Totals};
 pub use shared::Shared;
 pub use trace::{TraceHub, TraceObserver};
 
+use crate::events::EventLog;
 use crate::flow::{FlowKey, FlowTable, Hit};
 use crate::nat::Translation;
 use crate::packet::{Batch, MAX_PACKETS, Verdict, Via};
@@ -136,6 +138,7 @@ impl Pipeline {
             fragments: &mut self.fragments,
             budget: &mut self.budget,
             trace: &mut self.trace,
+            events: &self.shared.events,
             in_debt: &mut self.in_debt,
             worker: self.worker,
             now_ns,
@@ -161,6 +164,7 @@ struct Run<'g> {
     fragments: &'g mut FragmentMemory,
     budget: &'g mut AnswerBudget,
     trace: &'g mut TraceLog,
+    events: &'g EventLog,
     in_debt: &'g mut Vec<(PortId, u64)>,
     worker: u16,
     now_ns: u64,

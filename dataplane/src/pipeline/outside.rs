@@ -6,13 +6,14 @@
 
 use std::net::Ipv4Addr;
 
-use sarcenet_dataplane_api::{DropReason, PortId, RuleId, TraceStep};
+use sarcenet_dataplane_api::{DropReason, PortId, TraceStep};
 
+use super::decide::Judgement;
 use super::{Out, Run};
 use crate::flow::FlowKey;
 use crate::limit::Admission;
 use crate::packet::Via;
-use crate::policy::egress::Question;
+use crate::policy::egress::{Matched, Question};
 
 /// Type and code of an ICMP echo request: the only ICMP message that opens a conversation.
 const ECHO_REQUEST: (u8, u8) = (8, 0);
@@ -40,9 +41,9 @@ impl Run<'_> {
         port: PortId,
         key: &FlowKey,
         trace: Option<u16>,
-    ) -> Result<Option<RuleId>, DropReason> {
+    ) -> Result<Judgement, DropReason> {
         if self.topology.is_local(key.destination) {
-            return Ok(None);
+            return Ok(Judgement::default());
         }
         let grants = self.topology.container(port).map(|container| &container.grants);
         let question = question(key);
@@ -55,7 +56,11 @@ impl Run<'_> {
             denied: denied.map(|matched| matched.rule),
             allowed: allowed.map(|matched| matched.rule),
         });
-        allowed.map(|matched| Some(matched.rule)).ok_or(DropReason::EgressDenied)
+        let judgement = |matched: Matched| Judgement {
+            rule: Some(matched.rule).filter(|rule| rule.0 != 0),
+            log: matched.log,
+        };
+        allowed.map(judgement).ok_or(DropReason::EgressDenied)
     }
 
     /// Takes a new TCP connection from the container's budget for its destination.
@@ -63,8 +68,8 @@ impl Run<'_> {
         &mut self,
         from: Via,
         to: Via,
+        tag: u16,
         key: &FlowKey,
-        _trace: Option<u16>,
     ) -> Result<(), DropReason> {
         let (Via::Container(port), Via::Host) = (from, to) else { return Ok(()) };
         let Some(budget) = self
@@ -78,9 +83,10 @@ impl Run<'_> {
             return Ok(());
         }
         let admission = budget.limiter.admit(self.now_ns, key.destination, key.destination_port);
-        match admission {
-            Admission::Exceeded if !budget.limit.dry_run => Err(DropReason::ConnectionLimit),
-            Admission::Exceeded | Admission::Admitted => Ok(()),
+        if admission == Admission::Admitted {
+            return Ok(());
         }
+        self.record_limited(port, tag, key, &budget.limit);
+        if budget.limit.dry_run { Ok(()) } else { Err(DropReason::ConnectionLimit) }
     }
 }
