@@ -189,7 +189,7 @@ fn rewriting(c: &mut Criterion) {
             port = port.wrapping_add(1);
             let address = Ipv4Addr::new(10, 77, 0, 11);
             let to = Translation { side: Side::Source, address, port };
-            black_box(rewrite(black_box(&mut packet), Checksum::Verified, &to).is_ok())
+            black_box(rewrite(black_box(&mut packet), Checksum::Verified, to).is_ok())
         });
     });
 }

@@ -1,6 +1,10 @@
 //! Any bytes through every parser of the wire module, as if they were a tunnel packet from the
 //! VXLAN header on.
 
+use std::net::Ipv4Addr;
+
+use sarcenet_dataplane::nat::{Side, Translation, rewrite, rewrite_error};
+use sarcenet_dataplane::packet::Checksum;
 use sarcenet_dataplane::wire::checksum::{Implementation, Sum};
 use sarcenet_dataplane::wire::headers::{
     decrement_ttl, ipv4_checksum_ok, ipv4_header_len, pseudo_header_of, set_ident, set_total_len,
@@ -14,6 +18,7 @@ use sarcenet_dataplane::wire::vxlan::{HEADER_LEN, Packet, Repr};
 pub(crate) fn run(data: &[u8]) {
     vxlan(data);
     ipv4(data.get(TUNNEL_HEADER_LEN..).unwrap_or(data));
+    translations(data.get(TUNNEL_HEADER_LEN..).unwrap_or(data));
     checksums(data);
 }
 
@@ -58,6 +63,30 @@ fn ipv4(data: &[u8]) {
         decrement_ttl(&mut changed);
     }
     assert!(ipv4_checksum_ok(&changed));
+}
+
+/// What is translated has the new address and, if it had one, a right header checksum; what is
+/// refused is as it was.
+fn translations(data: &[u8]) {
+    for side in [Side::Source, Side::Destination] {
+        let to = Translation { side, address: Ipv4Addr::new(192, 0, 2, 61), port: 61_000 };
+        let at = if side == Side::Source { 12 } else { 16 };
+        for error in [false, true] {
+            let mut changed = data.to_vec();
+            let result = if error {
+                rewrite_error(&mut changed, to)
+            } else {
+                rewrite(&mut changed, Checksum::Unverified, to)
+            };
+            if result.is_err() {
+                assert_eq!(changed, data);
+                continue;
+            }
+            assert_eq!(changed[at..at + 4], to.address.octets());
+            let len = ipv4_header_len(data).expect("it was translated");
+            assert_eq!(ipv4_checksum_ok(&changed[..len]), ipv4_checksum_ok(&data[..len]));
+        }
+    }
 }
 
 /// All implementations agree, and it does not matter how a packet is scattered.

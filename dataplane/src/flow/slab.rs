@@ -39,7 +39,8 @@ mod word {
     pub(super) const HIGH_WATER: usize = 3;
     /// Address of the outer views of all translated flows, 0 for none.
     pub(super) const CELL: usize = 4;
-    /// What new flows are translated to; see [`super::super::translated`].
+    /// What new flows are translated to: `address << 32 | first port << 16 | last port`, 0 for
+    /// nothing.
     pub(super) const OFFER: usize = 5;
     /// The header fills one page.
     pub(super) const COUNT: usize = 512;

@@ -25,11 +25,7 @@ const ICMP_HEADER_LEN: usize = 8;
 /// # Errors
 /// When the headers are not there. Then nothing has been changed.
 #[inline]
-pub fn rewrite(
-    head: &mut [u8],
-    checksum: Checksum,
-    translation: &Translation,
-) -> Result<(), Error> {
+pub fn rewrite(head: &mut [u8], checksum: Checksum, translation: Translation) -> Result<(), Error> {
     let header_len = ipv4_header_len(head)?;
     let fields = transport_fields(head, header_len, translation.side)?;
     let (header, transport) = head.split_at_mut(header_len);
@@ -53,7 +49,7 @@ pub fn rewrite(
 /// When it is not an ICMP message that quotes a packet's header and 8 bytes behind it, which every
 /// error does (RFC 792). Then nothing has been changed.
 #[cold]
-pub fn rewrite_error(head: &mut [u8], translation: &Translation) -> Result<(), Error> {
+pub fn rewrite_error(head: &mut [u8], translation: Translation) -> Result<(), Error> {
     let header_len = ipv4_header_len(head)?;
     if Ipv4Packet::new_unchecked(&*head).frag_offset() != 0 || head[9] != ICMP {
         return Err(Error);
@@ -66,7 +62,7 @@ pub fn rewrite_error(head: &mut [u8], translation: &Translation) -> Result<(), E
             Side::Source => Side::Destination,
             Side::Destination => Side::Source,
         },
-        ..*translation
+        ..translation
     };
     let fields = transport_fields(quoted, quoted_len, there.side)?;
     // What may change begins at an even distance from the start of the message, so its sum before
@@ -75,9 +71,9 @@ pub fn rewrite_error(head: &mut [u8], translation: &Translation) -> Result<(), E
     let before = sum(&quoted[..end]).fold();
     let (quoted_header, transport) = quoted.split_at_mut(quoted_len);
     if let Some(fields) = fields {
-        fields.write(transport, address(quoted_header, there.side), &there, false);
+        fields.write(transport, address(quoted_header, there.side), there, false);
     }
-    write_address(quoted_header, &there);
+    write_address(quoted_header, there);
     let after = sum(&quoted[..end]).fold();
     let check = update_u16(get(icmp, 2), before, after);
     put(icmp, 2, check);
@@ -134,7 +130,7 @@ impl Fields {
     /// Writes the port and corrects the checksum. The port must lie inside `transport`; the
     /// checksum may lie outside, in a quotation.
     #[inline]
-    fn write(self, transport: &mut [u8], old: Ipv4Addr, translation: &Translation, partial: bool) {
+    fn write(self, transport: &mut [u8], old: Ipv4Addr, translation: Translation, partial: bool) {
         let old_port = get(transport, self.port);
         put(transport, self.port, translation.port);
         if transport.len() < self.checksum + 2 {
@@ -168,7 +164,7 @@ fn address(header: &[u8], side: Side) -> Ipv4Addr {
 
 /// Writes an address into a checked IPv4 header and corrects its checksum.
 #[inline]
-fn write_address(header: &mut [u8], translation: &Translation) {
+fn write_address(header: &mut [u8], translation: Translation) {
     let old = address(header, translation.side);
     let mut ip = Ipv4Packet::new_unchecked(header);
     ip.set_checksum(update_u32(ip.checksum(), old.to_bits(), translation.address.to_bits()));

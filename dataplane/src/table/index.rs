@@ -167,7 +167,7 @@ impl Index {
 
     /// Entries in all buckets, counted one by one.
     #[cfg(all(test, not(loom)))]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.buckets.iter().map(|bucket| bucket.used() as usize).sum()
     }
 
@@ -257,7 +257,7 @@ mod tests {
             assert!(!index.remove(hash, value));
             assert_eq!(index.find(hash, |found| found == value), None);
         }
-        assert_eq!(index.len(), 0);
+        assert_eq!(index.count(), 0);
     }
 
     #[test]

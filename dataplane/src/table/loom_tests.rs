@@ -27,6 +27,8 @@ struct Table {
 
 /// Keys that share both buckets and the tag: nothing but the key itself tells them apart.
 const HASH: u64 = 0x1234_5678_0000_0001;
+/// The hash of their other view, where they have two.
+const OUTER: u64 = 0x8765_4321_0000_0000;
 
 impl Table {
     fn new() -> Arc<Self> {
@@ -44,7 +46,11 @@ impl Table {
     }
 
     fn find(&self, key: u64) -> Option<u32> {
-        self.index.find(HASH, |place| self.places[place as usize].0.load(Relaxed) == key)
+        self.find_by(HASH, key)
+    }
+
+    fn find_by(&self, hash: u64, key: u64) -> Option<u32> {
+        self.index.find(hash, |place| self.places[place as usize].0.load(Relaxed) == key)
     }
 
     /// As the flow table inserts: put if absent, under the lock.
@@ -57,11 +63,33 @@ impl Table {
         self.index.insert(HASH, place).is_ok()
     }
 
+    /// As the flow table inserts what has two views: the outer one first.
+    fn insert_both(&self, place: u32, key: u64) -> bool {
+        let _lock = self.index.lock_both(HASH, OUTER);
+        if self.find(key).is_some() || self.find_by(OUTER, key).is_some() {
+            return false;
+        }
+        self.fill(place, key);
+        self.index.insert(OUTER, place).is_ok() && self.index.insert(HASH, place).is_ok()
+    }
+
+    /// As the flow table removes it: who takes the inner view out takes the outer one too.
+    fn remove_both(&self, place: u32) -> bool {
+        self.index.remove(HASH, place) && {
+            assert!(self.index.remove(OUTER, place), "the outer view is there for the remover");
+            true
+        }
+    }
+
     /// Looks a key up and checks that what was found is all there.
     fn read(&self, key: u64) -> bool {
+        self.read_by(HASH, key)
+    }
+
+    fn read_by(&self, hash: u64, key: u64) -> bool {
         self.readers.fetch_add(1, SeqCst);
         fence(SeqCst);
-        let found = self.find(key);
+        let found = self.find_by(hash, key);
         if let Some(place) = found {
             let (its_key, data) = &self.places[place as usize];
             assert_eq!((its_key.load(Relaxed), data.load(Relaxed)), (key, key * 10));
@@ -177,5 +205,60 @@ fn loom_an_entry_that_stays_is_always_found() {
         assert!(table.read(7));
         writer.join().unwrap();
         assert_eq!(table.places[0].0.load(Acquire), 7);
+    });
+}
+
+#[test]
+fn loom_two_views_come_and_go_together() {
+    model(|| {
+        let table = Table::new();
+        let writer = {
+            let table = table.clone();
+            thread::spawn(move || assert!(table.insert_both(0, 7)))
+        };
+        // By either view; the other one may not be there yet.
+        let mut removed = false;
+        if let Some(place) = table.find(7).or_else(|| table.find_by(OUTER, 7)) {
+            removed = table.remove_both(place);
+        }
+        writer.join().unwrap();
+        assert_eq!((table.read(7), table.read_by(OUTER, 7)), (!removed, !removed));
+    });
+}
+
+#[test]
+fn loom_one_of_two_removes_both_views() {
+    model(|| {
+        let table = Table::new();
+        assert!(table.insert_both(0, 7));
+        let other = {
+            let table = table.clone();
+            thread::spawn(move || table.remove_both(0))
+        };
+        let mine = table.remove_both(0);
+        assert!(mine != other.join().unwrap());
+        assert!(!table.read(7) && !table.read_by(OUTER, 7));
+    });
+}
+
+#[test]
+fn loom_a_place_is_not_used_again_under_a_reader_of_the_outer_view() {
+    model(|| {
+        let table = Table::new();
+        assert!(table.insert_both(0, 7));
+        let writer = {
+            let table = table.clone();
+            thread::spawn(move || {
+                assert!(table.remove_both(0));
+                fence(SeqCst);
+                if table.readers.load(SeqCst) == 0 {
+                    assert!(table.insert_both(0, 8));
+                }
+            })
+        };
+        // `read_by` asserts that what it found stays what it was.
+        table.read_by(OUTER, 7);
+        writer.join().unwrap();
+        assert!(!table.read_by(OUTER, 7) && !table.read(7));
     });
 }

@@ -94,12 +94,12 @@ impl Plan {
     }
 
     /// The same plan after a translation.
-    fn translated(&self, to: &Translation) -> Self {
+    fn translated(&self, to: Translation) -> Self {
         Self { key: outer_view(&self.key, to.side, to.address, to.port), ..self.clone() }
     }
 
     /// What undoes a translation.
-    fn back(&self, to: &Translation) -> Translation {
+    fn back(&self, to: Translation) -> Translation {
         let (address, port) = match to.side {
             Side::Source => (self.key.source, self.key.source_port),
             Side::Destination => (self.key.destination, self.key.destination_port),
@@ -154,10 +154,10 @@ proptest! {
     #[test]
     fn a_translated_packet_is_as_if_made_so(plan in plan(), to in translation()) {
         let mut bytes = plan.packet();
-        rewrite(&mut bytes, Checksum::Unverified, &to).unwrap();
-        prop_assert_eq!(&bytes, &plan.translated(&to).packet());
+        rewrite(&mut bytes, Checksum::Unverified, to).unwrap();
+        prop_assert_eq!(&bytes, &plan.translated(to).packet());
         prop_assert!(ipv4_checksum_ok(&bytes[..plan.header_len()]));
-        rewrite(&mut bytes, Checksum::Verified, &plan.back(&to)).unwrap();
+        rewrite(&mut bytes, Checksum::Verified, plan.back(to)).unwrap();
         prop_assert_eq!(&bytes, &plan.packet());
     }
 
@@ -177,12 +177,12 @@ proptest! {
             offset: field(plan.key.protocol) as u16,
         };
         let mut bytes = partial(&plan);
-        rewrite(&mut bytes, state, &to).unwrap();
-        prop_assert_eq!(&bytes, &partial(&plan.translated(&to)));
+        rewrite(&mut bytes, state, to).unwrap();
+        prop_assert_eq!(&bytes, &partial(&plan.translated(to)));
         let transport = checksum::sum(&bytes[plan.header_len()..]);
         let check = full(&bytes, plan.header_len());
         prop_assert!(check == transport.checksum() || check == transport.udp_checksum());
-        rewrite(&mut bytes, state, &plan.back(&to)).unwrap();
+        rewrite(&mut bytes, state, plan.back(to)).unwrap();
         prop_assert_eq!(&bytes, &partial(&plan));
     }
 
@@ -192,8 +192,8 @@ proptest! {
         let whole = plan.packet();
         let headers = plan.header_len() + if plan.key.protocol == TCP { 20 } else { 8 };
         let mut head = whole[..headers].to_vec();
-        rewrite(&mut head, Checksum::Unverified, &to).unwrap();
-        prop_assert_eq!(&head, &plan.translated(&to).packet()[..headers]);
+        rewrite(&mut head, Checksum::Unverified, to).unwrap();
+        prop_assert_eq!(&head, &plan.translated(to).packet()[..headers]);
     }
 
     #[test]
@@ -203,7 +203,7 @@ proptest! {
         ip.set_frag_offset(offset * 8);
         ip.fill_checksum();
         let before = bytes.clone();
-        rewrite(&mut bytes, Checksum::Unverified, &to).unwrap();
+        rewrite(&mut bytes, Checksum::Unverified, to).unwrap();
         prop_assert!(ipv4_checksum_ok(&bytes[..plan.header_len()]));
         prop_assert_eq!(address(&bytes, to.side), to.address);
         prop_assert_eq!(&bytes[plan.header_len()..], &before[plan.header_len()..]);
@@ -224,7 +224,7 @@ proptest! {
         let cut = plan.header_len() + 2 * cut;
         let cut = |packet: &[u8]| packet[..packet.len().min(cut)].to_vec();
         let quoted = cut(&plan.packet());
-        let after = cut(&plan.translated(&there).packet());
+        let after = cut(&plan.translated(there).packet());
         let ends = |end: Ipv4Addr, quoted: &[u8]| match to.side {
             Side::Source => error(end, router.into(), quoted),
             Side::Destination => error(router.into(), end, quoted),
@@ -234,10 +234,10 @@ proptest! {
             Side::Destination => plan.key.destination,
         };
         let mut bytes = ends(mine, &quoted);
-        rewrite_error(&mut bytes, &to).unwrap();
+        rewrite_error(&mut bytes, to).unwrap();
         prop_assert_eq!(&bytes, &ends(to.address, &after));
-        let back = Translation { side: to.side, ..plan.back(&there) };
-        rewrite_error(&mut bytes, &back).unwrap();
+        let back = Translation { side: to.side, ..plan.back(there) };
+        rewrite_error(&mut bytes, back).unwrap();
         prop_assert_eq!(&bytes, &ends(mine, &quoted));
     }
 
@@ -264,13 +264,15 @@ proptest! {
         };
         for error in [false, true] {
             let mut changed = bytes.clone();
-            let result = match error {
-                false => rewrite(&mut changed, checksum, &to),
-                true => rewrite_error(&mut changed, &to),
+            let result = if error {
+                rewrite_error(&mut changed, to)
+            } else {
+                rewrite(&mut changed, checksum, to)
             };
-            match result {
-                Ok(()) => prop_assert_eq!(address(&changed, to.side), to.address),
-                Err(_) => prop_assert_eq!(&changed, &bytes),
+            if result.is_ok() {
+                prop_assert_eq!(address(&changed, to.side), to.address);
+            } else {
+                prop_assert_eq!(&changed, &bytes);
             }
             prop_assert_eq!(changed.len(), bytes.len());
         }
@@ -288,12 +290,11 @@ proptest! {
         }
         let mut bytes = error([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), &quoted);
         let before = bytes.clone();
-        match rewrite_error(&mut bytes, &to) {
-            Ok(()) => {
-                prop_assert_eq!(&bytes[22..24], &full(&bytes, IPV4_HEADER_LEN).to_be_bytes());
-                prop_assert!(ipv4_checksum_ok(&bytes[..IPV4_HEADER_LEN]));
-            }
-            Err(_) => prop_assert_eq!(bytes, before),
+        if rewrite_error(&mut bytes, to).is_ok() {
+            prop_assert_eq!(&bytes[22..24], &full(&bytes, IPV4_HEADER_LEN).to_be_bytes());
+            prop_assert!(ipv4_checksum_ok(&bytes[..IPV4_HEADER_LEN]));
+        } else {
+            prop_assert_eq!(bytes, before);
         }
     }
 }
@@ -308,7 +309,7 @@ fn others_keep_what_is_behind_their_addresses() {
         bytes[20] = kind;
         Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
         let before = bytes.clone();
-        rewrite(&mut bytes, Checksum::Unverified, &to).unwrap();
+        rewrite(&mut bytes, Checksum::Unverified, to).unwrap();
         assert!(ipv4_checksum_ok(&bytes[..20]));
         assert_eq!((address(&bytes, Side::Source), &bytes[20..]), (to.address, &before[20..]));
     }
@@ -329,10 +330,10 @@ fn headers_that_are_cut_off_are_refused() {
         let whole = plan.packet();
         for len in 0..whole.len() {
             let mut bytes = whole[..len].to_vec();
-            let result = rewrite(&mut bytes, Checksum::Unverified, &to);
+            let result = rewrite(&mut bytes, Checksum::Unverified, to);
             assert_eq!(result.is_ok(), len >= least, "{len} bytes of protocol {protocol}");
             let mut bytes = error([192, 0, 2, 1].into(), [192, 0, 2, 61].into(), &whole[..len]);
-            assert_eq!(rewrite_error(&mut bytes, &to).is_ok(), len >= 28, "{len} bytes quoted");
+            assert_eq!(rewrite_error(&mut bytes, to).is_ok(), len >= 28, "{len} bytes quoted");
         }
     }
 }
