@@ -182,13 +182,13 @@ fn answers_as_a_list_would_about_nasty_lists() {
                 Traffic::All => (47, 0),
             };
             let question = Question { destination: destination.into(), protocol, selector };
-            assert_eq!(table.decide(&question), linear(&rules, &question), "{name}: {question:?}");
+            assert_eq!(table.decide(&question), linear(&rules, question), "{name}: {question:?}");
         }
     }
 }
 
 /// What the list says, read from its end.
-fn linear(rules: &[EgressRule], question: &Question) -> Option<Matched> {
+fn linear(rules: &[EgressRule], question: Question) -> Option<Matched> {
     let [kind_asked, code_asked] = question.selector.to_be_bytes();
     let matches = |rule: &&EgressRule| {
         (rule.first..=rule.last).contains(&question.destination)
@@ -285,7 +285,7 @@ proptest! {
         });
         for (destination, protocol, selector) in near.chain(asked) {
             let question = Question { destination: destination.into(), protocol, selector };
-            prop_assert_eq!(table.decide(&question), linear(&rules, &question), "{:?}", question);
+            prop_assert_eq!(table.decide(&question), linear(&rules, question), "{:?}", question);
         }
     }
 }
