@@ -161,7 +161,7 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
     let missing = || Failure::new(ErrorCode::Invalid, "the network namespace is missing");
     Ok(match request {
         Request::Hello { .. } => Reply::Hello { version: VERSION, cell: agent.cell_name() },
-        Request::Add(wish) => Reply::Added(agent.add(wish, netns.ok_or_else(missing)?.as_fd())?),
+        Request::Add(wish) => Reply::Added(agent.add(*wish, netns.ok_or_else(missing)?.as_fd())?),
         Request::Del { id } => agent.del(&id).map(|()| Reply::Done)?,
         Request::Check { id, address } => {
             agent.check(&id, address, netns.ok_or_else(missing)?.as_fd())?;

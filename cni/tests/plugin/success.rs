@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sarcenet_agent_api::{
-    AddressRange, Attach, AttachKind, AttachmentId, Bandwidth, ErrorCode, IcmpControl, Metadata,
+    AddressRange, AttachKind, AttachmentId, Bandwidth, ErrorCode, IcmpControl, Metadata,
     NetOutRule, PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
 };
 use serde_json::{Value, json};
@@ -60,9 +60,7 @@ fn a_veth_is_asked_for_and_printed_with_both_ends() {
     expected["interfaces"][0]["mtu"] = json!(1450);
     expected["interfaces"][1]["mtu"] = json!(1450);
     assert_eq!(result("1.1.0"), expected);
-    let veth = |(request, _): &(Request, usize)| {
-        matches!(request, Request::Add(Attach { kind: AttachKind::Veth, .. }))
-    };
+    let veth = |(request, _): &(Request, usize)| matches!(request, Request::Add(wish) if wish.kind == AttachKind::Veth);
     assert!(agent.asked().iter().all(veth));
     Call::new("ADD", &agent.socket()).netconf(&json!({"attach": "bridge"})).fails(6, "bridge");
 }

@@ -100,7 +100,7 @@ impl AgentClient {
 
     /// [`Request::Add`].
     pub fn add(&mut self, wish: Attach, netns: BorrowedFd<'_>) -> Result<Attachment, AgentError> {
-        match self.request(&Request::Add(wish), Some(netns))? {
+        match self.request(&Request::Add(Box::new(wish)), Some(netns))? {
             Reply::Added(attachment) => Ok(attachment),
             _ => Err(AgentError::Unexpected),
         }

@@ -132,7 +132,7 @@ pub enum Request {
     /// Make an interface; accompanied by one descriptor, the container's network namespace.
     /// Repeating it gives the same attachment again, repaired if something of it was lost.
     /// [`Reply::Added`].
-    Add(Attach),
+    Add(Box<Attach>),
     /// Remove an interface and free its address. Succeeds when there is nothing to remove, also
     /// when the namespace is gone. [`Reply::Done`].
     Del {

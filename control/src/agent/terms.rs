@@ -47,16 +47,13 @@ pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
         ));
     }
     // Ranges are sorted, and each port of the list is in one of them.
-    if let Some(pair) = mapped.windows(2).find(|pair| overlap(&pair[0], &pair[1])) {
+    if let Some(pair) = mapped.windows(2).find(|pair| overlap(pair[0], pair[1])) {
         let port = pair[1].cell.first;
         return wrong(format!("host port {port}/{} is mapped twice", pair[1].protocol));
     }
     for (rate, name) in [(bandwidth.send, "egress"), (bandwidth.receive, "ingress")] {
-        match rate {
-            Some(Rate { bits_per_second: 0, .. } | Rate { burst_bits: 0, .. }) => {
-                return wrong(format!("{name}Rate and {name}Burst must both be set, or neither"));
-            }
-            _ => {}
+        if let Some(Rate { bits_per_second: 0, .. } | Rate { burst_bits: 0, .. }) = rate {
+            return wrong(format!("{name}Rate and {name}Burst must both be set, or neither"));
         }
     }
     let checked = check_net_out(net_out).map_err(|(number, e)| {
@@ -75,7 +72,7 @@ pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
     Ok(())
 }
 
-fn overlap(one: &Mapping, other: &Mapping) -> bool {
+fn overlap(one: Mapping, other: Mapping) -> bool {
     one.protocol == other.protocol
         && one.cell.first <= other.cell.last
         && other.cell.first <= one.cell.last
@@ -117,7 +114,7 @@ pub(super) fn check_ports(inner: &Inner, saved: &Saved) -> Result<(), Failure> {
     let others = inner.containers.values().filter(|entry| entry.saved.id != saved.id);
     for other in others {
         for taken in ranges(&other.saved.terms.mappings) {
-            if let Some(mapping) = wanted.iter().find(|mapping| overlap(mapping, &taken)) {
+            if let Some(mapping) = wanted.iter().find(|mapping| overlap(**mapping, taken)) {
                 let port = mapping.cell.first.max(taken.cell.first);
                 return wrong(format!(
                     "host port {port}/{} is mapped to container {} already",

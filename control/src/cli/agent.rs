@@ -69,12 +69,14 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
         let checked = Network::load(&network)?;
         checked.cell_of(&network, &cell)?;
         let (apps, policies) = (checked.apps.len() as u64, checked.policies.len() as u64);
+        let groups = checked.security_groups.as_ref().map_or(0, Vec::len) as u64;
         output::text(&format!(
-            "{}: no mistakes; {}, {}, {}",
+            "{}: no mistakes; {}, {}, {}, {}",
             network.display(),
             output::count(checked.cells.len() as u64, "cell"),
             output::count(apps, "app"),
             output::count(policies, "policy"),
+            output::count(groups, "security group"),
         ))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -10,11 +10,17 @@ use sarcenet_dataplane_api::{
 };
 
 use super::reader::Reader;
-use super::tree::{At, Node};
+use super::tree::{At, Node, Place};
 
 /// Ports that source NAT uses: below those that Linux gives to the cell's own sockets (32768 to
 /// 60999) and those that Diego maps to containers (61000 and above).
 pub const DEFAULT_SNAT_PORTS: PortRange = PortRange { first: 16_384, last: 32_767 };
+
+/// Most entries of other lists. What the dataplane takes, with room for what is added to them here.
+const LIST_MAX: usize = MAX_LISTED / 2;
+
+/// Most name servers: more than resolvers use (`MAXNS` of resolv.conf(5) is 3).
+const DNS_SERVERS_MAX: usize = 16;
 
 /// What `outside:` says. Its names and defaults are those of the kernel stack where there are any
 /// (contract section 13.6).
@@ -95,7 +101,10 @@ impl Reader {
         });
         let no_masquerade = self.networks(top.take("no_masquerade"), "no_masquerade");
         let host_services = top.take("host_services").map(|node| self.host_services(node));
-        let servers = self.each(top.take("dns_servers"), "dns_servers", Self::dns_server);
+        let servers = top.take("dns_servers");
+        let servers_place = servers.as_ref().map(|node| node.place);
+        let servers = self.each(servers, "dns_servers", Self::dns_server);
+        let servers = self.bounded(servers_place, "dns_servers", servers, DNS_SERVERS_MAX);
         let deny_networks = top.take("deny_networks").and_then(|node| self.deny_networks(node));
         let outbound = top.take("outbound_connections");
         let outbound_connections = outbound.and_then(|node| self.outbound_connections(node));
@@ -133,13 +142,11 @@ impl Reader {
         let read = |reader: &mut Self, node| reader.network_address(node, key);
         let networks: Vec<_> =
             self.each(list, key, read).into_iter().map(|net| net.value.value).collect();
-        self.bounded(place, key, networks)
+        self.bounded(place, key, networks, LIST_MAX)
     }
 
-    /// No more than the dataplane takes.
-    fn bounded<T>(&mut self, place: Option<super::tree::Place>, key: &str, list: Vec<T>) -> Vec<T> {
-        // Some room is left for what is added to these lists.
-        let most = MAX_LISTED / 2;
+    /// The list, which must not be longer than `most`.
+    fn bounded<T>(&mut self, place: Option<Place>, key: &str, list: Vec<T>, most: usize) -> Vec<T> {
         if let Some(place) = place.filter(|_| list.len() > most) {
             let count = list.len();
             self.wrong(place, format!("{key} has {count} entries, at most {most} are possible"));
@@ -158,7 +165,7 @@ impl Reader {
             let list = self.each(entry.take(key), key, read);
             services.extend(list.into_iter().map(|service| service.value));
         }
-        self.bounded(Some(place), "host_services", services)
+        self.bounded(Some(place), "host_services", services, LIST_MAX)
     }
 
     fn host_service(&mut self, node: At<Node>, protocol: Protocol) -> Option<HostService> {

@@ -236,7 +236,7 @@ fn sets_are_shared_and_sent_once() {
     let more = desired(&[a.clone(), b.clone(), c.clone()]).since(&two).update;
     assert_eq!((more.egress.len(), more.settings.len()), (0, 1));
     // The last user of a set takes it along.
-    let less = desired(&[b.clone()]).since(&two).update;
+    let less = desired(std::slice::from_ref(&b)).since(&two).update;
     assert_eq!((less.egress_gone.len(), less.containers_gone), (1, vec![PortId(2)]));
     assert_eq!(less.settings, []);
 }

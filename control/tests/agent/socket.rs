@@ -115,7 +115,7 @@ fn descriptors_must_go_with_the_request() {
             connection.recv::<Reply>().unwrap().unwrap().0
         };
         ask(&Request::Hello { version: VERSION }, &[]);
-        let add = Request::Add(one.wish("app-a"));
+        let add = Request::Add(Box::new(one.wish("app-a")));
         let netns = one.netns.as_fd();
         for (request, fds) in
             [(&add, vec![]), (&add, vec![netns, netns]), (&Request::Status, vec![netns])]

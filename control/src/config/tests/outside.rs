@@ -110,15 +110,15 @@ const OUTSIDE_MISTAKES: &[(&str, &str, &[&str])] = &[
         "169.254.0.3",
         &["15:25: host service `169.254.0.3`: write it like 169.254.0.3:9090"],
     ),
-    ("8.8.8.8", "banana", &["16:31: invalid DNS server `banana`, must be a valid IPv4 address"]),
+    ("8.8.8.8", "banana", &["16:30: invalid DNS server `banana`, must be a valid IPv4 address"]),
     (
         "burst: 10,",
         "burst: 0,",
-        &["18:56: burst 0 is not in 1 to 4294967295 (0 would let nothing out)"],
+        &["18:61: burst 0 is not in 1 to 4294967295 (0 would let nothing out)"],
     ),
     (", burst_kb: 2000", "", &["19:14: bandwidth needs both rate_kbps and burst_kb, or neither"]),
     ("c2c: true", "c2c: 'on'", &["20:29: c2c is text; it must be true or false"]),
-    ("/var/log/x", "x.log", &["20:83: file `x.log` is not an absolute path"]),
+    ("/var/log/x", "x.log", &["20:86: file `x.log` is not an absolute path"]),
     (
         "name: of-s",
         "name: public",
@@ -164,19 +164,19 @@ const OUTSIDE_MISTAKES: &[(&str, &str, &[&str])] = &[
              have IPv4 addresses only",
         ],
     ),
-    ("type: 8", "type: 300", &["25:58: type 300 is not in -1 to 255 (-1 for any)"]),
+    ("type: 8", "type: 300", &["25:56: type 300 is not in -1 to 255 (-1 for any)"]),
     (
         "protocol: udp",
         "protocol: sctp",
         &[
-            "27:38: rule 1 of security group `of-s`: protocol `sctp` is not known; use tcp, udp, icmp or all",
+            "27:37: rule 1 of security group `of-s`: protocol `sctp` is not known; use tcp, udp, icmp or all",
         ],
     ),
     (
         "description: web",
         "descripton: web",
         &[
-            "24:85: rule 1 of security group `public` has no key `descripton`; did you mean `description`?",
+            "24:79: rule 1 of security group `public` has no key `descripton`; did you mean `description`?",
         ],
     ),
 ];

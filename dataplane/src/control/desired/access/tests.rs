@@ -299,15 +299,12 @@ proptest! {
             let mapping = Mapping { protocol, cell: range(first, first + width), container: 1 };
             let ports = || (first..=first + width).map(|port| (protocol, port));
             let expected = ports().any(|port| table.contains_key(&port));
-            match taken.take(mapping, PortId(owner)) {
-                Some((port, other)) => {
-                    prop_assert!(mapping.cell.contains(port));
-                    prop_assert_eq!(table.get(&(protocol, port)), Some(&other));
-                }
-                None => {
-                    prop_assert!(!expected);
-                    table.extend(ports().map(|port| (port, PortId(owner))));
-                }
+            if let Some((port, other)) = taken.take(mapping, PortId(owner)) {
+                prop_assert!(mapping.cell.contains(port));
+                prop_assert_eq!(table.get(&(protocol, port)), Some(&other));
+            } else {
+                prop_assert!(!expected);
+                table.extend(ports().map(|port| (port, PortId(owner))));
             }
         }
     }
