@@ -192,6 +192,18 @@ impl Desired {
         }
     }
 
+    /// The same, with something else recorded as events.
+    #[must_use]
+    pub fn with_logging(mut self, logging: Logging) -> Self {
+        self.cell.logging = logging;
+        self
+    }
+
+    /// Whether anything is to be recorded as events.
+    pub fn records_events(&self) -> bool {
+        self.cell.logging.overlay || self.cell.logging.egress
+    }
+
     /// Rules in it.
     pub fn rules(&self) -> usize {
         self.rules.len()

@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod demo;
 pub mod desired;
 pub mod durable;
+pub mod events;
 pub mod host;
 pub mod ipam;
 pub mod netlink;

@@ -33,6 +33,11 @@ impl Root {
         self.0.join("run/sarcenet/dataplane.sock")
     }
 
+    /// Records of conversations, unless the network file names another file.
+    pub fn events_file(&self) -> PathBuf {
+        self.0.join("var/log/sarcenet/events.jsonl")
+    }
+
     /// The agent's durable state.
     pub fn state_file(&self) -> PathBuf {
         self.0.join("var/lib/sarcenet/containers.json")

@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod logging;
 mod messages;
 mod policy;
 mod status;
 
 pub use client::{AgentClient, AgentError};
+pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
     Reply, Request, RuleName,
@@ -26,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {

@@ -5,6 +5,7 @@
 //! (what is known; held for moments only, never over anything that waits).
 
 mod containers;
+mod logging;
 mod network;
 mod report;
 
@@ -23,10 +24,12 @@ use crate::attach::{self, AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
 use crate::dataplane::{Dataplane, Held};
 use crate::desired::{Attached, Desired, RuleNames};
+use crate::events::{Bounds, EventWriter};
 use crate::host::{self, UnderlayError};
 use crate::paths::Root;
 use crate::state::{Saved, State, StateError, Store};
 use crate::{desired, netns};
+use logging::Switches;
 
 /// How long a change may take to be in force in the dataplane before the one who asked is told
 /// that it is not. A dataplane that restarts is back long before.
@@ -123,6 +126,7 @@ pub struct Agent {
     configuration: Mutex<()>,
     inner: Mutex<Inner>,
     dataplane: Arc<Dataplane>,
+    events: Arc<EventWriter>,
 }
 
 /// What is known.
@@ -141,6 +145,7 @@ struct Inner {
     last_address: Option<std::net::Ipv4Addr>,
     containers: BTreeMap<AttachmentId, Entry>,
     names: RuleNames,
+    switches: Switches,
     state_problem: Option<String>,
 }
 
@@ -227,6 +232,7 @@ impl Agent {
             last_address: state.last_address,
             containers: containers.collect(),
             names: RuleNames::default(),
+            switches: Switches::default(),
             state_problem,
         };
         Ok(Arc::new(Self {
@@ -237,19 +243,26 @@ impl Agent {
             configuration: Mutex::new(()),
             inner: Mutex::new(inner),
             dataplane: Dataplane::new()?,
+            events: Arc::default(),
         }))
     }
 
-    /// Starts the thread that keeps the dataplane up to date; it ends after [`Self::stop`].
+    /// Starts the thread that keeps the dataplane up to date and the one that writes events; they
+    /// end after [`Self::stop`]. Returns the former.
     pub fn start(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let agent = Arc::clone(self);
+        let describe = Box::new(move |events: &[_]| agent.describe(events));
         let socket = self.options.root.dataplane_socket();
+        let cell = self.cell_name();
+        self.events.start(socket.clone(), cell, Bounds::default(), describe)?;
+        let agent = Arc::clone(self);
         self.dataplane.start(socket, Box::new(move |held| agent.adopt(held)))
     }
 
-    /// Ends the thread of [`Self::start`]. Containers, devices and the dataplane stay as they are.
+    /// Ends the threads of [`Self::start`]. Containers, devices and the dataplane stay as they are.
     pub fn stop(&self) {
         self.dataplane.stop();
+        self.events.stop();
     }
 
     /// What the agent was started with.
@@ -277,7 +290,10 @@ impl Agent {
             inner.host.clone(),
             &attached,
             &mut inner.names,
-        );
+        )
+        .with_logging(inner.logging());
+        let file = self.options.root.events_file();
+        self.events.want(desired.records_events().then_some(file.as_path()));
         self.dataplane.publish(desired)
     }
 

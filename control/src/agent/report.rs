@@ -21,6 +21,10 @@ impl Agent {
     pub fn status(&self) -> AgentStatus {
         let dataplane = self.dataplane.state();
         let rules = self.dataplane.rules() as u32;
+        let events = self.events.progress();
+        let events = events
+            .problem
+            .map(|problem| format!("{} events of conversations are lost: {problem}", events.lost));
         let inner = self.inner.lock();
         let containers = inner.containers.len() as u32;
         AgentStatus {
@@ -43,7 +47,7 @@ impl Agent {
                 mistakes: bounded(inner.mistakes.clone()),
             },
             dataplane,
-            problems: bounded(problems(&inner)),
+            problems: bounded(problems(&inner).chain(events).collect()),
         }
     }
 
@@ -104,7 +108,7 @@ impl Agent {
 }
 
 /// What somebody should look at.
-fn problems(inner: &Inner) -> Vec<String> {
+fn problems(inner: &Inner) -> impl Iterator<Item = String> {
     let mut problems: Vec<String> =
         inner.state_problem.iter().chain(&inner.host_problem).cloned().collect();
     for entry in inner.containers.values() {
@@ -122,7 +126,7 @@ fn problems(inner: &Inner) -> Vec<String> {
             _ => {}
         }
     }
-    problems
+    problems.into_iter()
 }
 
 /// No more lines than fit a frame, nor longer ones.
