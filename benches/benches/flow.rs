@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sarcenet_dataplane::flow::{FlowKey, FlowTable, NewFlow};
-use sarcenet_dataplane::packet::Via;
+use sarcenet_dataplane::nat::{Nat, Side, Translation, rewrite};
+use sarcenet_dataplane::packet::{Checksum, Via};
 use sarcenet_dataplane::policy::PolicyTable;
 use sarcenet_dataplane_api::{PortId, PortRange, Protocol, Rule, RuleId, RuleKey};
 
@@ -33,6 +34,7 @@ fn new_flow(n: u32) -> NewFlow {
         tag: 1,
         rule: Some(RuleId(7)),
         generation: 1,
+        nat: Nat::None,
     }
 }
 
@@ -116,6 +118,31 @@ fn change(c: &mut Criterion) {
             }
         });
     });
+    let translated = FlowTable::new(capacity).expect("memory for the table");
+    let ports = PortRange { first: 32_768, last: 60_999 };
+    translated.set_cell(Ipv4Addr::new(10, 77, 0, 11), Some(ports));
+    // Half of the ports towards each remote end are in use.
+    let with_nat = |n: u32| NewFlow {
+        key: FlowKey { destination: Ipv4Addr::from(0xc633_6400 + n % 8), ..key(n) },
+        from: Via::Container(PortId(3)),
+        to: Via::Host,
+        nat: Nat::Source,
+        ..new_flow(n)
+    };
+    for n in 0..8 * 14_000 {
+        let guard = translated.pin();
+        let made = translated.insert(&with_nat(n), 0, &guard);
+        made.map(drop).expect("a port for every flow");
+    }
+    group.bench_function("insert with source NAT and remove", |b| {
+        b.iter(|| {
+            let guard = translated.pin();
+            n = n.wrapping_add(1);
+            if let Ok(hit) = translated.insert(&with_nat(n | 1 << 24), 0, &guard) {
+                translated.remove(hit.flow, &guard);
+            }
+        });
+    });
     group.bench_function("insert", |b| {
         b.iter_custom(|iterations| {
             let mut spent = Duration::ZERO;
@@ -148,6 +175,23 @@ fn change(c: &mut Criterion) {
     let idle = self::table(256 << 10);
     group.throughput(Throughput::Elements(1024));
     group.bench_function("sweep 1024 places", |b| b.iter(|| idle.sweep(10, 1024)));
+}
+
+/// A translation written into a packet's headers.
+fn rewriting(c: &mut Criterion) {
+    let mut group = c.benchmark_group("nat");
+    let mut packet = [0_u8; 60];
+    packet[..10].copy_from_slice(&[0x45, 0, 0, 60, 0, 1, 0x40, 0, 64, 6]);
+    packet[32] = 0xa0;
+    let mut port = 0_u16;
+    group.bench_function("rewrite TCP", |b| {
+        b.iter(|| {
+            port = port.wrapping_add(1);
+            let address = Ipv4Addr::new(10, 77, 0, 11);
+            let to = Translation { side: Side::Source, address, port };
+            black_box(rewrite(black_box(&mut packet), Checksum::Verified, &to).is_ok())
+        });
+    });
 }
 
 /// 500 source tags to each of 100 containers.
@@ -206,6 +250,6 @@ fn policy(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(2));
-    targets = lookup, change, policy
+    targets = lookup, change, rewriting, policy
 }
 criterion_main!(benches);

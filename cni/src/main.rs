@@ -11,6 +11,11 @@
 //! | `agentSocket` | the agent's socket; `/run/sarcenet/agent.sock` if not given |
 //! | `attach` | `tun` (if not given) or `veth`: what the interface is made of |
 //! | `metadata.policy_group_id` | app that the container belongs to, as Garden passes it |
+//! | `metadata`, also inside `runtimeConfig` | the rest of it: `space_id`, `container_workload` and so on choose the security groups |
+//! | `runtimeConfig.portMappings` | ports of the cell that lead to the container; `host_port` and `hostPort` spellings |
+//! | `runtimeConfig.netOutRules` | rules for traffic to the outside, as Garden writes them; in force where the agent has no security groups |
+//! | `runtimeConfig.bandwidth` | limits: `ingressRate`, `ingressBurst`, `egressRate`, `egressBurst` |
+//! | `runtimeConfig.dns` | name servers for the result, in place of the agent's, and `searches` and `options` |
 //! | `args.cni.labels.app` | the same, as other runtimes do; labels may be an object or a list of `{"key": .., "value": ..}` |
 #![forbid(unsafe_code)]
 
@@ -19,6 +24,7 @@ mod failure;
 mod netconf;
 mod plugin;
 mod reply;
+mod runtime;
 
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;

@@ -5,11 +5,12 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AttachKind, AttachmentId};
+use sarcenet_agent_api::{AttachKind, AttachmentId, Metadata, Terms};
 use serde::Deserialize;
 
 use crate::environment::is_name;
 use crate::failure::{Code, Failure};
+use crate::runtime::{Dns, RuntimeConfig};
 
 /// Versions of the specification that are spoken, oldest first.
 pub(crate) const VERSIONS: [&str; 2] = ["1.0.0", "1.1.0"];
@@ -27,18 +28,15 @@ pub(crate) struct NetConf {
     #[serde(default)]
     pub(crate) attach: AttachKind,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: Option<Metadata>,
+    #[serde(default)]
+    runtime_config: Option<RuntimeConfig>,
     #[serde(default)]
     args: Args,
     ipam: Option<Ipam>,
     prev_result: Option<PrevResult>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<ValidAttachment>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Metadata {
-    policy_group_id: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,8 +171,24 @@ impl NetConf {
                 list.iter().find(|label| label.key == "app").map(|label| &label.value)
             }
         };
-        let app = self.metadata.policy_group_id.as_ref().or(label)?;
+        let top = self.metadata.as_ref().and_then(|metadata| metadata.policy_group_id.as_ref());
+        let inner = self.runtime_config.as_ref().and_then(RuntimeConfig::policy_group_id);
+        let app = top.or(inner).or(label)?;
         (!app.is_empty()).then(|| app.clone())
+    }
+
+    /// What the runtime says about the container beside its interface.
+    pub(crate) fn terms(&self) -> Result<Terms, Failure> {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        match &self.runtime_config {
+            Some(runtime) => runtime.terms(&metadata),
+            None => Ok(Terms { metadata, ..Terms::default() }),
+        }
+    }
+
+    /// What the container's resolver shall use, as far as the runtime says it.
+    pub(crate) fn dns(&self) -> Dns {
+        self.runtime_config.as_ref().map(RuntimeConfig::dns).unwrap_or_default()
     }
 
     /// The address in the result of ADD, which CHECK gets back.

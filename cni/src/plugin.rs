@@ -28,11 +28,16 @@ fn add(variables: &Variables, netconf: &NetConf) -> Result<String, Failure> {
     let id = variables.attachment()?;
     let netns = variables.netns()?;
     let namespace = open(netns)?;
-    let wish =
-        Attach { id, netns_path: netns.to_owned(), app: netconf.app(), kind: netconf.attach };
+    let wish = Attach {
+        id,
+        netns_path: netns.to_owned(),
+        app: netconf.app(),
+        kind: netconf.attach,
+        terms: netconf.terms()?,
+    };
     let attached = connect(netconf)?.add(wish, namespace.as_fd());
     let attachment = attached.map_err(|error| Failure::agent("attach the container", &error))?;
-    Ok(reply::added(&netconf.cni_version, netns, &attachment))
+    Ok(reply::added(&netconf.cni_version, netns, &attachment, netconf.dns()))
 }
 
 /// Succeeds for what is not there, also without a namespace: the runtime may have lost it.

@@ -7,6 +7,7 @@ use sarcenet_agent_api::Attachment;
 use serde::Serialize;
 
 use crate::netconf::{VERSION_1_1, VERSIONS};
+use crate::runtime::Dns;
 
 /// The result of ADD.
 #[derive(Serialize)]
@@ -16,7 +17,7 @@ struct AddResult<'a> {
     interfaces: Vec<Interface<'a>>,
     ips: [Ip; 1],
     routes: Vec<Route>,
-    dns: Dns,
+    dns: ResultDns,
 }
 
 #[derive(Serialize)]
@@ -46,11 +47,19 @@ struct Route {
     gw: Option<Ipv4Addr>,
 }
 
+/// The convention for DNS in results; empty lists are left out.
 #[derive(Serialize)]
-struct Dns {}
+struct ResultDns {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nameservers: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    search: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    options: Vec<String>,
+}
 
-/// The result of ADD.
-pub(crate) fn added(version: &str, netns: &str, attachment: &Attachment) -> String {
+/// The result of ADD. Name servers are those of `dns`, or the agent's when it has none.
+pub(crate) fn added(version: &str, netns: &str, attachment: &Attachment, dns: Dns) -> String {
     let mtu = (version == VERSION_1_1).then_some(attachment.mtu);
     let mut interfaces = Vec::new();
     if let Some(host) = &attachment.host {
@@ -64,13 +73,18 @@ pub(crate) fn added(version: &str, netns: &str, attachment: &Attachment) -> Stri
         mtu,
         sandbox: Some(netns),
     });
+    let nameservers = if dns.servers.is_empty() {
+        attachment.name_servers.iter().map(ToString::to_string).collect()
+    } else {
+        dns.servers
+    };
     let gateway = attachment.host.as_ref().map(|host| host.gateway);
     let result = AddResult {
         cni_version: version,
         interfaces,
         ips: [Ip { address: host(attachment.address), gateway, interface }],
         routes: attachment.routes.iter().map(|&dst| Route { dst, gw: gateway }).collect(),
-        dns: Dns {},
+        dns: ResultDns { nameservers, search: dns.searches, options: dns.options },
     };
     serde_json::json!(result).to_string()
 }

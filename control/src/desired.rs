@@ -7,13 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AttachmentId, Policy};
+use sarcenet_agent_api::{AttachmentId, RuleMeaning, Terms, ranges};
 use sarcenet_dataplane_api::client::Snapshot;
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, Logging, Peer, PortId, Rule, RuleId, RuleKey, Update,
+    Attach, Cell, Container, EgressSet, Logging, MAX_LISTED, Outside, Peer, PortId, Rule, RuleId,
+    RuleKey, SetId, Settings, Update,
 };
 
-use crate::config::{CellSpec, Network};
+use crate::config::{CellSpec, Network, OutsideSpec};
+use crate::egress::{ContainerSets, EgressBook, Rules};
+use crate::rule_names::RuleNames;
 
 /// A container whose queue is at hand.
 #[derive(Debug, Clone)]
@@ -26,8 +29,25 @@ pub struct Attached {
     pub app: Option<String>,
     /// How it is attached.
     pub attach: Attach,
-    /// The descriptor that goes with that.
+    /// What its runtime said about it.
+    pub terms: Arc<Terms>,
+    /// The descriptor that goes with the way in which it is attached.
     pub queue: Arc<OwnedFd>,
+}
+
+/// What this cell is now.
+#[derive(Debug, Clone, Copy)]
+pub struct Here<'a> {
+    /// What the network file says.
+    pub network: &'a Network,
+    /// Which of its cells this is.
+    pub cell: &'a CellSpec,
+    /// Largest inner IP packet, in bytes.
+    pub mtu: u16,
+    /// The queue of the cell's own device.
+    pub host: Option<&'a Arc<OwnedFd>>,
+    /// All addresses of the cell.
+    pub addresses: &'a [Ipv4Addr],
 }
 
 /// Everything the dataplane shall know. Queues are compared by identity: another queue under the
@@ -39,6 +59,8 @@ pub struct Desired {
     peers: BTreeMap<Ipv4Net, Peer>,
     containers: BTreeMap<PortId, (Container, Arc<OwnedFd>)>,
     rules: BTreeMap<RuleKey, RuleId>,
+    egress: BTreeMap<SetId, Rules>,
+    settings: BTreeMap<PortId, Settings>,
 }
 
 /// A change with its descriptors.
@@ -59,52 +81,6 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.update == Update::default()
     }
-}
-
-/// Names of policies, as the dataplane carries them in rules. A name is a hash of the policy's
-/// text, so that it means the same policy after a restart of the agent, when the dataplane shows
-/// flows that were admitted before; two policies of the same hash get neighbouring names.
-#[derive(Debug, Default)]
-pub struct RuleNames {
-    names: BTreeMap<RuleId, Policy>,
-}
-
-/// Names kept, those of revoked policies included, before the revoked ones are forgotten.
-const NAMES_KEPT: usize = 100_000;
-
-impl RuleNames {
-    /// The policy of that name.
-    pub fn policy(&self, id: RuleId) -> Option<&Policy> {
-        self.names.get(&id)
-    }
-
-    /// The name of a policy.
-    fn name(&mut self, policy: &Policy) -> RuleId {
-        let mut id = fnv1a(&policy.to_string()).max(1);
-        loop {
-            match self.names.get(&RuleId(id)) {
-                Some(known) if known == policy => return RuleId(id),
-                None => {
-                    self.names.insert(RuleId(id), policy.clone());
-                    return RuleId(id);
-                }
-                Some(_) => id = id.wrapping_add(1).max(1),
-            }
-        }
-    }
-
-    /// Forgets revoked policies when there are very many.
-    fn bound(&mut self, network: &Network) {
-        if self.names.len() > NAMES_KEPT.max(2 * network.policies.len()) {
-            let kept: std::collections::HashSet<&Policy> = network.policies.iter().collect();
-            self.names.retain(|_, policy| kept.contains(policy));
-        }
-    }
-}
-
-/// FNV-1a, 32 bits.
-fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// The port of a container: the host part of its address, so that it is stable, small, and comes
@@ -129,15 +105,14 @@ fn display_name(id: &AttachmentId) -> String {
 }
 
 impl Desired {
-    /// What the dataplane of `cell` shall know.
+    /// What the dataplane of this cell shall know.
     pub fn new(
-        network: &Network,
-        cell: &CellSpec,
-        mtu: u16,
-        host: Option<Arc<OwnedFd>>,
+        here: Here<'_>,
         containers: &[Attached],
         names: &mut RuleNames,
+        book: &mut EgressBook,
     ) -> Self {
+        let Here { network, cell, mtu, host, .. } = here;
         names.bound(network);
         let peers = network.cells.iter().filter(|other| other.name != cell.name).map(|other| {
             let (subnet, underlay) = (other.subnet, other.underlay);
@@ -156,13 +131,14 @@ impl Desired {
             else {
                 continue;
             };
-            let id = names.name(policy);
+            let id = names.name(&RuleMeaning::Policy(policy.clone()));
             for &destination in receivers {
                 let key =
                     RuleKey { source, destination, protocol: policy.protocol, ports: policy.ports };
                 rules.insert(key, id);
             }
         }
+        let (egress, settings) = beyond(here, containers, names, book);
         let containers = containers.iter().map(|container| {
             let port = port(cell.subnet, container.address);
             let tag = container.app.as_deref().and_then(|app| network.tag(app)).unwrap_or(0);
@@ -182,13 +158,15 @@ impl Desired {
                 revoke: network.revoke,
                 uplink: network.uplink,
                 host: host.is_some(),
-                outside: None,
-                logging: Logging::default(),
+                outside: network.outside.as_ref().map(|spec| outside(here, spec)),
+                logging: network.outside.as_ref().map_or_else(Logging::default, |o| o.logging),
             },
-            host,
+            host: host.cloned(),
             peers: peers.collect(),
             containers: containers.collect(),
             rules,
+            egress,
+            settings,
         }
     }
 
@@ -199,9 +177,15 @@ impl Desired {
         self
     }
 
-    /// Whether anything is to be recorded as events.
+    /// Whether anything is to be recorded as events, be it that a rule or a limit asks for it.
     pub fn records_events(&self) -> bool {
-        self.cell.logging.overlay || self.cell.logging.egress
+        let by_limit = |settings: &Settings| {
+            settings.connections.is_some_and(|limit| limit.log || limit.dry_run)
+        };
+        self.cell.logging.overlay
+            || self.cell.logging.egress
+            || self.settings.values().any(by_limit)
+            || self.egress.values().any(|rules| rules.iter().any(|rule| rule.log))
     }
 
     /// Rules in it.
@@ -225,6 +209,8 @@ impl Desired {
                 .map(|(container, queue)| (container.clone(), queue.as_fd()))
                 .collect(),
             rules: self.rules.iter().map(|(&key, &id)| Rule { id, key }).collect(),
+            egress: self.egress.iter().map(whole_set).collect(),
+            settings: self.settings.values().cloned().collect(),
         }
     }
 
@@ -273,8 +259,96 @@ impl Desired {
             .filter(|(key, id)| old.rules.get(key) != Some(id))
             .map(|(&key, &id)| Rule { id, key })
             .collect();
+        // A name never means other rules, so a set that is there already is the same.
+        let new_sets = self.egress.iter().filter(|(id, _)| !old.egress.contains_key(id));
+        update.egress = new_sets.map(whole_set).collect();
+        update.egress_gone =
+            old.egress.keys().filter(|id| !self.egress.contains_key(id)).copied().collect();
+        update.settings = self
+            .settings
+            .iter()
+            .filter(|(port, settings)| old.settings.get(port) != Some(settings))
+            .map(|(_, settings)| settings.clone())
+            .collect();
+        // Nothing takes settings away but the end of the container: empty ones do the same.
+        let bare = old
+            .settings
+            .keys()
+            .filter(|port| !self.settings.contains_key(port) && self.containers.contains_key(port));
+        update.settings.extend(bare.map(|&port| bare_settings(port)));
         change
     }
+}
+
+fn whole_set((&id, rules): (&SetId, &Rules)) -> EgressSet {
+    EgressSet { id, from: 0, rules: rules.to_vec() }
+}
+
+fn bare_settings(port: PortId) -> Settings {
+    Settings {
+        port,
+        denied: None,
+        allowed: None,
+        mappings: Vec::new(),
+        send: None,
+        receive: None,
+        connections: None,
+    }
+}
+
+/// The way to the outside, of this cell.
+fn outside(here: Here<'_>, spec: &OutsideSpec) -> Outside {
+    let Here { network, cell, addresses, .. } = here;
+    let own = |address: &Ipv4Addr| {
+        !(address.is_loopback() || *address == cell.underlay || network.overlay.contains(address))
+    };
+    let mut local: Vec<_> = addresses.iter().copied().filter(own).collect();
+    local.sort_unstable();
+    local.dedup();
+    local.truncate(MAX_LISTED);
+    Outside {
+        snat_ports: Some(spec.snat_ports),
+        snat_per_container: spec.max_connections_per_container,
+        not_masqueraded: spec.no_masquerade.clone(),
+        local,
+        services: spec.services(),
+    }
+}
+
+/// Settings of containers, and the sets of egress rules that they name.
+fn beyond(
+    here: Here<'_>,
+    containers: &[Attached],
+    names: &mut RuleNames,
+    book: &mut EgressBook,
+) -> (BTreeMap<SetId, Rules>, BTreeMap<PortId, Settings>) {
+    let Here { network, cell, .. } = here;
+    book.begin(network);
+    let (mut egress, mut all) = (BTreeMap::new(), BTreeMap::new());
+    for container in containers {
+        let port = port(cell.subnet, container.address);
+        let terms = &container.terms;
+        let mut settings = bare_settings(port);
+        (settings.send, settings.receive) = (terms.bandwidth.send, terms.bandwidth.receive);
+        if let Some(spec) = &network.outside {
+            let ContainerSets { denied, allowed } = book.sets(&container.id, terms, names);
+            let mut use_set = |set: Option<(SetId, Rules)>| {
+                let (id, rules) = set?;
+                egress.insert(id, rules);
+                Some(id)
+            };
+            (settings.denied, settings.allowed) = (use_set(denied), use_set(allowed));
+            settings.mappings = ranges(&terms.mappings);
+            settings.send = settings.send.or(spec.bandwidth);
+            settings.receive = settings.receive.or(spec.bandwidth);
+            settings.connections = spec.outbound_connections;
+        }
+        if settings != bare_settings(port) {
+            all.insert(port, settings);
+        }
+    }
+    book.end(&containers.iter().map(|container| &container.id).collect());
+    (egress, all)
 }
 
 #[cfg(test)]

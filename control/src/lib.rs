@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address_watch;
 pub mod agent;
 pub mod attach;
 pub mod cli;
@@ -13,12 +14,16 @@ pub mod dataplane;
 pub mod demo;
 pub mod desired;
 pub mod durable;
+pub mod egress;
+pub mod ephemeral;
 pub mod events;
 pub mod host;
 pub mod ipam;
 pub mod netlink;
 pub mod netns;
 pub mod paths;
+pub mod rule_names;
+pub mod security_groups;
 pub mod server;
 pub mod state;
 pub mod watch;

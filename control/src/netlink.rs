@@ -175,6 +175,11 @@ impl Netlink {
             .collect())
     }
 
+    /// The IPv4 addresses of all devices.
+    pub fn own_addresses(&self) -> Result<Vec<Ipv4Addr>, NetlinkError> {
+        Ok(self.all_addresses()?.iter().filter_map(local).collect())
+    }
+
     fn all_addresses(&self) -> Result<Vec<AddressMessage>, NetlinkError> {
         let request = self.handle.address().get().execute();
         self.ask(|| "list addresses".into(), request.try_collect::<Vec<_>>())

@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use sarcenet_agent_api::{AttachKind, AttachmentId};
+use sarcenet_agent_api::{AttachKind, AttachmentId, Terms};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
@@ -37,6 +38,29 @@ pub struct Saved {
     /// What its interface is made of; files from before there was a choice do not say it.
     #[serde(default)]
     pub kind: AttachKind,
+    /// What its runtime said about it; older files do not say it.
+    #[serde(default, with = "shared")]
+    pub terms: Arc<Terms>,
+}
+
+/// What is shared in memory is written as if it were not.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Arc<T>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// Everything on disk.

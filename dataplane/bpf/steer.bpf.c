@@ -10,35 +10,10 @@
  * other ports, other addresses, fragments (only the kernel can put them together), packets with
  * IPv4 options, and whatever is too short to say what it is. So does all traffic of a receive
  * queue that nobody reads.
- *
- * Definitions that libbpf's headers would give are written out, so that the kernel's own headers
- * are all that is needed to compile it.
  */
-#include <linux/bpf.h>
-#include <linux/if_ether.h>
-#include <linux/in.h>
-#include <linux/ip.h>
+#include "ports.bpf.h"
 
-#define SEC(name) __attribute__((section(name), used))
-#define __uint(name, value) int (*name)[value]
-#define __type(name, type) __typeof__(type) *name
-
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define htons(value) __builtin_bswap16(value)
-#define ntohs(value) __builtin_bswap16(value)
-#else
-#define htons(value) (value)
-#define ntohs(value) (value)
-#endif
-
-static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)BPF_FUNC_map_lookup_elem;
 static long (*bpf_redirect_map)(void *map, __u64 key, __u64 flags) = (void *)BPF_FUNC_redirect_map;
-
-/* "More fragments" and the offset of the IPv4 header's fragment field. */
-#define FRAGMENT 0x3fff
-
-#define PORTS_PER_WORD 64
-#define WORDS_PER_PROTOCOL (65536 / PORTS_PER_WORD)
 
 /* Both are in network byte order, and set before the program is loaded. */
 const volatile struct {
@@ -54,29 +29,6 @@ struct {
 	__type(value, __u32);
 } sockets SEC(".maps");
 
-/* A bit for each port that the dataplane has taken: 1024 words for TCP, then 1024 for UDP. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2 * WORDS_PER_PROTOCOL);
-	__type(key, __u32);
-	__type(value, __u64);
-} taken_ports SEC(".maps");
-
-/* What TCP and UDP headers have in common. */
-struct ports {
-	__be16 source;
-	__be16 destination;
-	__u8 rest[4];
-};
-
-static __attribute__((always_inline)) int is_taken(__u8 protocol, __u16 port)
-{
-	__u32 word = port / PORTS_PER_WORD + (protocol == IPPROTO_UDP ? WORDS_PER_PROTOCOL : 0);
-	const __u64 *bits = bpf_map_lookup_elem(&taken_ports, &word);
-
-	return bits && *bits >> port % PORTS_PER_WORD & 1;
-}
-
 SEC("xdp.frags")
 int steer(struct xdp_md *context)
 {
@@ -86,13 +38,14 @@ int steer(struct xdp_md *context)
 	const struct iphdr *ip = (const void *)(ethernet + 1);
 	const struct ports *ports = (const void *)(ip + 1);
 
-	if ((const void *)(ports + 1) > end)
+	/* At least a UDP header. */
+	if ((const void *)(ports + 2) > end)
 		return XDP_PASS;
 	if (ethernet->h_proto != htons(ETH_P_IP))
 		return XDP_PASS;
 	if (ip->version != 4 || ip->ihl != 5 || ip->daddr != cell.address)
 		return XDP_PASS;
-	if (ip->frag_off & htons(FRAGMENT))
+	if (ip->frag_off & htons(MORE_FRAGMENTS | FRAGMENT_OFFSET))
 		return XDP_PASS;
 	if (ip->protocol != IPPROTO_UDP && ip->protocol != IPPROTO_TCP)
 		return XDP_PASS;

@@ -91,6 +91,7 @@ pub(crate) fn obliging(request: &Request) -> Reply {
                 host,
                 routes: vec!["0.0.0.0/0".parse().unwrap()],
                 port: PortId(1),
+                name_servers: vec![Ipv4Addr::new(169, 254, 0, 2)],
             })
         }
         _ => Reply::Done,

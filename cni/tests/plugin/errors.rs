@@ -89,6 +89,36 @@ fn configurations_that_make_no_sense() {
     for (command, patch, text) in table {
         Call::new(command, nobody()).netconf(&patch).fails(7, text);
     }
+    let runtime = |config| json!({"runtimeConfig": config});
+    let table = [
+        (
+            json!({"portMappings": [{"host_port": 0, "container_port": 1}]}),
+            "cannot allocate port 0",
+        ),
+        (json!({"portMappings": [{"hostPort": 1, "containerPort": 0}]}), "port is 0"),
+        (
+            json!({"portMappings": [
+                {"hostPort": 1, "containerPort": 1},
+                {"hostPort": 1, "containerPort": 1, "protocol": "sctp"},
+            ]}),
+            "portMappings[1]: protocol `sctp`",
+        ),
+        (
+            json!({"portMappings": [{"hostPort": 1, "containerPort": 1, "hostIP": "10.0.0.1"}]}),
+            "leave hostIP out",
+        ),
+        (json!({"netOutRules": [{"networks": [{"start": "asdf"}]}]}), "invalid ip: asdf"),
+        (json!({"netOutRules": [{"networks": [{"start": "::1"}]}]}), "rule 1 of"),
+        (json!({"bandwidth": {"egressRate": 1}}), "egress: if rate is set, burst must also be set"),
+        (json!({"bandwidth": {"ingressBurst": 1}}), "ingress: if burst is set, rate must"),
+    ];
+    for (config, text) in table {
+        Call::new("ADD", nobody()).netconf(&runtime(config)).fails(7, text);
+    }
+    for config in [json!({"portMappings": [{"host_port": 70000, "container_port": 1}]}), json!("x")]
+    {
+        Call::new("ADD", nobody()).netconf(&runtime(config)).fails(6, "decode");
+    }
     // A list that was forgotten must not remove every container.
     let agent = Agent::start(obliging);
     Call::new("GC", &agent.socket()).fails(7, "cni.dev/valid-attachments");

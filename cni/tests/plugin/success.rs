@@ -2,7 +2,10 @@
 
 use std::net::Ipv4Addr;
 
-use sarcenet_agent_api::{Attach, AttachKind, AttachmentId, ErrorCode, Reply, Request};
+use sarcenet_agent_api::{
+    AddressRange, Attach, AttachKind, AttachmentId, Bandwidth, ErrorCode, IcmpControl, Metadata,
+    NetOutRule, PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
+};
 use serde_json::{Value, json};
 
 use crate::Call;
@@ -24,7 +27,7 @@ fn add_prints_what_the_agent_made() {
         "interfaces": [{"name": "eth0", "mtu": 1450, "sandbox": "/proc/self/ns/net"}],
         "ips": [{"address": "10.255.55.2/32", "interface": 0}],
         "routes": [{"dst": "0.0.0.0/0"}],
-        "dns": {},
+        "dns": {"nameservers": ["169.254.0.2"]},
     });
     assert_eq!(result("1.1.0"), expected);
     // Interfaces have an MTU since 1.1.0.
@@ -50,7 +53,7 @@ fn a_veth_is_asked_for_and_printed_with_both_ends() {
         ],
         "ips": [{"address": "10.255.55.2/32", "gateway": "169.254.0.1", "interface": 1}],
         "routes": [{"dst": "0.0.0.0/0", "gw": "169.254.0.1"}],
-        "dns": {},
+        "dns": {"nameservers": ["169.254.0.2"]},
     });
     assert_eq!(result("1.0.0"), expected);
     expected["cniVersion"] = json!("1.1.0");
@@ -74,7 +77,8 @@ fn add_tells_the_agent_container_namespace_and_app() {
     let both = json!({"metadata": {"policy_group_id": "guid"}, "args": labels_map["args"]});
     let table = [
         (json!({}), None),
-        (json!({"metadata": {"policy_group_id": "guid", "space_id": "s"}}), Some("guid")),
+        (json!({"metadata": {"policy_group_id": "guid"}}), Some("guid")),
+        (json!({"runtimeConfig": {"metadata": {"policy_group_id": "guid"}}}), Some("guid")),
         (json!({"metadata": {"policy_group_id": ""}}), None),
         (labels_list, Some("from-list")),
         (labels_map, Some("from-map")),
@@ -83,14 +87,115 @@ fn add_tells_the_agent_container_namespace_and_app() {
     for (patch, app) in table {
         let agent = Agent::start(obliging);
         Call::new("ADD", &agent.socket()).netconf(&patch).succeeds();
-        let wish = Attach {
-            id: c1(),
-            netns_path: "/proc/self/ns/net".to_owned(),
-            app: app.map(str::to_owned),
-            kind: AttachKind::Tun,
-        };
-        assert_eq!(agent.asked(), [(Request::Add(wish), 1)], "{patch}");
+        let asked = agent.asked();
+        let [(Request::Add(wish), 1)] = asked.as_slice() else { panic!("{asked:?}") };
+        assert_eq!((&wish.id, wish.kind), (&c1(), AttachKind::Tun));
+        assert_eq!(wish.netns_path, "/proc/self/ns/net");
+        assert_eq!(wish.app.as_deref(), app, "{patch}");
     }
+}
+
+/// The terms that the agent hears of with these keys in the network configuration.
+fn terms_of(patch: &Value) -> Terms {
+    let agent = Agent::start(obliging);
+    Call::new("ADD", &agent.socket()).netconf(patch).succeeds();
+    match agent.asked().pop() {
+        Some((Request::Add(wish), 1)) => wish.terms,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn add_passes_mapped_ports_in_both_spellings() {
+    let mapping =
+        |protocol, host_port, container_port| PortMapping { protocol, host_port, container_port };
+    let terms = terms_of(&json!({"runtimeConfig": {"portMappings": [
+        {"host_port": 61012, "container_port": 8080},
+        {"hostPort": 61013, "containerPort": 2222, "protocol": "tcp", "hostIP": ""},
+        {"hostPort": 53, "containerPort": 5353, "protocol": "udp"},
+    ]}}));
+    assert_eq!(
+        terms.mappings,
+        [
+            mapping(Protocol::Tcp, 61_012, 8080),
+            mapping(Protocol::Tcp, 61_013, 2222),
+            mapping(Protocol::Udp, 53, 5353),
+        ]
+    );
+    assert_eq!(terms_of(&json!({"runtimeConfig": {"portMappings": null}})), Terms::default());
+}
+
+#[test]
+fn add_passes_gardens_rules() {
+    let terms = terms_of(&json!({"runtimeConfig": {"netOutRules": [
+        {"networks": [{"start": "10.0.0.1", "end": "10.0.0.9"}], "log": true},
+        {"protocol": 1, "networks": [{"start": "10.0.0.1"}, {"end": "10.0.0.2"}],
+         "ports": [{"start": 80, "end": 90}, {"start": 443}]},
+        {"protocol": 3, "networks": null, "icmps": {"type": 8, "code": 0}},
+    ]}}));
+    let range = |first: u8, last: u8| AddressRange {
+        first: Ipv4Addr::new(10, 0, 0, first),
+        last: Ipv4Addr::new(10, 0, 0, last),
+    };
+    let expected = [
+        NetOutRule { networks: vec![range(1, 9)], log: true, ..NetOutRule::default() },
+        NetOutRule {
+            protocol: 1,
+            networks: vec![range(1, 1), range(2, 2)],
+            ports: vec![PortRange { first: 80, last: 90 }, PortRange { first: 443, last: 443 }],
+            ..NetOutRule::default()
+        },
+        NetOutRule {
+            protocol: 3,
+            icmp: Some(IcmpControl { kind: 8, code: Some(0) }),
+            ..NetOutRule::default()
+        },
+    ];
+    assert_eq!(terms.net_out, expected);
+}
+
+#[test]
+fn add_passes_metadata_and_limits() {
+    let terms = terms_of(&json!({
+        "metadata": {"app_id": "a", "space_id": "s", "container_workload": "task", "extra": "x"},
+        "runtimeConfig": {
+            "metadata": {"space_id": "other", "org_id": "o", "log_config": "{}", "ports": "8080"},
+            "bandwidth": {"ingressRate": 1000, "ingressBurst": 2000},
+        },
+    }));
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        terms.metadata,
+        Metadata {
+            app_id: text("a"),
+            policy_group_id: None,
+            space_id: text("s"),
+            org_id: text("o"),
+            ports: text("8080"),
+            container_workload: text("task"),
+            log_config: text("{}"),
+        }
+    );
+    let receive = Some(Rate { bits_per_second: 1000, burst_bits: 2000 });
+    assert_eq!(terms.bandwidth, Bandwidth { send: None, receive });
+}
+
+#[test]
+fn the_runtimes_name_servers_count_before_the_agents() {
+    let agent = Agent::start(obliging);
+    let dns = |dns: Value| -> Value {
+        let patch = json!({"runtimeConfig": {"dns": dns}});
+        let output = Call::new("ADD", &agent.socket()).netconf(&patch).succeeds();
+        serde_json::from_str::<Value>(&output).unwrap()["dns"].clone()
+    };
+    assert_eq!(
+        dns(json!({"servers": ["10.1.1.1"], "searches": ["apps.internal"]})),
+        json!({"nameservers": ["10.1.1.1"], "search": ["apps.internal"]})
+    );
+    assert_eq!(
+        dns(json!({"options": ["ndots:1"]})),
+        json!({"nameservers": ["169.254.0.2"], "options": ["ndots:1"]})
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sarcenet_dataplane_api::transport::{Connection, TransportError};
 
 use crate::{
     AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode,
-    LoggingChange, LoggingStatus, Policy, Reply, Request, VERSION,
+    LoggingChange, LoggingStatus, Policy, Reply, Request, RuleMeaning, VERSION,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -198,12 +198,12 @@ impl AgentClient {
     }
 
     /// What rules of the dataplane stand for; unknown ones are left out.
-    pub fn rules(&mut self, ids: &[RuleId]) -> Result<BTreeMap<RuleId, Policy>, AgentError> {
+    pub fn rules(&mut self, ids: &[RuleId]) -> Result<BTreeMap<RuleId, RuleMeaning>, AgentError> {
         let mut all = BTreeMap::new();
         for ids in ids.chunks(RULES_AT_ONCE) {
             match self.request(&Request::Rules { ids: ids.to_vec() }, None)? {
                 Reply::Rules { rules } => {
-                    all.extend(rules.into_iter().map(|rule| (rule.id, rule.policy)));
+                    all.extend(rules.into_iter().map(|rule| (rule.id, rule.meaning)));
                 }
                 _ => return Err(AgentError::Unexpected),
             }

@@ -9,19 +9,25 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod egress;
 mod logging;
 mod messages;
 mod policy;
+mod rules;
 mod status;
 
 pub use client::{AgentClient, AgentError};
+pub use egress::{
+    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
+};
 pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
-    Reply, Request, RuleName,
+    Reply, Request,
 };
 pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
-pub use sarcenet_dataplane_api::{PortId, PortRange, Protocol, RuleId};
+pub use rules::{RuleMeaning, RuleName};
+pub use sarcenet_dataplane_api::{Mapping, PortId, PortRange, Protocol, Rate, RuleId};
 pub use status::{AgentStatus, ConfigStatus, DataplaneState};
 
 use std::path::{Path, PathBuf};

@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use sarcenet_dataplane_api::{PortId, RuleId};
+use sarcenet_dataplane_api::{Mapping, PortId, RuleId};
 use serde::{Deserialize, Serialize};
 
 use crate::logging::{LoggingChange, LoggingStatus};
-use crate::{AgentStatus, Policy};
+use crate::{AgentStatus, Policy, RuleName, Terms};
 
 /// One interface of one container: what CNI calls an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct Attach {
     pub app: Option<String>,
     /// What to make it of. A container that is attached keeps what it has.
     pub kind: AttachKind,
+    /// What else the runtime says about the container. Repeating the wish with other terms puts
+    /// those in force.
+    pub terms: Terms,
 }
 
 /// An interface as it was made.
@@ -88,6 +91,8 @@ pub struct Attachment {
     pub routes: Vec<Ipv4Net>,
     /// Its port on the dataplane.
     pub port: PortId,
+    /// Name servers that it should use; empty when the agent does not say.
+    pub name_servers: Vec<Ipv4Addr>,
 }
 
 /// A container as the agent knows it.
@@ -104,6 +109,8 @@ pub struct ContainerInfo {
     pub tag: u16,
     /// Whether the dataplane has it.
     pub connected: bool,
+    /// Ports of the cell that lead to it.
+    pub mappings: Vec<Mapping>,
 }
 
 /// An app as the configuration names it.
@@ -113,15 +120,6 @@ pub struct AppInfo {
     pub id: String,
     /// Its tag, never 0.
     pub tag: u16,
-}
-
-/// What a rule of the dataplane stands for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleName {
-    /// The rule.
-    pub id: RuleId,
-    /// The policy that it was made from, in force or revoked a short while ago.
-    pub policy: Policy,
 }
 
 /// Said to the agent.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sarcenet_agent_api::{Attach, Attachment, AttachmentId, ErrorCode};
 use tracing::{info, warn};
 
-use super::{Agent, Entry, Failure, Inner, PATIENCE, open_namespace};
+use super::{Agent, Entry, Failure, Inner, PATIENCE, open_namespace, terms};
 use crate::attach::{self, AttachError, Interface};
 use crate::state::{Saved, State};
 use crate::{desired, ipam, netns};
@@ -41,10 +41,13 @@ impl Agent {
         let (before, saved, interface) = {
             let mut inner = self.inner.lock();
             let address = free_address(&inner)?;
+            let Attach { id, netns_path, app, kind, terms } = wish;
+            let terms = Arc::new(terms);
+            let saved = Saved { id, address, netns_path, netns_inode, app, kind, terms };
+            terms::check(&saved)?;
+            terms::check_ports(&inner, &saved)?;
             // An address whose attachment fails counts as given: what was made of it may linger.
             inner.last_address = Some(address);
-            let Attach { id, netns_path, app, kind } = wish;
-            let saved = Saved { id, address, netns_path, netns_inode, app, kind };
             let interface = inner.interface(&saved);
             (inner.state(), saved, interface)
         };
@@ -107,10 +110,21 @@ impl Agent {
             );
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
-        if saved.app != wish.app || saved.netns_path != wish.netns_path {
+        if saved.app != wish.app
+            || saved.netns_path != wish.netns_path
+            || *saved.terms != wish.terms
+        {
             saved.app = wish.app;
             saved.netns_path = wish.netns_path;
-            let mut state = self.inner.lock().state();
+            if *saved.terms != wish.terms {
+                saved.terms = Arc::new(wish.terms);
+                terms::check(&saved)?;
+            }
+            let mut state = {
+                let inner = self.inner.lock();
+                terms::check_ports(&inner, &saved)?;
+                inner.state()
+            };
             state.containers.insert(saved.id.clone(), saved.clone());
             self.store.save(&state)?;
         }
@@ -279,5 +293,10 @@ pub(super) fn attachment(inner: &Inner, saved: &Saved) -> Attachment {
         host: attach::host_end(saved.kind, saved.address),
         routes: vec![ipnet::Ipv4Net::default()],
         port: desired::port(inner.cell.subnet, saved.address),
+        name_servers: inner
+            .network
+            .outside
+            .as_ref()
+            .map_or_else(Vec::new, |o| o.dns_servers.clone()),
     }
 }

@@ -2,25 +2,33 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 
 use sarcenet_agent_api::{ErrorCode, LoggingChange, LoggingStatus};
 use sarcenet_dataplane_api::{Event, Logging};
 use tracing::info;
 
 use super::{Agent, Entry, Failure, Inner, PATIENCE};
+use crate::config::Network;
 use crate::events::{ContainerFacts, Record};
 
-/// What was switched at run time; the rest is as configured. Forgotten with the agent.
+/// What was switched at run time; the rest is as configured. Forgotten with the agent, and when
+/// the network file says something new about it.
 #[derive(Debug, Default)]
 pub(super) struct Switches {
     overlay: Option<bool>,
     egress: Option<bool>,
 }
 
+/// What the network file says of it.
+pub(super) fn configured(network: &Network) -> Logging {
+    network.outside.as_ref().map_or_else(Logging::default, |outside| outside.logging)
+}
+
 impl Inner {
     /// What is recorded now.
     pub(super) fn logging(&self) -> Logging {
-        let configured = Logging::default();
+        let configured = configured(&self.network);
         Logging {
             overlay: self.switches.overlay.unwrap_or(configured.overlay),
             egress: self.switches.egress.unwrap_or(configured.egress),
@@ -34,24 +42,34 @@ impl Entry {
         ContainerFacts {
             id: self.saved.id.container.clone(),
             app: self.saved.app.clone(),
-            space: None,
-            organisation: None,
+            space: self.saved.terms.metadata.space_id.clone(),
+            organisation: self.saved.terms.metadata.org_id.clone(),
         }
     }
 }
 
 impl Agent {
+    /// Where records are written.
+    pub(super) fn events_file(&self, inner: &Inner) -> PathBuf {
+        let root = &self.options.root;
+        let named = inner.network.outside.as_ref().and_then(|outside| outside.log_file.as_ref());
+        named.map_or_else(|| root.events_file(), |path| root.below(path))
+    }
+
     /// What is recorded of conversations, and how that goes.
     pub fn logging(&self) -> LoggingStatus {
-        let Logging { overlay, egress, denied_per_second, accepted_udp_per_second } =
-            self.inner.lock().logging();
+        let (logging, file) = {
+            let inner = self.inner.lock();
+            (inner.logging(), self.events_file(&inner))
+        };
+        let Logging { overlay, egress, denied_per_second, accepted_udp_per_second } = logging;
         let progress = self.events.progress();
         LoggingStatus {
             overlay,
             egress,
             denied_per_second,
             accepted_udp_per_second,
-            file: self.options.root.events_file().display().to_string(),
+            file: file.display().to_string(),
             written: progress.written,
             lost: progress.lost,
             problem: progress.problem,
@@ -87,7 +105,7 @@ impl Agent {
         let record = |event: &Event| {
             let facts = containers.get(&event.container).map(|entry| entry.facts());
             let source_app = apps.get(&event.tag).map(|&app| app.to_owned());
-            let rule = event.rule.and_then(|id| inner.names.policy(id)).map(ToString::to_string);
+            let rule = event.rule.and_then(|id| inner.names.meaning(id)).map(ToString::to_string);
             Record::new(event, &inner.cell.name, facts, source_app, rule)
         };
         events.iter().map(record).collect()

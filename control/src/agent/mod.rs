@@ -4,13 +4,16 @@
 //! disk, namespaces and dataplane), `configuration` (one change of the network at a time), `inner`
 //! (what is known; held for moments only, never over anything that waits).
 
+mod adopt;
 mod containers;
 mod logging;
 mod network;
 mod report;
+mod terms;
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -22,13 +25,17 @@ use tracing::{info, warn};
 
 use crate::attach::{self, AttachError, Interface};
 use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
-use crate::dataplane::{Dataplane, Held};
-use crate::desired::{Attached, Desired, RuleNames};
+use crate::dataplane::Dataplane;
+use crate::desired::{Attached, Desired, Here};
+use crate::egress::EgressBook;
+use crate::ephemeral::{self, EphemeralError};
 use crate::events::{Bounds, EventWriter};
 use crate::host::{self, UnderlayError};
+use crate::netlink::{Netlink, NetlinkError};
+use crate::netns;
 use crate::paths::Root;
+use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
-use crate::{desired, netns};
 use logging::Switches;
 
 /// How long a change may take to be in force in the dataplane before the one who asked is told
@@ -58,6 +65,9 @@ pub enum StartError {
     /// The underlay.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
+    /// Ports of source NAT.
+    #[error(transparent)]
+    Ports(#[from] EphemeralError),
     /// The cell's own device.
     #[error("cannot make the cell's own device {device}: {source}", device = host::DEVICE)]
     Host {
@@ -73,7 +83,7 @@ pub enum StartError {
         /// The container.
         id: AttachmentId,
         /// Its address.
-        address: std::net::Ipv4Addr,
+        address: Ipv4Addr,
         /// The cell's subnet.
         subnet: ipnet::Ipv4Net,
     },
@@ -142,10 +152,14 @@ struct Inner {
     /// Queue of the cell's own device; none as long as only the dataplane has it.
     host: Option<Arc<OwnedFd>>,
     host_problem: Option<String>,
-    last_address: Option<std::net::Ipv4Addr>,
+    last_address: Option<Ipv4Addr>,
     containers: BTreeMap<AttachmentId, Entry>,
     names: RuleNames,
     switches: Switches,
+    book: EgressBook,
+    /// All addresses of the cell.
+    addresses: Vec<Ipv4Addr>,
+    addresses_problem: Option<String>,
     state_problem: Option<String>,
 }
 
@@ -202,6 +216,7 @@ impl Agent {
         let network = Network::parse_file(&options.network, &text)?;
         let cell = network.cell_of(&options.network, &options.cell)?.clone();
         let mtu = inner_mtu(&network, &cell)?;
+        check_snat_ports(&network)?;
         let store = Store::new(&options.root)?;
         let (state, state_problem) = store.load()?;
         if let Some(problem) = &state_problem {
@@ -233,6 +248,9 @@ impl Agent {
             containers: containers.collect(),
             names: RuleNames::default(),
             switches: Switches::default(),
+            book: EgressBook::default(),
+            addresses: own_addresses().map_err(UnderlayError::from)?,
+            addresses_problem: None,
             state_problem,
         };
         Ok(Arc::new(Self {
@@ -280,104 +298,54 @@ impl Agent {
                 let saved = &entry.saved;
                 let (id, app) = (saved.id.clone(), saved.app.clone());
                 let attach = attach::description(saved.kind, saved.address);
-                Some(Attached { id, address: saved.address, app, attach, queue })
+                let terms = Arc::clone(&saved.terms);
+                Some(Attached { id, address: saved.address, app, attach, terms, queue })
             })
             .collect();
-        let desired = Desired::new(
-            &inner.network,
-            &inner.cell,
-            inner.mtu,
-            inner.host.clone(),
-            &attached,
-            &mut inner.names,
-        )
-        .with_logging(inner.logging());
-        let file = self.options.root.events_file();
+        let here = Here {
+            network: &inner.network,
+            cell: &inner.cell,
+            mtu: inner.mtu,
+            host: inner.host.as_ref(),
+            addresses: &inner.addresses,
+        };
+        let desired = Desired::new(here, &attached, &mut inner.names, &mut inner.book)
+            .with_logging(inner.logging());
+        let file = self.events_file(inner);
         self.events.want(desired.records_events().then_some(file.as_path()));
         self.dataplane.publish(desired)
     }
 
-    /// Takes the queues that the dataplane holds and this agent does not, makes those interfaces
-    /// anew whose queue nobody holds, and publishes the result.
-    fn adopt(&self, held: Held) {
-        let Held { host, ports } = held;
-        self.adopt_host(host);
+    /// Looks at the cell's own addresses, and tells the dataplane if they are others than before.
+    pub fn addresses_changed(&self) {
+        let found = own_addresses();
         let mut inner = self.inner.lock();
-        let subnet = inner.cell.subnet;
-        let mut held: BTreeMap<_, _> = ports
-            .into_iter()
-            .filter(|(_, fd)| !attach::is_gone(fd))
-            .map(|(info, fd)| ((info.port, info.address), fd))
-            .collect();
-        for entry in inner.containers.values_mut().filter(|entry| entry.is_lost()) {
-            entry.queue = None;
-            let address = entry.saved.address;
-            if let Some(fd) = held.remove(&(desired::port(subnet, address), address)) {
-                entry.queue = Some(Arc::new(fd));
-                entry.problem = None;
-            }
-        }
-        drop(held);
-        let lost: Vec<(Saved, Interface)> = inner
-            .containers
-            .values()
-            .filter(|entry| entry.queue.is_none())
-            .map(|entry| (entry.saved.clone(), inner.interface(&entry.saved)))
-            .collect();
-        drop(inner);
-        for (saved, interface) in lost {
-            let opened = open_namespace(&saved).and_then(|netns| interface.make(netns.as_fd()));
-            let mut inner = self.inner.lock();
-            let Some(entry) = inner.containers.get_mut(&saved.id) else { continue };
-            match opened {
-                Ok(queue) if entry.saved == saved && entry.queue.is_none() => {
-                    info!(container = %saved.id, "interface made anew");
-                    entry.queue = Some(Arc::new(queue));
-                    entry.problem = None;
+        match found {
+            Ok(addresses) => {
+                inner.addresses_problem = None;
+                if inner.addresses != addresses {
+                    inner.addresses = addresses;
+                    if inner.network.outside.is_some() {
+                        self.publish(&mut inner);
+                    }
                 }
-                Ok(_) => {}
-                Err(e) => {
-                    warn!(container = %saved.id, "interface lost: {e}");
-                    entry.problem = Some(e.to_string());
-                }
-            }
-        }
-        self.publish(&mut self.inner.lock());
-    }
-
-    /// Takes the host TUN's queue from the dataplane, or makes the device anew when nobody who
-    /// can be asked has it.
-    fn adopt_host(&self, held: Option<OwnedFd>) {
-        let (subnet, overlay, mtu) = {
-            let inner = self.inner.lock();
-            if inner.host.is_some() {
-                return;
-            }
-            (inner.cell.subnet, inner.network.overlay, inner.mtu)
-        };
-        let queue = match held {
-            Some(queue) => host::set_up(subnet, overlay, mtu).map(|()| queue),
-            None => host::make(subnet, overlay, mtu).and_then(|made| match made {
-                Some(queue) => Ok(queue),
-                None => host::make_anew(subnet, overlay, mtu),
-            }),
-        };
-        let mut inner = self.inner.lock();
-        match queue {
-            Ok(queue) => {
-                inner.host = Some(Arc::new(queue));
-                inner.host_problem = None;
             }
             Err(e) => {
-                let problem = format!(
-                    "the cell's own processes cannot reach containers: cannot set {} up: {e}",
-                    host::DEVICE
-                );
+                let problem = format!("the cell's addresses may be others than known: {e}");
                 warn!("{problem}");
-                inner.host_problem = Some(problem);
+                inner.addresses_problem = Some(problem);
             }
         }
     }
+}
+
+/// Whether source NAT can have its ports on this cell.
+fn check_snat_ports(network: &Network) -> Result<(), EphemeralError> {
+    network.outside.as_ref().map_or(Ok(()), |outside| ephemeral::check(outside.snat_ports))
+}
+
+fn own_addresses() -> Result<Vec<Ipv4Addr>, NetlinkError> {
+    Netlink::open()?.own_addresses()
 }
 
 fn open_namespace(saved: &Saved) -> Result<OwnedFd, AttachError> {

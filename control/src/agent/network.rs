@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use sarcenet_agent_api::{ErrorCode, Policy};
+use sarcenet_agent_api::{AttachmentId, ErrorCode, Policy, ranges};
 use tracing::{error, info, warn};
 
-use super::{Agent, Failure, PATIENCE, inner_mtu, open_namespace};
+use super::logging::{self, Switches};
+use super::{Agent, Failure, PATIENCE, check_snat_ports, inner_mtu, open_namespace, terms};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
 use crate::host;
 
@@ -67,6 +68,12 @@ impl Agent {
                 cell.name, old_cell.subnet, cell.subnet
             ));
         }
+        if let Some((id, why)) = self.collision(&network) {
+            return refuse(format!("container {id}: {why}"));
+        }
+        if let Err(e) = check_snat_ports(&network) {
+            return refuse(e.to_string());
+        }
         let same_door = cell == old_cell && network.overlay == old_overlay;
         let mtu = match inner_mtu(&network, &cell) {
             Ok(mtu) => mtu,
@@ -79,6 +86,9 @@ impl Agent {
         }
         let (version, interfaces) = {
             let mut inner = self.inner.lock();
+            if logging::configured(&network) != logging::configured(&inner.network) {
+                inner.switches = Switches::default();
+            }
             inner.network = network;
             inner.cell = cell;
             inner.mtu = mtu;
@@ -99,6 +109,15 @@ impl Agent {
             }
         }
         Ok(version)
+    }
+
+    /// The first container whose mapped ports `network` does not allow, and why.
+    fn collision(&self, network: &Network) -> Option<(AttachmentId, String)> {
+        let inner = self.inner.lock();
+        inner.containers.values().find_map(|entry| {
+            let why = terms::collision(network, &ranges(&entry.saved.terms.mappings))?;
+            Some((entry.saved.id.clone(), why))
+        })
     }
 
     /// Writes a policy into the network file, or takes it out, and waits until that is in force

@@ -1,8 +1,9 @@
 //! What the agent tells about itself.
 
 use sarcenet_agent_api::{
-    AgentStatus, AppInfo, ConfigStatus, ContainerInfo, Policy, PortId, RuleId, RuleName,
+    AgentStatus, AppInfo, ConfigStatus, ContainerInfo, Policy, PortId, RuleId, RuleName, ranges,
 };
+use sarcenet_dataplane_api::MAX_MAPPINGS;
 
 use super::containers::attachment;
 use super::{Agent, Inner};
@@ -62,8 +63,15 @@ impl Agent {
             .filter(|(port, _)| after.is_none_or(|after| *port > after))
             .collect();
         entries.sort_by_key(|(port, _)| *port);
-        let more = entries.len() > PAGE;
-        let infos = entries.into_iter().take(PAGE).map(|(port, entry)| {
+        let mut mapped = 0;
+        let fitting = entries.iter().take(PAGE).take_while(|(_, entry)| {
+            mapped += entry.saved.terms.mappings.len();
+            mapped <= MAX_MAPPINGS
+        });
+        // One fits always.
+        let page = fitting.count().max(1);
+        let more = entries.len() > page;
+        let infos = entries.into_iter().take(page).map(|(port, entry)| {
             let app = entry.saved.app.clone();
             let queue = entry.queue.as_ref();
             ContainerInfo {
@@ -71,6 +79,7 @@ impl Agent {
                 netns_path: entry.saved.netns_path.clone(),
                 tag: app.as_deref().and_then(|app| inner.network.tag(app)).unwrap_or(0),
                 app,
+                mappings: ranges(&entry.saved.terms.mappings),
                 connected: !entry.is_lost()
                     && queue.is_some_and(|queue| self.dataplane.has(port, queue)),
             }
@@ -100,8 +109,8 @@ impl Agent {
     pub fn rules(&self, ids: &[RuleId]) -> Vec<RuleName> {
         let inner = self.inner.lock();
         let name = |&id: &RuleId| {
-            let policy = inner.names.policy(id)?.clone();
-            Some(RuleName { id, policy })
+            let meaning = inner.names.meaning(id)?.clone();
+            Some(RuleName { id, meaning })
         };
         ids.iter().filter_map(name).collect()
     }
@@ -110,11 +119,21 @@ impl Agent {
 /// What somebody should look at.
 fn problems(inner: &Inner) -> impl Iterator<Item = String> {
     let mut problems: Vec<String> =
-        inner.state_problem.iter().chain(&inner.host_problem).cloned().collect();
+        [&inner.state_problem, &inner.host_problem, &inner.addresses_problem]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
     for entry in inner.containers.values() {
         let id = &entry.saved.id;
         if let Some(problem) = entry.problem() {
             problems.push(format!("container {id} has no interface: {problem}"));
+        }
+        if inner.network.outside.is_none() && !entry.saved.terms.mappings.is_empty() {
+            problems.push(format!(
+                "container {id} has mapped ports, which lead nowhere without a way to the outside; \
+                 add `outside: {{}}` to the network file"
+            ));
         }
         match &entry.saved.app {
             Some(app) if inner.network.tag(app).is_none() => {

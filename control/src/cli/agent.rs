@@ -10,6 +10,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use super::output;
+use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Options};
 use crate::config::Network;
 use crate::host;
@@ -90,8 +91,10 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
     let server = Server::start(Arc::clone(&agent), &socket)?;
     let keeper = agent.start().context("cannot start")?;
     let watch = Watch::start(Arc::clone(&agent)).context("cannot start")?;
+    let addresses = AddressWatch::start(Arc::clone(&agent)).context("cannot start")?;
     let signal = signals.wait().context("cannot wait for signals")?;
     info!("{signal}: ending; the dataplane and all containers stay as they are");
+    drop(addresses);
     drop(watch);
     drop(server);
     agent.stop();

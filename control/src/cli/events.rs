@@ -13,8 +13,8 @@ use crate::paths::Root;
 /// Follow what is recorded of conversations
 ///
 /// Prints every conversation that is admitted or refused, as it comes, if it is recorded (see
-/// `sarcenet logging`): the same that the agent writes to its file. Runs until interrupted, or for
-/// --count events.
+/// `sarcenet logging`): what the agent writes to its file, but for space and organisation. Runs
+/// until interrupted, or for --count events.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

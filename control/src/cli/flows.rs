@@ -28,8 +28,9 @@ pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     let names = Names::fetch(root);
     let with = arguments.with.as_deref().map(|word| names.network(word)).transpose()?;
     let mut client = super::dataplane_client(root)?;
-    let header = ["PROTO", "FROM", "TO", "STATE", "IDLE", "BYTES", "BACK", "DOORS", "POLICY"];
-    let mut table = output::table(&header, &[4, 5, 6]);
+    let header =
+        ["PROTO", "FROM", "TO", "OUTSIDE", "STATE", "IDLE", "BYTES", "BACK", "DOORS", "POLICY"];
+    let mut table = output::table(&header, &[5, 6, 7]);
     let mut shown = 0_u64;
     for flow in client.flows() {
         let flow = flow?;
@@ -53,11 +54,12 @@ pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(flow: &FlowInfo, names: &Names) -> [String; 9] {
+fn row(flow: &FlowInfo, names: &Names) -> [String; 10] {
     [
         protocol(flow.protocol),
         flow.source.to_string(),
         flow.destination.to_string(),
+        flow.nat.map_or_else(|| "-".into(), |nat| nat.to_string()),
         state(flow.state).to_owned(),
         format!("{} s", flow.idle_s),
         flow.bytes[0].to_string(),

@@ -12,7 +12,7 @@ use crate::paths::Root;
 ///
 /// Records are lines of JSON: time, container, app, space, organisation, addresses, ports, verdict
 /// and rule. Refusals and admitted UDP are limited for each container. A switch holds until the
-/// agent ends; then it is again as the network file says.
+/// agent ends or `outside.logging` of the network file changes; then it is as the file says.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Result, bail};
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AgentClient, ContainerInfo, Policy, PortId, RuleId};
+use sarcenet_agent_api::{AgentClient, ContainerInfo, PortId, RuleId, RuleMeaning};
 use sarcenet_dataplane_api::FlowEnd;
 
 use crate::paths::Root;
@@ -17,7 +17,7 @@ pub(super) struct Names {
     client: RefCell<Option<AgentClient>>,
     containers: Vec<ContainerInfo>,
     apps: BTreeMap<u16, String>,
-    rules: RefCell<BTreeMap<RuleId, Option<Policy>>>,
+    rules: RefCell<BTreeMap<RuleId, Option<RuleMeaning>>>,
 }
 
 impl Names {
@@ -47,14 +47,14 @@ impl Names {
     /// `rule app-a to app-b tcp 8080`, or the bare number.
     pub(super) fn rule(&self, id: RuleId) -> String {
         let known = self.rules.borrow().get(&id).cloned();
-        let policy = known.unwrap_or_else(|| {
+        let meaning = known.unwrap_or_else(|| {
             let mut client = self.client.borrow_mut();
             let asked = client.as_mut().and_then(|client| client.rules(&[id]).ok());
-            let policy = asked.and_then(|rules| rules.get(&id).cloned());
-            self.rules.borrow_mut().insert(id, policy.clone());
-            policy
+            let meaning = asked.and_then(|rules| rules.get(&id).cloned());
+            self.rules.borrow_mut().insert(id, meaning.clone());
+            meaning
         });
-        policy.map_or_else(|| format!("rule {}", id.0), |policy| policy.to_string())
+        meaning.map_or_else(|| format!("rule {}", id.0), |meaning| meaning.to_string())
     }
 
     /// The container behind a port.

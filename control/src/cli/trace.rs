@@ -1,4 +1,5 @@
 use std::fmt::Write;
+use std::net::SocketAddrV4;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -141,7 +142,21 @@ fn words(step: &TraceStep, names: &Names) -> (&'static str, String) {
         TraceStep::Policy { tag, rule: None } => {
             ("policy", format!("{}: no policy allows it", names.tag(tag)))
         }
+        TraceStep::Egress { denied: Some(id), .. } => {
+            ("egress", format!("refused by {}", names.rule(id)))
+        }
+        TraceStep::Egress { denied: None, allowed: Some(id) } => {
+            ("egress", format!("allowed by {}", names.rule(id)))
+        }
+        TraceStep::Egress { denied: None, allowed: None } => {
+            ("egress", "no security group allows it".into())
+        }
         TraceStep::FlowCreated => ("flow", "created".into()),
+        TraceStep::Translated { source, destination } => {
+            let side = |name, end: Option<SocketAddrV4>| end.map(|end| format!("{name} now {end}"));
+            let sides = [side("source", source), side("destination", destination)];
+            ("translated", sides.into_iter().flatten().collect::<Vec<_>>().join(", "))
+        }
         TraceStep::Encapsulated { peer, tag } => {
             ("encapsulated", format!("to {peer}, {}", names.tag(tag)))
         }

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use sarcenet_dataplane_api::MAX_EGRESS_RULES;
+
 use super::mistake::{Mistake, suggestion};
 use super::read::Parts;
 use super::tree::{At, Place};
+use super::{DEFAULT_PORT, OutsideSpec};
 
 /// Longest prefix of a cell's subnet: it must hold its base (the cell itself), one reserved
 /// address, one container and its broadcast address.
@@ -17,6 +20,8 @@ pub(super) fn contradictions(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     cells(parts, mistakes);
     apps(parts, mistakes);
     policies(parts, mistakes);
+    outside(parts, mistakes);
+    security_groups(parts, mistakes);
 }
 
 /// Remembers where something was first; complains when it comes again.
@@ -172,6 +177,44 @@ fn policies(parts: &Parts, mistakes: &mut Vec<Mistake>) {
         {
             let message = format!("the same policy is already in line {line}; remove one of them");
             mistakes.push(Mistake::at(policy.place, message));
+        }
+    }
+}
+
+fn outside(parts: &Parts, mistakes: &mut Vec<Mistake>) {
+    let Some(At { place, value: OutsideSpec { snat_ports, .. } }) = &parts.outside else { return };
+    let tunnel = parts.port.unwrap_or(DEFAULT_PORT);
+    if snat_ports.contains(tunnel) {
+        let message = format!(
+            "snat_ports {snat_ports} contains the tunnel's port {tunnel}; choose ports without it"
+        );
+        mistakes.push(Mistake::at(*place, message));
+    }
+}
+
+fn security_groups(parts: &Parts, mistakes: &mut Vec<Mistake>) {
+    let Some(groups) = &parts.security_groups else { return };
+    let mut names = Once::new();
+    let mut rules = 0;
+    for group in groups {
+        if let Some(name) = &group.value.name
+            && let Some(line) = names.again(&name.value, name.place)
+        {
+            let message = format!(
+                "security group `{}` is already in line {line}; give it another name",
+                name.value
+            );
+            mistakes.push(Mistake::at(name.place, message));
+        }
+        let before = rules;
+        let specs = group.value.group.rules.iter();
+        rules += specs.map(|spec| spec.destinations.len() * spec.traffic.len()).sum::<usize>();
+        if before <= MAX_EGRESS_RULES && rules > MAX_EGRESS_RULES {
+            let message = format!(
+                "the security groups up to this one have {rules} rules, each destination with each \
+                 range of ports counted; at most {MAX_EGRESS_RULES} are possible"
+            );
+            mistakes.push(Mistake::at(group.place, message));
         }
     }
 }

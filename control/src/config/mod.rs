@@ -1,12 +1,16 @@
-//! The network file: overlay, cells, apps and policies, the same on every cell.
+//! The network file: overlay, cells, apps, policies, the way to the outside and security groups,
+//! the same on every cell.
 //!
 //! All mistakes are found in one pass and reported together, each with its place and its cure;
 //! a file with any mistake is not used at all.
 
 mod check;
 mod edit;
+mod groups;
 mod mistake;
+mod outside;
 mod read;
+mod reader;
 mod tree;
 
 use std::net::Ipv4Addr;
@@ -18,6 +22,9 @@ use sarcenet_dataplane_api::{Revoke, UplinkMode};
 
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};
+pub use outside::{DEFAULT_SNAT_PORTS, DenyNetworks, OutsideSpec};
+
+use crate::security_groups::SecurityGroup;
 
 /// VXLAN network identifier of the overlay (contract section 5.3).
 pub const DEFAULT_VNI: u32 = 1;
@@ -47,6 +54,11 @@ pub struct Network {
     pub revoke: Revoke,
     /// How packets travel between cells.
     pub uplink: UplinkMode,
+    /// The way to the outside; none when there is none.
+    pub outside: Option<OutsideSpec>,
+    /// Security groups, in the order of the file. None when the file says nothing of them: then the
+    /// rules hold that runtimes pass with containers.
+    pub security_groups: Option<Vec<SecurityGroup>>,
 }
 
 /// One cell.

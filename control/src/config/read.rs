@@ -6,12 +6,11 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
 use sarcenet_dataplane_api::{PortRange, Revoke, UplinkMode};
 
-use super::mistake::suggestion;
-use super::tree::{At, Node, Place};
+use super::groups::GroupParts;
+use super::outside::OutsideSpec;
+use super::reader::Reader;
+use super::tree::{At, Node};
 use super::{CellSpec, DEFAULT_PORT, DEFAULT_VNI, Mistake, Network, check, tree};
-
-/// Longest name of a cell or app, in bytes.
-const NAME_MAX: usize = 200;
 
 /// The parts of a network file that could be read, each with its place.
 #[derive(Debug, Default)]
@@ -25,6 +24,8 @@ pub(super) struct Parts {
     pub(super) mtu: Option<u16>,
     pub(super) revoke: Option<Revoke>,
     pub(super) uplink: Option<UplinkMode>,
+    pub(super) outside: Option<At<OutsideSpec>>,
+    pub(super) security_groups: Option<Vec<At<GroupParts>>>,
 }
 
 #[derive(Debug)]
@@ -87,28 +88,28 @@ fn assemble(parts: Parts) -> Option<Network> {
         mtu: parts.mtu,
         revoke: parts.revoke.unwrap_or_default(),
         uplink: parts.uplink.unwrap_or_default(),
+        outside: parts.outside.map(|outside| outside.value),
+        security_groups: parts
+            .security_groups
+            .map(|groups| groups.into_iter().map(|group| group.value.group).collect()),
     })
 }
 
-/// The entries of one map, taken out by name.
-struct Entries<'a> {
-    place: Place,
-    what: &'a str,
-    pairs: Vec<(At<String>, At<Node>)>,
-}
-
-struct Reader {
-    mistakes: Vec<Mistake>,
-}
-
 impl Reader {
-    fn wrong(&mut self, place: Place, message: impl Into<String>) {
-        self.mistakes.push(Mistake::at(place, message));
-    }
-
     fn network(&mut self, root: At<Node>) -> Parts {
-        let known =
-            ["overlay", "cells", "apps", "policies", "vni", "port", "mtu", "revoke", "uplink"];
+        let known = [
+            "overlay",
+            "cells",
+            "apps",
+            "policies",
+            "vni",
+            "port",
+            "mtu",
+            "revoke",
+            "uplink",
+            "outside",
+            "security_groups",
+        ];
         let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
         };
@@ -135,6 +136,10 @@ impl Reader {
             }),
             revoke: top.take("revoke").and_then(|node| self.revoke(node)),
             uplink: top.take("uplink").and_then(|node| self.uplink(node)),
+            outside: top.take("outside").and_then(|node| self.outside(node)),
+            security_groups: top
+                .take("security_groups")
+                .map(|node| self.each(Some(node), "security_groups", Self::security_group)),
         }
     }
 
@@ -192,137 +197,6 @@ impl Reader {
         })
     }
 
-    /// A map whose keys are all known and different.
-    fn map<'a>(&mut self, node: At<Node>, what: &'a str, known: &[&str]) -> Option<Entries<'a>> {
-        let At { place, value } = node;
-        let entries = match value {
-            Node::Map(entries) => entries,
-            Node::Null => Vec::new(),
-            other => {
-                let (kind, keys) = (other.kind(), known.join(", "));
-                self.wrong(place, format!("{what} is {kind}; it must be a map with {keys}"));
-                return None;
-            }
-        };
-        let mut seen: Vec<(At<String>, At<Node>)> = Vec::new();
-        for (key, value) in entries {
-            if let Some((first, _)) = seen.iter().find(|(other, _)| other.value == key.value) {
-                let message = format!(
-                    "`{}` is already given in line {}; keep one of them",
-                    key.value, first.place.line
-                );
-                self.wrong(key.place, message);
-            } else if known.contains(&key.value.as_str()) {
-                seen.push((key, value));
-            } else {
-                let hint = match suggestion(&key.value, known.iter().copied()) {
-                    none if none.is_empty() => format!("; known keys are {}", known.join(", ")),
-                    near => near,
-                };
-                self.wrong(key.place, format!("{what} has no key `{}`{hint}", key.value));
-            }
-        }
-        Some(Entries { place, what, pairs: seen })
-    }
-
-    fn required(
-        &mut self,
-        entries: &mut Entries<'_>,
-        key: &str,
-        example: &str,
-    ) -> Option<At<Node>> {
-        let found = entries.take(key).filter(|node| node.value != Node::Null);
-        if found.is_none() {
-            let message =
-                format!("{} has no `{key}`; add it, e.g. `{key}: {example}`", entries.what);
-            self.wrong(entries.place, message);
-        }
-        found
-    }
-
-    /// Reads every item of a list; nothing at all is an empty list.
-    fn each<T>(
-        &mut self,
-        list: Option<At<Node>>,
-        key: &str,
-        read: impl Fn(&mut Self, At<Node>) -> Option<T>,
-    ) -> Vec<At<T>> {
-        match list {
-            None | Some(At { value: Node::Null, .. }) => Vec::new(),
-            Some(At { value: Node::List(items), .. }) => items
-                .into_iter()
-                .filter_map(|item| {
-                    let place = item.place;
-                    read(self, item).map(|value| At { place, value })
-                })
-                .collect(),
-            Some(At { place, value }) => {
-                let kind = value.kind();
-                self.wrong(
-                    place,
-                    format!("{key} is {kind}; it must be a list, each item after `- `"),
-                );
-                Vec::new()
-            }
-        }
-    }
-
-    fn text(&mut self, node: At<Node>, key: &str) -> Option<At<String>> {
-        let At { place, value } = node;
-        match value {
-            Node::Text(value) => Some(At { place, value }),
-            Node::Bool(_) | Node::Integer(_) | Node::Float(_) => {
-                let kind = value.kind();
-                self.wrong(
-                    place,
-                    format!("{key} reads as {kind}; put it in quotes to make it text"),
-                );
-                None
-            }
-            other => {
-                self.wrong(place, format!("{key} is {}; it must be text", other.kind()));
-                None
-            }
-        }
-    }
-
-    fn name(&mut self, node: At<Node>, key: &str) -> Option<At<String>> {
-        let text = self.text(node, key)?;
-        let bad = text.value.chars().any(|c| c.is_control() || c.is_whitespace());
-        if text.value.is_empty() || text.value.len() > NAME_MAX || bad {
-            let rule = format!("use 1 to {NAME_MAX} characters without spaces");
-            self.wrong(text.place, format!("`{}` cannot be {key}; {rule}", text.value));
-            return None;
-        }
-        Some(text)
-    }
-
-    fn number(
-        &mut self,
-        node: At<Node>,
-        key: &str,
-        range: std::ops::RangeInclusive<i128>,
-        hint: &str,
-    ) -> Option<At<i128>> {
-        let At { place, value } = node;
-        let (first, last) = (range.start(), range.end());
-        match value {
-            Node::Integer(value) if range.contains(&value) => Some(At { place, value }),
-            Node::Integer(value) => {
-                self.wrong(place, format!("{key} {value} is not in {first} to {last} ({hint})"));
-                None
-            }
-            other => {
-                let kind = other.kind();
-                self.wrong(
-                    place,
-                    format!("{key} is {kind}; it must be a number in {first} to {last}"),
-                );
-                None
-            }
-        }
-    }
-
     fn underlay(&mut self, node: At<Node>) -> Option<At<Ipv4Addr>> {
         let At { place, value } = self.text(node, "underlay")?;
         match value.parse::<Ipv4Addr>() {
@@ -336,26 +210,6 @@ impl Reader {
             _ => {
                 let what = "the cell's own IPv4 address, e.g. 10.0.0.11, without a prefix length";
                 self.wrong(place, format!("underlay `{value}` is not {what}"));
-                None
-            }
-        }
-    }
-
-    /// A network in prefix notation without host bits.
-    fn network_address(&mut self, node: At<Node>, key: &str) -> Option<At<Ipv4Net>> {
-        let At { place, value } = self.text(node, key)?;
-        match value.parse::<Ipv4Net>() {
-            Ok(net) if net.trunc() == net => Some(At { place, value: net }),
-            Ok(net) => {
-                let right = net.trunc();
-                self.wrong(place, format!("{key} {net} has host bits set; write {right}"));
-                None
-            }
-            Err(_) => {
-                self.wrong(
-                    place,
-                    format!("{key} `{value}` is not an IPv4 network; write it like 10.255.1.0/24"),
-                );
                 None
             }
         }
@@ -382,12 +236,5 @@ impl Reader {
                 None
             }
         }
-    }
-}
-
-impl Entries<'_> {
-    fn take(&mut self, key: &str) -> Option<At<Node>> {
-        let index = self.pairs.iter().position(|(name, _)| name.value == key)?;
-        Some(self.pairs.swap_remove(index).1)
     }
 }

@@ -1,5 +1,9 @@
 use std::fs::File;
 
+use sarcenet_agent_api::{Bandwidth, Metadata, PortMapping};
+use sarcenet_dataplane_api::Protocol::{Tcp, Udp};
+use sarcenet_dataplane_api::{HostService, Mapping, PortRange, Rate};
+
 use super::*;
 
 const FILE: &str = "\
@@ -15,6 +19,9 @@ policies:
   - {from: app-b, to: app-a, protocol: udp, ports: 53}
 ";
 
+/// Loopback's, the underlay's, another, the overlay's.
+const ADDRESSES: [[u8; 4]; 4] = [[127, 0, 0, 1], [10, 77, 0, 11], [192, 0, 2, 1], [10, 255, 55, 0]];
+
 fn queue() -> Arc<OwnedFd> {
     Arc::new(File::open("/dev/null").unwrap().into())
 }
@@ -25,6 +32,7 @@ fn container(name: &str, last: u8, app: Option<&str>) -> Attached {
         address: [10, 255, 55, last].into(),
         app: app.map(Into::into),
         attach: Attach::Tun,
+        terms: Arc::default(),
         queue: queue(),
     }
 }
@@ -32,7 +40,10 @@ fn container(name: &str, last: u8, app: Option<&str>) -> Attached {
 fn desired(text: &str, host: Option<&Arc<OwnedFd>>, containers: &[Attached]) -> Desired {
     let network = Network::parse(text).unwrap();
     let cell = network.cell("cell1").unwrap().clone();
-    Desired::new(&network, &cell, 1450, host.cloned(), containers, &mut RuleNames::default())
+    let addresses = ADDRESSES.map(Ipv4Addr::from);
+    let here = Here { network: &network, cell: &cell, mtu: 1450, host, addresses: &addresses };
+    let (mut names, mut book) = (RuleNames::default(), EgressBook::default());
+    Desired::new(here, containers, &mut names, &mut book)
 }
 
 #[test]
@@ -50,7 +61,6 @@ fn rules_are_those_of_local_receivers() {
         .keys()
         .map(|key| (key.source, key.destination.octets()[3], key.protocol, key.ports.first))
         .collect();
-    use sarcenet_dataplane_api::Protocol::{Tcp, Udp};
     assert_eq!(rules, [(1, 3, Tcp, 8080), (1, 4, Tcp, 8080), (2, 2, Udp, 53)]);
     let tags: Vec<_> = desired.containers.values().map(|(one, _)| (one.port.0, one.tag)).collect();
     assert_eq!(tags, [(2, 1), (3, 2), (4, 2), (5, 0), (6, 0)]);
@@ -124,14 +134,118 @@ fn an_app_named_later_gets_its_tag_and_rules() {
     assert_eq!(change.update.rules.len(), 1);
 }
 
+const OUTSIDE: &str = "\
+outside:
+  no_masquerade: [10.9.0.0/16]
+  max_connections_per_container: 1000
+  dns_servers: [169.254.0.2, 8.8.8.8]
+  host_services: {tcp: ['192.0.2.1:9000']}
+  outbound_connections: {limit: true}
+  bandwidth: {rate_kbps: 10, burst_kb: 20}
+  logging: {asg: true}
+security_groups:
+  - {name: all, rules: [{protocol: all, destination: 0.0.0.0/0}], running_default: true}
+  - {name: s, rules: [{protocol: all, destination: 10.0.0.1}], spaces: [s]}
+";
+
+fn with_terms(name: &str, last: u8, terms: Terms) -> Attached {
+    Attached { terms: Arc::new(terms), ..container(name, last, None) }
+}
+
+fn in_space(space: &str) -> Terms {
+    let metadata = Metadata { space_id: Some(space.into()), ..Metadata::default() };
+    Terms { metadata, ..Terms::default() }
+}
+
 #[test]
-fn names_are_stable_and_survive_revocation() {
-    let (mut names, mut again) = (RuleNames::default(), RuleNames::default());
-    let network = Network::parse(FILE).unwrap();
-    let [first, second] = network.policies.as_slice() else { panic!("two policies") };
-    let ids = (names.name(first), names.name(second));
-    assert_eq!((again.name(second), again.name(first)), (ids.1, ids.0));
-    assert_ne!(ids.0, ids.1);
-    assert_eq!(names.policy(ids.0), Some(first));
-    assert_eq!(names.policy(RuleId(0)), None);
+fn without_a_way_out_there_are_no_settings() {
+    let mapping = PortMapping { protocol: Tcp, host_port: 61_000, container_port: 80 };
+    let limited = Rate { bits_per_second: 1, burst_bits: 2 };
+    let bandwidth = Bandwidth { send: Some(limited), receive: None };
+    let containers = [
+        with_terms("one", 2, Terms { mappings: vec![mapping], ..Terms::default() }),
+        with_terms("two", 3, Terms { bandwidth, ..Terms::default() }),
+    ];
+    let desired = desired(FILE, None, &containers);
+    assert_eq!((desired.cell.outside, desired.egress.len()), (None, 0));
+    // A limit is one without it, too.
+    let expected = Settings { send: Some(limited), ..bare_settings(PortId(3)) };
+    assert_eq!(desired.settings.into_values().collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn the_way_out_is_that_of_the_file_and_this_cell() {
+    let desired = desired(&format!("{FILE}{OUTSIDE}"), None, &[]);
+    let service =
+        |address: [u8; 4], protocol, port| HostService { address: address.into(), protocol, port };
+    let expected = Outside {
+        snat_ports: Some(PortRange { first: 16_384, last: 32_767 }),
+        snat_per_container: 1000,
+        not_masqueraded: vec!["10.9.0.0/16".parse().unwrap()],
+        local: vec![[192, 0, 2, 1].into()],
+        services: vec![
+            service([169, 254, 0, 2], Tcp, 53),
+            service([169, 254, 0, 2], Udp, 53),
+            service([192, 0, 2, 1], Tcp, 9000),
+        ],
+    };
+    assert_eq!(desired.cell.outside, Some(expected));
+    assert!(desired.cell.logging.egress && !desired.cell.logging.overlay);
+}
+
+#[test]
+fn settings_come_from_file_and_runtime() {
+    let mapping =
+        |host_port, container_port| PortMapping { protocol: Tcp, host_port, container_port };
+    let receive = Some(Rate { bits_per_second: 1, burst_bits: 2 });
+    let terms = Terms {
+        mappings: vec![mapping(61_001, 8081), mapping(61_000, 8080)],
+        bandwidth: Bandwidth { send: None, receive },
+        ..in_space("s")
+    };
+    let desired = desired(&format!("{FILE}{OUTSIDE}"), None, &[with_terms("one", 2, terms)]);
+    let settings = &desired.settings[&PortId(2)];
+    let cell = PortRange { first: 61_000, last: 61_001 };
+    assert_eq!(settings.mappings, [Mapping { protocol: Tcp, cell, container: 8080 }]);
+    let send = Some(Rate { bits_per_second: 10 * 1024, burst_bits: 20 * 1024 });
+    assert_eq!((settings.send, settings.receive), (send, receive));
+    assert_eq!(
+        settings.connections.map(|limit| (limit.burst, limit.per_second)),
+        Some((1000, 100))
+    );
+    assert_eq!(settings.denied, None);
+    assert_eq!(desired.egress[&settings.allowed.unwrap()].len(), 2);
+}
+
+#[test]
+fn sets_are_shared_and_sent_once() {
+    let text = format!("{FILE}{OUTSIDE}");
+    let network = Network::parse(&text).unwrap();
+    let (mut names, mut book) = (RuleNames::default(), EgressBook::default());
+    let mut desired = |containers: &[Attached]| {
+        let cell = network.cell("cell1").unwrap();
+        let here = Here { network: &network, cell, mtu: 1450, host: None, addresses: &[] };
+        Desired::new(here, containers, &mut names, &mut book)
+    };
+    let of = |name, last, space| with_terms(name, last, in_space(space));
+    let [a, b, c] = [of("a", 2, "s"), of("b", 3, "t"), of("c", 4, "s")];
+    let (none, two) = (desired(&[]), desired(&[a.clone(), b.clone()]));
+    assert_eq!(two.snapshot().egress.len(), 2);
+    let first = two.since(&none).update;
+    assert_eq!((first.egress.len(), first.settings.len(), first.egress_gone.len()), (2, 2, 0));
+    let more = desired(&[a.clone(), b.clone(), c.clone()]).since(&two).update;
+    assert_eq!((more.egress.len(), more.settings.len()), (0, 1));
+    // The last user of a set takes it along.
+    let less = desired(&[b.clone()]).since(&two).update;
+    assert_eq!((less.egress_gone.len(), less.containers_gone), (1, vec![PortId(2)]));
+    assert_eq!(less.settings, []);
+}
+
+#[test]
+fn settings_that_end_before_their_container_are_emptied() {
+    let containers = [container("one", 2, None)];
+    let before = desired(&format!("{FILE}{OUTSIDE}"), None, &containers);
+    let change = desired(FILE, None, &containers).since(&before).update;
+    assert_eq!(change.settings, [bare_settings(PortId(2))]);
+    assert_eq!((change.egress_gone.len(), change.cell.unwrap().outside), (1, None));
 }

@@ -258,15 +258,17 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         #[test]
         fn no_line_is_lost_or_torn_and_no_file_too_large(
             pages in proptest::collection::vec(
-                proptest::collection::vec("[a-z]{0,30}", 0..20), 1..20),
-            bytes in 1..200_u64,
+                proptest::collection::vec("[a-z]{0,30}", 0..10), 1..6),
+            bytes in 20..200_u64,
         ) {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("events");
-            let mut file = LineFile::new(path.clone(), Bounds { bytes, kept: 1_000 });
+            let mut file = LineFile::new(path.clone(), Bounds { bytes, kept: 100 });
             let mut expected = String::new();
             for page in &pages {
                 let page: String = page.iter().map(|line| format!("{line}\n")).collect();

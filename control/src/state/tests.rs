@@ -1,7 +1,25 @@
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
+use sarcenet_agent_api::{
+    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Protocol, Rate,
+};
+
 use super::*;
+
+fn terms() -> Terms {
+    let metadata = Metadata { space_id: Some("s".into()), ..Metadata::default() };
+    let mapping = PortMapping { protocol: Protocol::Tcp, host_port: 61_000, container_port: 8080 };
+    let rule = NetOutRule {
+        protocol: 3,
+        networks: vec![AddressRange { first: [10, 0, 0, 1].into(), last: [10, 0, 0, 9].into() }],
+        icmp: Some(IcmpControl { kind: 8, code: Some(0) }),
+        ..NetOutRule::default()
+    };
+    let rate = Some(Rate { bits_per_second: 8_000, burst_bits: 16_000 });
+    let bandwidth = Bandwidth { send: rate, receive: None };
+    Terms { metadata, mappings: vec![mapping], net_out: vec![rule], bandwidth }
+}
 
 fn saved(container: &str, last: u8) -> Saved {
     Saved {
@@ -11,6 +29,7 @@ fn saved(container: &str, last: u8) -> Saved {
         netns_inode: 4_026_531_840,
         app: Some("app-a".into()),
         kind: AttachKind::Tun,
+        terms: Arc::new(terms()),
     }
 }
 
@@ -63,7 +82,7 @@ fn without_a_copy_it_begins_anew_and_says_so() {
 }
 
 #[test]
-fn files_from_before_there_was_a_choice_mean_tun() {
+fn files_of_older_agents_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let veth = Saved { kind: AttachKind::Veth, ..saved("one", 2) };
     store(&dir).save(&state(std::slice::from_ref(&veth))).unwrap();
@@ -71,10 +90,12 @@ fn files_from_before_there_was_a_choice_mean_tun() {
     let file = Root::new(dir.path()).state_file();
     let mut document: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let kind = document["containers"][0].as_object_mut().unwrap().remove("kind");
-    assert_eq!(kind, Some("veth".into()));
+    let container = document["containers"][0].as_object_mut().unwrap();
+    assert_eq!(container.remove("kind"), Some("veth".into()));
+    assert!(container.remove("terms").is_some());
     std::fs::write(&file, document.to_string()).unwrap();
-    assert_eq!(store(&dir).load().unwrap(), (state(&[saved("one", 2)]), None));
+    let bare = Saved { terms: Arc::default(), ..saved("one", 2) };
+    assert_eq!(store(&dir).load().unwrap(), (state(&[bare]), None));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Events of conversations: who follows them, and what is written.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount, umount};
@@ -9,7 +10,7 @@ use sarcenet_dataplane_api::{Event, EventKind, PortId};
 use serde_json::Value;
 
 use crate::fake::Fake;
-use crate::world::{Namespace, World, eventually, in_cell};
+use crate::world::{NETWORK, Namespace, World, eventually, in_cell};
 
 const BOTH: LoggingChange = LoggingChange { overlay: Some(true), egress: Some(true) };
 const NONE: LoggingChange = LoggingChange { overlay: Some(false), egress: Some(false) };
@@ -130,6 +131,58 @@ fn events_go_on_after_either_side_was_restarted() {
         followed(&fake);
         fake.tell(&[refused(3)], 0);
         eventually("written", || ports(&path) == [1, 2, 3]);
+    });
+}
+
+#[test]
+fn the_network_file_switches_too_and_names_the_file() {
+    in_cell(|world| {
+        let (fake, _agent) = (world.dataplane(), world.agent());
+        let one = Namespace::new("one");
+        let mut wish = one.wish("app-a");
+        wish.terms.metadata.space_id = Some("space-s".into());
+        wish.terms.metadata.org_id = Some("org-o".into());
+        world.client().add(wish, one.netns.as_fd()).unwrap();
+        switch(world, LoggingChange { egress: Some(true), overlay: None });
+        followed(&fake);
+
+        let network = "outside:\n  snat_ports: 20000-20999\n  logging: ";
+        let with = |logging: &str| format!("{NETWORK}{network}{logging}\n");
+        std::fs::write(world.network(), with("{c2c: true, denied_per_sec: 7, file: /x/y}"))
+            .unwrap();
+        eventually("as the file says", || {
+            let now = status(world);
+            (now.overlay, now.egress, now.denied_per_second) == (true, false, 7)
+        });
+        let path = world.root.below(Path::new("/x/y"));
+        assert_eq!(status(world).file, path.display().to_string());
+        fake.tell(&[refused(1)], 0);
+        eventually("written there", || ports(&path) == [1]);
+        let written = &lines(&path)[0];
+        assert_eq!(
+            (&written["space"], &written["organisation"]),
+            (&"space-s".into(), &"org-o".into())
+        );
+        // A change of something else leaves a switch alone.
+        switch(world, NONE);
+        std::fs::write(
+            world.network(),
+            with("{c2c: true, denied_per_sec: 7, file: /x/y}").replace("20999", "20998"),
+        )
+        .unwrap();
+        eventually("read", || {
+            let told = fake.told.lock();
+            let outside = told.cell.as_ref().and_then(|cell| cell.outside.clone());
+            outside.is_some_and(|outside| outside.snat_ports.is_some_and(|r| r.last == 20_998))
+        });
+        assert!(!status(world).overlay);
+        eventually("nobody follows", || fake.followers() == 0);
+
+        // A limit that asks for records has them followed.
+        let limit = "\n  outbound_connections: {limit: true, logging: true}";
+        std::fs::write(world.network(), with(&format!("{{c2c: false}}{limit}"))).unwrap();
+        followed(&fake);
+        assert!(!status(world).overlay && !status(world).egress);
     });
 }
 

@@ -10,8 +10,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use sarcenet_dataplane_api::transport::{Connection, Listener};
 use sarcenet_dataplane_api::{
-    Cell, Container, Event, Peer, PortId, PortInfo, Reply, Request, RuleId, RuleKey, Update,
-    VERSION,
+    Cell, Container, EgressRule, EgressSet, Event, Peer, PortId, PortInfo, Reply, Request, RuleId,
+    RuleKey, SetId, Settings, Update, VERSION,
 };
 
 /// What it was told, the descriptors included.
@@ -23,6 +23,8 @@ pub(crate) struct Told {
     pub(crate) peers: BTreeMap<String, Peer>,
     pub(crate) containers: BTreeMap<PortId, (Container, OwnedFd)>,
     pub(crate) rules: BTreeMap<RuleKey, RuleId>,
+    pub(crate) sets: BTreeMap<SetId, Vec<EgressRule>>,
+    pub(crate) settings: BTreeMap<PortId, Settings>,
     pub(crate) snapshots: usize,
     /// Updates outside of snapshots, in order.
     pub(crate) updates: Vec<Update>,
@@ -40,6 +42,8 @@ impl Told {
         self.cell = None;
         self.peers.clear();
         self.rules.clear();
+        self.sets.clear();
+        self.settings.clear();
     }
 
     fn apply(&mut self, update: Update, fds: Vec<OwnedFd>) {
@@ -49,6 +53,7 @@ impl Told {
         }
         for port in &update.containers_gone {
             assert!(self.containers.remove(port).is_some(), "{port:?} was not there");
+            self.settings.remove(port);
         }
         if let Some(cell) = &update.cell {
             self.host =
@@ -62,6 +67,21 @@ impl Told {
             self.containers.insert(container.port, (container.clone(), queue));
         }
         assert!(fds.next().is_none(), "a descriptor too many");
+        for EgressSet { id, from, rules } in &update.egress {
+            let set = self.sets.entry(*id).or_default();
+            assert_eq!(*from as usize, set.len(), "pieces of {id:?} come in order");
+            set.extend(rules);
+        }
+        for settings in &update.settings {
+            assert!(self.containers.contains_key(&settings.port), "{settings:?} of nobody");
+            self.settings.insert(settings.port, settings.clone());
+        }
+        for set in &update.egress_gone {
+            assert!(self.sets.remove(set).is_some(), "{set:?} was not there");
+        }
+        for set in self.settings.values().flat_map(|s| [s.denied, s.allowed]).flatten() {
+            assert!(self.sets.contains_key(&set), "{set:?} is named, but not there");
+        }
         assert!(update.generation > self.generation || self.staging, "generations grow");
         self.generation = update.generation;
         if !self.staging {

@@ -5,6 +5,7 @@ mod containers;
 mod events;
 mod fake;
 mod network;
+mod outside;
 mod restart;
 mod socket;
 mod veths;

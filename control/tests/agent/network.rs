@@ -1,6 +1,6 @@
 //! Changes of the network file and of policies.
 
-use sarcenet_agent_api::{AgentError, ErrorCode, Policy, parse_ports, parse_protocol};
+use sarcenet_agent_api::{AgentError, ErrorCode, Policy, RuleMeaning, parse_ports, parse_protocol};
 use sarcenet_dataplane_api::PortId;
 
 use crate::world::{NETWORK, Namespace, eventually, in_cell};
@@ -36,14 +36,15 @@ fn allow_is_in_force_when_it_returns_and_revoke_takes_it_back() {
             *id
         };
         assert!(!client.allow(wanted.clone()).unwrap());
-        assert_eq!(client.rules(&[id]).unwrap()[&id], wanted);
+        let meaning = RuleMeaning::Policy(wanted.clone());
+        assert_eq!(client.rules(&[id]).unwrap()[&id], meaning);
         assert_eq!(client.policies().unwrap(), std::slice::from_ref(&wanted));
 
         assert!(client.revoke(wanted.clone()).unwrap());
         assert!(fake.told.lock().rules.is_empty());
         assert!(!client.revoke(wanted.clone()).unwrap());
         // Drained flows still carry its name.
-        assert_eq!(client.rules(&[id]).unwrap()[&id], wanted);
+        assert_eq!(client.rules(&[id]).unwrap()[&id], meaning);
         assert_eq!(std::fs::read_to_string(world.network()).unwrap(), NETWORK);
     });
 }

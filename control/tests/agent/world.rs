@@ -9,7 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId};
+use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms};
+use sarcenet_control::address_watch::AddressWatch;
 use sarcenet_control::agent::{Agent, Options};
 use sarcenet_control::netlink::Netlink;
 use sarcenet_control::netns;
@@ -82,7 +83,14 @@ impl World {
         let keeper = agent.start().unwrap();
         let server = Server::start(Arc::clone(&agent), &self.root.agent_socket()).unwrap();
         let watch = Watch::start(Arc::clone(&agent)).unwrap();
-        RunningAgent { agent, keeper: Some(keeper), server: Some(server), watch: Some(watch) }
+        let addresses = AddressWatch::start(Arc::clone(&agent)).unwrap();
+        RunningAgent {
+            agent,
+            keeper: Some(keeper),
+            server: Some(server),
+            watch: Some(watch),
+            addresses: Some(addresses),
+        }
     }
 
     pub(crate) fn client(&self) -> AgentClient {
@@ -100,12 +108,14 @@ pub(crate) struct RunningAgent {
     keeper: Option<JoinHandle<()>>,
     server: Option<Server>,
     watch: Option<Watch>,
+    addresses: Option<AddressWatch>,
 }
 
 impl Drop for RunningAgent {
     fn drop(&mut self) {
         self.server.take();
         self.watch.take();
+        self.addresses.take();
         self.agent.stop();
         if let Some(keeper) = self.keeper.take() {
             keeper.join().unwrap();
@@ -143,6 +153,7 @@ impl Namespace {
             netns_path: self.path(),
             app: Some(app.into()),
             kind: AttachKind::Tun,
+            terms: Terms::default(),
         }
     }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Cell, Container, FlowInfo, Peer, PortInfo, Reply, Request, Role, Rule, Status, TraceFilter,
-    Update, VERSION,
+    Cell, Container, EgressSet, FlowInfo, Peer, PortInfo, Reply, Request, Role, Rule, Settings,
+    Status, TraceFilter, Update, VERSION,
     transport::{Connection, TransportError},
 };
 
@@ -72,6 +72,10 @@ pub struct Snapshot<'a> {
     pub containers: Vec<(Container, BorrowedFd<'a>)>,
     /// All rules.
     pub rules: Vec<Rule>,
+    /// All sets of egress rules.
+    pub egress: Vec<EgressSet>,
+    /// What containers may do beyond the rules.
+    pub settings: Vec<Settings>,
 }
 
 /// A connection to a dataplane.
@@ -143,6 +147,8 @@ impl Client {
                 .map(|(container, _)| container.clone())
                 .collect(),
             rules: snapshot.rules.clone(),
+            egress: snapshot.egress.clone(),
+            settings: snapshot.settings.clone(),
             ..Update::default()
         };
         let fds: Vec<_> = host

@@ -73,8 +73,6 @@ drop_reasons! {
     ConnectionLimit = "connection_limit",
     /// More than the container may be sent for now.
     RateLimit = "rate_limit",
-    /// A TCP packet whose sequence numbers cannot belong to its connection.
-    OutOfWindow = "out_of_window",
     /// To an overlay address that no container and no peer has.
     NoRoute = "no_route",
     /// Its time to live ran out; answered with ICMP time exceeded.

@@ -31,8 +31,8 @@ pub use observe::{
     TraceFilter, TraceStep, Walk, WorkerStatus,
 };
 pub use outside::{
-    ConnectionLimit, EgressRule, EgressSet, HostService, Logging, Mapping, Outside, Rate, SetId,
-    Settings, Traffic,
+    ConnectionLimit, EgressRule, EgressSet, HostService, Logging, MAX_EGRESS_RULES, MAX_LISTED,
+    MAX_MAPPINGS, Mapping, Outside, Rate, SetId, Settings, Traffic,
 };
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends

@@ -176,6 +176,9 @@ pub struct FlowInfo {
     pub packets: [u64; 2],
     /// Bytes from the beginner, and back.
     pub bytes: [u64; 2],
+    /// Address and port that the container among the ends appears with outside, where that is
+    /// translated.
+    pub nat: Option<SocketAddrV4>,
 }
 
 /// Which packets to follow. All given conditions must hold, on the inner header; a packet also
@@ -264,8 +267,22 @@ pub enum TraceStep {
         /// The rule that admits it; none when no rule does.
         rule: Option<RuleId>,
     },
+    /// Compared with the egress rules of the container.
+    Egress {
+        /// The rule that refuses it, of those that come before all others.
+        denied: Option<RuleId>,
+        /// The rule that admits it; none when no rule does.
+        allowed: Option<RuleId>,
+    },
     /// A new flow was made.
     FlowCreated,
+    /// Address and port of one side written anew.
+    Translated {
+        /// The sender's.
+        source: Option<SocketAddrV4>,
+        /// The receiver's.
+        destination: Option<SocketAddrV4>,
+    },
     /// Tunnel header put on.
     Encapsulated {
         /// Receiving cell.

@@ -8,7 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::messages::{PortId, PortRange, Protocol, RuleId};
 
-/// How containers of a cell reach the outside, and what of the cell they reach.
+/// Most entries of each list of [`Outside`], so that a cell fits a frame.
+pub const MAX_LISTED: usize = 2048;
+
+/// Most mappings of one container, so that its settings fit a frame.
+pub const MAX_MAPPINGS: usize = 4096;
+
+/// Most rules of one set of egress rules.
+pub const MAX_EGRESS_RULES: usize = 100_000;
+
+/// How containers of a cell reach the outside, and what of the cell they reach. Each list has at
+/// most [`MAX_LISTED`] entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Outside {
     /// Ports of the cell's underlay address that source NAT uses; nobody else may. None: nothing
@@ -50,7 +60,8 @@ pub struct Mapping {
 }
 
 /// The controller's name for a set of egress rules. A set never changes its rules under the same
-/// name, but grows by further pieces before it is used.
+/// name, but grows by further pieces before settings name it. It has at most [`MAX_EGRESS_RULES`]
+/// rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SetId(pub u32);
 
@@ -108,7 +119,7 @@ pub struct Settings {
     pub denied: Option<SetId>,
     /// Destinations admitted (security groups). None: nothing.
     pub allowed: Option<SetId>,
-    /// Ports of the cell that lead here.
+    /// Ports of the cell that lead here, at most [`MAX_MAPPINGS`] entries.
     pub mappings: Vec<Mapping>,
     /// Limit on what the container sends.
     pub send: Option<Rate>,

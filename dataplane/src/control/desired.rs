@@ -11,6 +11,12 @@ use sarcenet_dataplane_api::{
     Cell, Container, Peer, PortId, PortRange, Rule, RuleId, RuleKey, Update,
 };
 
+mod access;
+mod invalid;
+
+pub use access::{Access, AccessChange, MAX_EGRESS_TOTAL, MAX_SETS};
+pub use invalid::Invalid;
+
 /// Most rules of a cell; keeps a controller's mistake from filling the memory.
 pub const MAX_RULES: usize = 1 << 20;
 
@@ -22,87 +28,6 @@ pub const MAX_NAME: usize = 256;
 
 /// Smallest MTU that IPv4 hosts must be able to take (RFC 791 section 3.1, RFC 1122 section 3.3.3).
 const MIN_MTU: u16 = 576;
-
-/// What is wrong with an update. Nothing of it was taken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
-    /// Generations only grow.
-    #[error(
-        "update to generation {got}, but generation {current} is in force; \
-         it was sent twice or by a controller that lost its place: send a snapshot"
-    )]
-    Generation {
-        /// In force.
-        current: u64,
-        /// In the update.
-        got: u64,
-    },
-    /// Descriptors do not go with the message.
-    #[error("the message needs {expected} file descriptors, {got} came with it")]
-    Descriptors {
-        /// How many are needed.
-        expected: usize,
-        /// How many came.
-        got: usize,
-    },
-    /// Containers or peers, but no cell to which they belong.
-    #[error("containers or peers without a cell: the cell must come first or with them")]
-    NoCell,
-    /// Something is wrong with the cell itself.
-    #[error("cell {subnet}: {what}")]
-    Cell {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a peer.
-    #[error("peer {subnet} at {underlay}: {what}")]
-    Peer {
-        /// Its subnet.
-        subnet: Ipv4Net,
-        /// Its underlay address.
-        underlay: Ipv4Addr,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a container.
-    #[error("container {name} (port {port}, {address}): {what}", port = port.0)]
-    Container {
-        /// Its name.
-        name: String,
-        /// Its port.
-        port: PortId,
-        /// Its address.
-        address: Ipv4Addr,
-        /// What is wrong.
-        what: String,
-    },
-    /// Something is wrong with a rule.
-    #[error(
-        "rule {id}: tag {source_tag} to {destination} {protocol} {first}-{last}: {what}",
-        id = id.0, source_tag = key.source, destination = key.destination,
-        protocol = key.protocol, first = key.ports.first, last = key.ports.last
-    )]
-    Rule {
-        /// Its name.
-        id: RuleId,
-        /// What it says.
-        key: RuleKey,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// More than fits.
-    #[error("{count} {what}, at most {max} are possible")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        count: usize,
-        /// How many are possible.
-        max: usize,
-    },
-}
 
 /// Who is where, apart from the rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,6 +47,19 @@ pub struct Desired {
     pub places: Places,
     /// Which conversations may begin.
     pub rules: HashMap<RuleKey, RuleId>,
+    /// What containers may do beyond that.
+    pub access: Access,
+}
+
+/// A checked change, for [`Desired::accept`]. Parts that do not change are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The places afterwards.
+    pub places: Option<Places>,
+    /// Which rules change.
+    pub rules: RuleChange,
+    /// What containers may do afterwards; [`Access::towards`] says what of it changes.
+    pub access: Option<Access>,
 }
 
 /// A checked change of rules. `gone` is applied before `new`.
@@ -200,7 +138,10 @@ fn check_cell(cell: &Cell) -> Result<(), Invalid> {
     if cell.mtu < MIN_MTU {
         return wrong(format!("MTU {} is below the {MIN_MTU} bytes that IPv4 needs", cell.mtu));
     }
-    Ok(())
+    match cell.outside.as_ref().and_then(|outside| access::mistake_in_outside(cell, outside)) {
+        Some(what) => wrong(what),
+        None => Ok(()),
+    }
 }
 
 fn check_peers(cell: &Cell, peers: &BTreeMap<Ipv4Net, Peer>) -> Result<(), Invalid> {
@@ -296,19 +237,32 @@ fn last_of_each<T: Copy, K: Eq + Hash>(all: &[T], key: impl Fn(&T) -> K) -> Vec<
 }
 
 impl Desired {
-    /// What `update` would change, checked against this state; nothing is changed here. Places
-    /// are none when it does not touch them.
-    pub fn plan(&self, update: &Update) -> Result<(Option<Places>, RuleChange), Invalid> {
+    /// What `update` would change, checked against this state; nothing is changed here.
+    pub fn plan(&self, update: &Update) -> Result<Plan, Invalid> {
         let touches_places = update.cell.is_some()
             || !update.peers.is_empty()
             || !update.peers_gone.is_empty()
             || !update.containers.is_empty()
             || !update.containers_gone.is_empty();
-        let places = if touches_places { Some(self.places.after(update)?) } else { None };
+        let places = touches_places.then(|| self.places.after(update)).transpose()?;
+        let touches_access = self.access.is_touched_by(update);
+        let access = touches_access.then(|| self.access.clone().after(update)).transpose()?;
         if let Some(places) = &places {
             places.check()?;
         }
-        Ok((places, self.plan_rules(update)?))
+        if places.is_some() || access.is_some() {
+            let access = access.as_ref().unwrap_or(&self.access);
+            access.check(places.as_ref().unwrap_or(&self.places))?;
+        }
+        Ok(Plan { places, rules: self.plan_rules(update)?, access })
+    }
+
+    /// What leads from here to `wanted`.
+    pub fn plan_towards(&self, wanted: Self) -> Result<Plan, Invalid> {
+        wanted.places.check()?;
+        wanted.access.check(&wanted.places)?;
+        let rules = self.rules_towards(&wanted);
+        Ok(Plan { places: Some(wanted.places), rules, access: Some(wanted.access) })
     }
 
     fn plan_rules(&self, update: &Update) -> Result<RuleChange, Invalid> {
@@ -330,9 +284,13 @@ impl Desired {
     }
 
     /// Takes what [`Self::plan`] made.
-    pub fn accept(&mut self, places: Option<Places>, rules: &RuleChange) {
+    pub fn accept(&mut self, plan: Plan) {
+        let Plan { places, rules, access } = plan;
         if let Some(places) = places {
             self.places = places;
+        }
+        if let Some(access) = access {
+            self.access = access;
         }
         for key in &rules.gone {
             self.rules.remove(key);
@@ -341,7 +299,7 @@ impl Desired {
     }
 
     /// Adds a piece of a snapshot. What only the whole can tell is checked by
-    /// [`Places::check`] in the end.
+    /// [`Self::plan_towards`] in the end.
     pub fn add_piece(&mut self, piece: &Update) -> Result<(), Invalid> {
         let again = piece.containers.iter().find(|c| self.places.containers.contains_key(&c.port));
         if let Some(container) = again {
@@ -353,12 +311,14 @@ impl Desired {
             let count = places.peers.len();
             return Err(Invalid::TooMany { what: "peers", count, max: MAX_PEERS });
         }
-        self.accept(Some(places), &rules);
+        let touches_access = self.access.is_touched_by(piece);
+        let access = touches_access.then(|| self.access.clone().after(piece)).transpose()?;
+        self.accept(Plan { places: Some(places), rules, access });
         Ok(())
     }
 
     /// What must be done to the rules to come from here to `wanted`.
-    pub fn rules_towards(&self, wanted: &Self) -> RuleChange {
+    fn rules_towards(&self, wanted: &Self) -> RuleChange {
         let differs = |a: &HashMap<_, _>, key: &RuleKey, id: &RuleId| a.get(key) != Some(id);
         RuleChange {
             gone: (self.rules.iter())

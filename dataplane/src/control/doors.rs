@@ -12,7 +12,7 @@ use sarcenet_tun::TunDevice;
 
 use crate::{
     pipeline::Totals,
-    worker::{UplinkSettings, Workers},
+    worker::{OutsideSettings, UplinkSettings, Workers},
 };
 
 /// Why a door could not be opened, in its own words.
@@ -32,6 +32,12 @@ pub trait Doors: Send + Sync + 'static {
 
     /// Takes the host TUN's queue and MTU in place of those before, or lets go of them.
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError>;
+
+    /// Takes this of the kernel's traffic from now on, for the way to the outside.
+    fn set_outside(&self, settings: Option<OutsideSettings>) -> Result<(), DoorError>;
+
+    /// Takes again what went away with its interface.
+    fn tend_outside(&self) -> Result<(), DoorError>;
 
     /// Whether packets could be carried through this descriptor, as long as its device is there;
     /// changes nothing.
@@ -84,6 +90,14 @@ impl Doors for Workers {
 
     fn set_host(&self, host: Option<(OwnedFd, u16)>) -> Result<(), DoorError> {
         Ok(self.set_host(host)?)
+    }
+
+    fn set_outside(&self, settings: Option<OutsideSettings>) -> Result<(), DoorError> {
+        Ok(self.set_outside(settings)?)
+    }
+
+    fn tend_outside(&self) -> Result<(), DoorError> {
+        Ok(self.tend_outside()?)
     }
 
     fn check_queue(&self, queue: BorrowedFd<'_>, attach: Attach) -> Result<(), DoorError> {

@@ -13,14 +13,22 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Attach, Cell, Container, PortId, PortInfo, Reply, Status, Update};
+use sarcenet_dataplane_api::{
+    Attach, Cell, Container, PortId, PortInfo, Protocol, Reply, Status, Update,
+};
 use tracing::{info, warn};
 
 use super::{
-    desired::{Desired, Invalid, Places, RuleChange},
+    desired::{Access, Desired, Invalid, Places, Plan, RuleChange},
     doors::{DoorError, Doors},
+    grants::GrantBook,
 };
-use crate::{packet::Via, pipeline::Shared, topology::Topology, worker::UplinkSettings};
+use crate::{
+    packet::Via,
+    pipeline::Shared,
+    topology::Topology,
+    worker::{OutsideSettings, UplinkSettings},
+};
 
 /// How long a change waits for workers that are in the middle of a batch. Batches take less than
 /// a millisecond; a worker that takes this long is stuck in the kernel, and the change goes on.
@@ -83,16 +91,19 @@ fn sort_descriptors(
     Ok((host, update.containers.iter().map(|container| container.port).zip(fds).collect()))
 }
 
+#[derive(Default)]
 struct InForce {
     desired: Desired,
     generation: u64,
+    grants: GrantBook,
+    /// What was last taken from the kernel; none before anything was said about it.
+    outside: Option<Option<OutsideSettings>>,
 }
 
 /// A checked change, ready to be put in force.
 struct Change {
     generation: u64,
-    places: Option<Places>,
-    rules: RuleChange,
+    plan: Plan,
     host: Option<OwnedFd>,
     queues: HashMap<PortId, OwnedFd>,
 }
@@ -108,7 +119,7 @@ pub struct Engine<D> {
 impl<D: Doors> Engine<D> {
     /// With no state yet.
     pub fn new(shared: Arc<Shared>, doors: D) -> Self {
-        let in_force = Mutex::new(InForce { desired: Desired::default(), generation: 0 });
+        let in_force = Mutex::new(InForce::default());
         Self { shared, doors, in_force, batch_patience: BATCH_PATIENCE }
     }
 
@@ -137,30 +148,28 @@ impl<D: Doors> Engine<D> {
         let (host, queues) = sort_descriptors(update, fds)?;
         let mut in_force = self.in_force.lock();
         check_generation(in_force.generation, update.generation)?;
-        let (places, rules) = in_force.desired.plan(update)?;
+        let plan = in_force.desired.plan(update)?;
         let generation = update.generation;
-        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+        self.put_in_force(&mut in_force, Change { generation, plan, host, queues })
     }
 
     /// Puts a whole state in force; what it does not mention goes.
     pub fn complete(&self, staged: Staged) -> Result<u64, ApplyError> {
         let mut in_force = self.in_force.lock();
-        staged.desired.places.check()?;
         // A snapshot without any piece has no generation of its own.
         let generation =
             if staged.generation == 0 { in_force.generation + 1 } else { staged.generation };
         check_generation(in_force.generation, generation)?;
-        let rules = in_force.desired.rules_towards(&staged.desired);
-        let places = Some(staged.desired.places);
-        let Staged { host, queues, .. } = staged;
-        self.put_in_force(&mut in_force, Change { generation, places, rules, host, queues })
+        let Staged { desired, host, queues, .. } = staged;
+        let plan = in_force.desired.plan_towards(desired)?;
+        self.put_in_force(&mut in_force, Change { generation, plan, host, queues })
     }
 
     fn put_in_force(&self, now: &mut InForce, change: Change) -> Result<u64, ApplyError> {
-        let Change { generation, places, rules, host, queues } = change;
+        let Change { generation, plan, host, queues } = change;
         let begun = Instant::now();
         // All that can fail, first.
-        if let Some(places) = &places {
+        if let Some(places) = &plan.places {
             self.check_queues(places, host.as_ref(), &queues)?;
             self.move_uplink(now.desired.places.cell.as_ref(), places.cell.as_ref())?;
         }
@@ -168,13 +177,13 @@ impl<D: Doors> Engine<D> {
         // A container that goes is gone for all workers before its address can mean another one.
         // The generation stays, so that whatever is decided in between is decided once more.
         let leaving =
-            places.as_ref().map_or_else(Vec::new, |new| leaving(&now.desired.places, new));
+            plan.places.as_ref().map_or_else(Vec::new, |new| leaving(&now.desired.places, new));
         if !leaving.is_empty() {
             let mut rest = now.desired.places.clone();
             for port in &leaving {
                 rest.containers.remove(port);
             }
-            self.shared.publish(topology(now.generation, &rest));
+            self.shared.publish(topology(now.generation, &rest, &now.grants));
             self.wait_for_batches();
             for &port in &leaving {
                 self.doors.remove_container(port);
@@ -183,23 +192,28 @@ impl<D: Doors> Engine<D> {
             self.shared.flows.purge(|flow| gone(flow.from()) || gone(flow.to()));
         }
 
-        self.change_rules(now.desired.rules.len(), &rules);
-        let (before, moved) = (now.desired.places.cell.clone(), places.is_some());
-        now.desired.accept(places, &rules);
+        self.change_rules(now.desired.rules.len(), &plan.rules);
+        let (before, moved) = (now.desired.places.cell.clone(), plan.places.is_some());
+        let (rules_new, rules_gone) = (plan.rules.new.len(), plan.rules.gone.len());
+        if let Some(access) = &plan.access {
+            now.grants.change(now.desired.access.towards(access), self.doors.now_ns());
+        }
+        now.desired.accept(plan);
         now.generation = generation;
         if moved {
             let peers = now.desired.places.peers.values();
             self.doors.set_peers(peers.map(|peer| peer.underlay).collect());
         }
-        self.shared.publish(topology(generation, &now.desired.places));
+        self.shared.publish(topology(generation, &now.desired.places, &now.grants));
         if moved {
             self.open_doors(&now.desired.places, before.as_ref(), host, queues);
         }
+        self.open_outside(now);
         self.wait_for_batches();
         info!(
             generation,
-            rules_new = rules.new.len(),
-            rules_gone = rules.gone.len(),
+            rules_new,
+            rules_gone,
             containers = now.desired.places.containers.len(),
             peers = now.desired.places.peers.len(),
             took_us = begun.elapsed().as_micros() as u64,
@@ -300,6 +314,20 @@ impl<D: Doors> Engine<D> {
         }
     }
 
+    /// Takes from the kernel what belongs to containers, or leaves it to the kernel. When that
+    /// cannot be done yet, it is tried again later: containers reach each other meanwhile.
+    fn open_outside(&self, now: &mut InForce) {
+        let cell = now.desired.places.cell.as_ref();
+        let wanted = cell.and_then(|cell| outside_of(cell, &now.desired.access));
+        if now.outside.as_ref() == Some(&wanted) {
+            return;
+        }
+        if let Err(e) = self.doors.set_outside(wanted.clone()) {
+            warn!("cannot take the traffic of the outside from the kernel yet: {e}");
+        }
+        now.outside = Some(wanted);
+    }
+
     /// Returns when every worker has begun a new batch or sleeps, so that none works with what
     /// was in force before. Workers hold an epoch for the length of a batch: a deferred function
     /// runs once all that were held when it was deferred are let go of.
@@ -387,17 +415,36 @@ fn uplink_of(cell: &Cell) -> UplinkSettings {
     }
 }
 
+fn outside_of(cell: &Cell, access: &Access) -> Option<OutsideSettings> {
+    let outside = cell.outside.as_ref()?;
+    let mapped = |protocol| {
+        let mappings = access.settings.values().flat_map(|settings| &settings.mappings);
+        mappings
+            .filter(|mapping| mapping.protocol == protocol)
+            .map(|mapping| mapping.cell)
+            .collect()
+    };
+    Some(OutsideSettings {
+        underlay: cell.underlay,
+        subnet: cell.subnet,
+        snat_ports: outside.snat_ports,
+        tcp: mapped(Protocol::Tcp),
+        udp: mapped(Protocol::Udp),
+    })
+}
+
 fn check_generation(current: u64, got: u64) -> Result<(), Invalid> {
     if got > current { Ok(()) } else { Err(Invalid::Generation { current, got }) }
 }
 
-fn topology(generation: u64, places: &Places) -> Topology {
+fn topology(generation: u64, places: &Places, grants: &GrantBook) -> Topology {
     Topology::new(
         generation as u32,
         places.cell.clone(),
         places.peers.values().copied(),
         places.containers.values().cloned(),
     )
+    .with_grants(grants.grants())
 }
 
 /// Ports whose container goes, or whose next one is another.

@@ -9,6 +9,7 @@
 pub mod desired;
 mod doors;
 mod engine;
+mod grants;
 mod server;
 mod session;
 mod tending;

@@ -1,4 +1,4 @@
-//! Opens the uplink again after its interface was gone.
+//! Opens the uplink, and the way to the outside, again after its interface was gone.
 
 use std::{
     io,
@@ -34,6 +34,9 @@ impl Tending {
         let thread = thread::Builder::new().name("uplink".into()).spawn(move || {
             let mut pause = PERIOD;
             while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                if let Err(e) = engine.doors().tend_outside() {
+                    debug!("traffic of the outside cannot be taken from the kernel yet: {e}");
+                }
                 pause = match engine.tend_uplink() {
                     Ok(_) => PERIOD,
                     Err(e) => {

@@ -17,7 +17,7 @@ use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
 use super::doors::{DoorError, Doors};
 use crate::{
     pipeline::{Shared, Totals},
-    worker::UplinkSettings,
+    worker::{OutsideSettings, UplinkSettings},
 };
 
 /// What was done to a door, and what was in force at that moment.
@@ -39,6 +39,8 @@ pub(crate) struct FakeDoors {
     pub(crate) uplink_gone: AtomicBool,
     /// The cells that the uplink was told of last.
     pub(crate) peers: Mutex<Vec<Ipv4Addr>>,
+    /// What was to be taken from the kernel last.
+    pub(crate) outside: Mutex<Option<OutsideSettings>>,
 }
 
 impl FakeDoors {
@@ -51,6 +53,7 @@ impl FakeDoors {
             uplink_fails: AtomicBool::new(false),
             uplink_gone: AtomicBool::new(false),
             peers: Mutex::default(),
+            outside: Mutex::default(),
         }
     }
 
@@ -96,6 +99,15 @@ impl Doors for FakeDoors {
         let (fd, mtu) = host.unzip();
         *self.host.lock() = fd;
         self.log.lock().push(Event::Host(mtu));
+        Ok(())
+    }
+
+    fn set_outside(&self, settings: Option<OutsideSettings>) -> Result<(), DoorError> {
+        *self.outside.lock() = settings;
+        Ok(())
+    }
+
+    fn tend_outside(&self) -> Result<(), DoorError> {
         Ok(())
     }
 

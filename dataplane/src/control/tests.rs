@@ -25,6 +25,7 @@ use super::{
 use crate::{
     events::Subject,
     flow::{FlowKey, FlowTable, NewFlow},
+    nat::Nat,
     packet::Via,
     pipeline::Shared,
 };
@@ -75,6 +76,7 @@ impl World {
             peers: vec![peer("10.255.62.0/24")],
             containers: vec![(container(1, 2), queue.as_fd())],
             rules: vec![rule(1, 5, 2, 80, 80)],
+            ..Snapshot::default()
         };
         assert_eq!(client.snapshot(&snapshot).unwrap(), 1);
         client
@@ -167,8 +169,15 @@ fn pages_of_ports_and_flows_are_put_together() {
             destination_port: 80,
             protocol: 17,
         };
-        let new =
-            NewFlow { key, from: Via::Host, to: Via::Host, tag: 0, rule: None, generation: 1 };
+        let new = NewFlow {
+            key,
+            from: Via::Host,
+            to: Via::Host,
+            tag: 0,
+            rule: None,
+            generation: 1,
+            nat: Nat::None,
+        };
         shared.flows.insert(&new, 0, &shared.flows.pin()).unwrap();
     }
     let mut sources: Vec<u16> =

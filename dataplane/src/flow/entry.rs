@@ -9,6 +9,7 @@ use std::net::SocketAddrV4;
 
 use super::tracking::{Admission, Status};
 use super::{FlowKey, NewFlow};
+use crate::nat::{Nat, Side, outer_view};
 use crate::packet::Via;
 
 /// A conversation, both directions of it.
@@ -19,9 +20,9 @@ use crate::packet::Via;
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Flow {
-    /// `protocol << 48 | address << 16 | port` of who began.
+    /// `side << 56 | protocol << 48 | address << 16 | port` of who began; see [`SOURCE_NAT`].
     source: AtomicU64,
-    /// `address << 16 | port` of the other side.
+    /// `cell port << 48 | address << 16 | port` of the other side.
     destination: AtomicU64,
     /// Doors, `from << 32 | to`; see [`encode`].
     doors: AtomicU64,
@@ -37,6 +38,11 @@ pub struct Flow {
 }
 
 const _: () = assert!(size_of::<Flow>() == 64);
+
+/// The beginner has the cell's address in the outer view.
+const SOURCE_NAT: u64 = 1 << 56;
+/// The other side has.
+const DESTINATION_NAT: u64 = 1 << 57;
 
 const PACKET_BITS: u32 = 10;
 const PACKET_MASK: u64 = (1 << PACKET_BITS) - 1;
@@ -71,6 +77,33 @@ impl Flow {
         }
     }
 
+    /// As [`Flow::direction`], but for a conversation that is translated, which that does not
+    /// know: either of its views may be the packet's. `cell` is the address of the outer one.
+    pub(super) fn translated_direction(&self, key: &FlowKey, cell: Ipv4Addr) -> Option<bool> {
+        let (side, port) = self.translated()?;
+        let inner = self.key();
+        let outer = outer_view(&inner, side, cell, port);
+        if *key == inner || *key == outer {
+            Some(true)
+        } else if *key == inner.reversed() || *key == outer.reversed() {
+            Some(false)
+        } else {
+            None
+        }
+    }
+
+    /// Which side of the conversation appears with the cell's address, and with which port (or
+    /// ICMP identifier); none when it is not translated.
+    #[inline]
+    pub fn translated(&self) -> Option<(Side, u16)> {
+        let side = match self.source.load(Relaxed) & (SOURCE_NAT | DESTINATION_NAT) {
+            0 => return None,
+            SOURCE_NAT => Side::Source,
+            _ => Side::Destination,
+        };
+        Some((side, (self.destination.load(Relaxed) >> 48) as u16))
+    }
+
     /// Door on the side of who began.
     pub fn from(&self) -> Via {
         decode((self.doors.load(Relaxed) >> 32) as u32)
@@ -103,15 +136,20 @@ impl Flow {
         self.status().state()
     }
 
+    /// Whether it was closed or reset, so that its ends can only begin a new one.
+    pub(super) fn has_finished(&self) -> bool {
+        matches!(self.state(), FlowState::TimeWait | FlowState::Closed)
+    }
+
     /// Whether the other side has answered: the kernel's `ctstate ESTABLISHED`.
     #[inline]
     pub fn established(&self) -> bool {
         self.status().replied()
     }
 
-    /// Puts a new decision about this conversation in force.
-    pub fn decide(&self, from: Via, to: Via, tag: u16, rule: Option<RuleId>, generation: u32) {
-        self.doors.store(u64::from(encode(from)) << 32 | u64::from(encode(to)), Relaxed);
+    /// Puts a new decision about this conversation in force. Its doors stay: a conversation whose
+    /// ends have moved is another one.
+    pub fn decide(&self, tag: u16, rule: Option<RuleId>, generation: u32) {
         self.tag.store(tag, Relaxed);
         self.rule.store(rule.map_or(0, |rule| rule.0), Relaxed);
         // Last: whoever sees the new generation sees the decision.
@@ -157,8 +195,9 @@ impl Flow {
         }
     }
 
-    /// Everything about it, for people. `now` as in [`Flow::track`].
-    pub fn info(&self, now: u32) -> FlowInfo {
+    /// Everything about it, for people. `now` as in [`Flow::track`]; `cell` is the address of the
+    /// outer view.
+    pub(super) fn info(&self, now: u32, cell: Ipv4Addr) -> FlowInfo {
         let key = self.key();
         let volume = [0, 1].map(|side: usize| self.volume[side].load(Relaxed));
         FlowInfo {
@@ -177,6 +216,7 @@ impl Flow {
                     | volume[side] & PACKET_MASK
             }),
             bytes: volume.map(|volume| volume >> PACKET_BITS),
+            nat: self.translated().map(|(_, port)| SocketAddrV4::new(cell, port)),
         }
     }
 
@@ -190,17 +230,24 @@ impl Flow {
         Status(self.status.load(Acquire))
     }
 
-    /// Writes a new flow into an entry that nobody else can reach.
-    pub(super) fn fill(&self, new: &NewFlow, now: u32) {
+    /// Writes a new flow into an entry that nobody else can reach. `chosen` is the port of the
+    /// cell where the flow table has chosen one.
+    pub(super) fn fill(&self, new: &NewFlow, chosen: u16, now: u32) {
         let (source, destination) = new.key.ends();
-        self.source.store(source | u64::from(new.key.protocol) << 48, Relaxed);
-        self.destination.store(destination, Relaxed);
+        let (side, cell_port) = match new.nat {
+            Nat::None => (0, 0),
+            Nat::Source => (SOURCE_NAT, chosen),
+            Nat::Destination { cell_port } => (DESTINATION_NAT, cell_port),
+        };
+        self.source.store(source | u64::from(new.key.protocol) << 48 | side, Relaxed);
+        self.destination.store(destination | u64::from(cell_port) << 48, Relaxed);
+        self.doors.store(u64::from(encode(new.from)) << 32 | u64::from(encode(new.to)), Relaxed);
         for side in 0..2 {
             self.volume[side].store(0, Relaxed);
             self.packets_high[side].store(0, Relaxed);
         }
         self.last_seen.store(now, Relaxed);
-        self.decide(new.from, new.to, new.tag, new.rule, new.generation);
+        self.decide(new.tag, new.rule, new.generation);
         // Last: an entry is in use only when all of it is written, also for the next dataplane
         // if this one is killed right here.
         self.status.store(Status::FRESH.0, Release);
@@ -215,9 +262,14 @@ impl Flow {
     /// now, and to be decided again. False when it holds no flow.
     pub(super) fn adopt(&self) -> bool {
         let status = self.status();
-        // Bits that no key sets would make it a flow that no packet finds.
-        let stray = self.source.load(Relaxed) >> 56 | self.destination.load(Relaxed) >> 48;
-        if !status.is_live() || !status.is_valid() || stray != 0 {
+        // Bits without a meaning would make it a flow that no packet finds.
+        let cell_port = self.destination.load(Relaxed) >> 48;
+        let side_makes_sense = match self.source.load(Relaxed) & !(SOURCE_NAT - 1) {
+            0 => cell_port == 0,
+            SOURCE_NAT | DESTINATION_NAT => true,
+            _ => false,
+        };
+        if !status.is_live() || !status.is_valid() || !side_makes_sense {
             return false;
         }
         self.last_seen.store(0, Relaxed);
@@ -266,9 +318,16 @@ mod tests {
             protocol: 255,
         };
         let doors = (Via::Host, Via::Tunnel(Ipv4Addr::new(10, 77, 0, 12)));
-        let new =
-            NewFlow { key, from: doors.0, to: doors.1, tag: 5, rule: None, generation: u32::MAX };
-        flow.fill(&new, 100);
+        let new = NewFlow {
+            key,
+            from: doors.0,
+            to: doors.1,
+            tag: 5,
+            rule: None,
+            generation: u32::MAX,
+            nat: Nat::None,
+        };
+        flow.fill(&new, 0, 100);
         flow
     }
 
@@ -280,8 +339,11 @@ mod tests {
         assert_eq!((flow.from(), flow.rule(), flow.generation()), (Via::Host, None, u32::MAX));
         assert_eq!(flow.direction(&flow.key()), Some(true));
         assert_eq!(flow.direction(&flow.key().reversed()), Some(false));
-        flow.decide(Via::Container(PortId(65_535)), Via::Host, 6, Some(RuleId(7)), 1);
-        assert_eq!((flow.from(), flow.to()), (Via::Container(PortId(65_535)), Via::Host));
+        flow.decide(6, Some(RuleId(7)), 1);
+        assert_eq!(
+            (flow.from(), flow.to()),
+            (Via::Host, Via::Tunnel(Ipv4Addr::new(10, 77, 0, 12)))
+        );
         assert_eq!((flow.tag(), flow.rule(), flow.generation()), (6, Some(RuleId(7)), 1));
         assert_eq!(flow.key().protocol, 255, "a decision does not touch the key");
     }
@@ -294,9 +356,16 @@ mod tests {
             destination_port: flow.key().source_port,
             ..flow.key()
         };
-        let new =
-            NewFlow { key, from: Via::Host, to: Via::Host, tag: 0, rule: None, generation: 1 };
-        flow.fill(&new, 0);
+        let new = NewFlow {
+            key,
+            from: Via::Host,
+            to: Via::Host,
+            tag: 0,
+            rule: None,
+            generation: 1,
+            nat: Nat::None,
+        };
+        flow.fill(&new, 0, 0);
         assert_eq!(flow.direction(&key), Some(true));
         assert_eq!(flow.direction(&key.reversed()), Some(true));
     }
@@ -324,11 +393,15 @@ mod tests {
         }
         flow.track(false, None, u32::MAX, u32::MAX, 103);
         flow.track(false, None, 1, 1, 102);
-        let info = flow.info(162);
+        let info = flow.info(162, Ipv4Addr::UNSPECIFIED);
         assert_eq!(info.packets, [135_000, 1 << 32]);
         assert_eq!(info.bytes, [3_000 * 65_535, 1 << 32]);
         assert_eq!(info.idle_s, 6);
-        assert_eq!(flow.info(50).idle_s, 0, "a worker that is behind sees no idle time");
+        assert_eq!(
+            flow.info(50, Ipv4Addr::UNSPECIFIED).idle_s,
+            0,
+            "a worker that is behind sees no idle time"
+        );
     }
 
     #[test]
@@ -344,10 +417,11 @@ mod tests {
             tag: 0,
             rule: None,
             generation: 3,
+            nat: Nat::None,
         };
-        flow.fill(&again, 600);
+        flow.fill(&again, 0, 600);
         assert!(flow.status().is_live() && !flow.established());
-        let info = flow.info(600);
+        let info = flow.info(600, Ipv4Addr::UNSPECIFIED);
         assert_eq!((info.packets, info.bytes, info.idle_s), ([0, 0], [0, 0], 0));
         assert_eq!((info.state, info.tag), (FlowState::New, 0));
     }

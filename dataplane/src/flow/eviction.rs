@@ -3,8 +3,6 @@
 
 use std::cmp::Reverse;
 
-use sarcenet_dataplane_api::FlowState;
-
 use super::Flow;
 use super::tracking::Timeouts;
 use crate::table::{hash_pair, prefetch};
@@ -32,10 +30,12 @@ enum Class {
 
 impl Worth {
     pub(super) fn of(flow: &Flow, now: u32) -> Self {
-        let class = match flow.state() {
-            FlowState::TimeWait | FlowState::Closed => Class::Finished,
-            _ if flow.established() => Class::Established,
-            _ => Class::OneWay,
+        let class = if flow.has_finished() {
+            Class::Finished
+        } else if flow.established() {
+            Class::Established
+        } else {
+            Class::OneWay
         };
         Self(class, Reverse(flow.idle(now)))
     }

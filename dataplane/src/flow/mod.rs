@@ -10,8 +10,9 @@ mod slab;
 mod store;
 mod table;
 mod tracking;
+mod translated;
 
 pub use entry::Flow;
 pub use key::FlowKey;
-pub use table::{FlowTable, FlowTableError, Full, Hit, NewFlow};
-pub use tracking::{Admission, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, tcp_flags_valid};
+pub use table::{FlowTable, FlowTableError, Hit, InsertError, NewFlow};
+pub use tracking::{Admission, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Timeouts, tcp_flags_valid};

@@ -37,13 +37,18 @@ mod word {
     pub(super) const PLACES: usize = 2;
     /// Places from here on have never been used.
     pub(super) const HIGH_WATER: usize = 3;
+    /// Address of the outer views of all translated flows, 0 for none.
+    pub(super) const CELL: usize = 4;
+    /// What new flows are translated to; see [`super::super::translated`].
+    pub(super) const OFFER: usize = 5;
     /// The header fills one page.
     pub(super) const COUNT: usize = 512;
 }
 
 const HEADER_BYTES: u64 = (word::COUNT * size_of::<AtomicU64>()) as u64;
 const MAGIC: u64 = u64::from_le_bytes(*b"sarcenet");
-/// Raised when [`Flow`] changes its layout or the meaning of a field.
+/// Raised when [`Flow`] changes its layout or the meaning of a field. What was always 0 may get a
+/// meaning without that.
 const LAYOUT: u64 = 1 << 32 | size_of::<Flow>() as u64;
 
 /// Places for which pages are reserved at once: 256 KiB.
@@ -139,6 +144,16 @@ impl Slab {
     /// Every place that was ever used lies in front of this one.
     pub(super) fn high_water(&self) -> usize {
         self.header[word::HIGH_WATER].load(Acquire) as usize
+    }
+
+    /// Address of the outer views of all translated flows.
+    pub(super) fn cell(&self) -> &AtomicU64 {
+        &self.header[word::CELL]
+    }
+
+    /// What new flows are translated to.
+    pub(super) fn offer(&self) -> &AtomicU64 {
+        &self.header[word::OFFER]
     }
 
     /// A place that nobody else uses or looks at.

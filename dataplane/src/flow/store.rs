@@ -1,23 +1,29 @@
 //! What a flow table is made of: the slab, the index over it, and what is counted.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crossbeam_epoch::{self as epoch, Guard};
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::eviction::{self, Worth};
 use super::slab::Slab;
-use super::{Flow, FlowKey, Full, Hit, NewFlow};
+use super::tracking::Timeouts;
+use super::translated::Translated;
+use super::{Flow, FlowKey, Hit, InsertError, NewFlow};
 use crate::memory::Pages;
+use crate::nat::Nat;
 use crate::table::Index;
 
 /// All that lives on while somebody may look at a flow.
 pub(super) struct Store {
     pub(super) slab: Slab,
-    index: Index,
+    pub(super) index: Index,
+    /// What is known of flows with NAT.
+    pub(super) translated: Translated,
     pub(super) capacity: usize,
     /// Flows now. Reserved before a flow is made, so it never exceeds the capacity.
     pub(super) used: CachePadded<AtomicUsize>,
@@ -26,6 +32,8 @@ pub(super) struct Store {
     pub(super) evicted: AtomicU64,
     /// Where the next sweep goes on.
     pub(super) sweep_at: CachePadded<AtomicUsize>,
+    /// When flows expire.
+    pub(super) timeouts: RwLock<Timeouts>,
     /// Places taken out of the index, to be given back together.
     limbo: CachePadded<Mutex<Vec<u32>>>,
 }
@@ -49,17 +57,24 @@ pub(super) fn places(capacity: usize) -> Option<usize> {
     capacity.checked_add(spare).filter(|&places| capacity > 0 && places < u32::MAX as usize)
 }
 
+/// An index that has room for both views of as many flows.
+pub(super) fn index(capacity: usize) -> io::Result<Index> {
+    Index::new(capacity.saturating_mul(2))
+}
+
 impl Store {
     pub(super) fn new(slab: Slab, index: Index, capacity: usize) -> Arc<Self> {
         Arc::new(Self {
             slab,
             index,
+            translated: Translated::default(),
             capacity,
             used: CachePadded::default(),
             created: CachePadded::default(),
             expired: AtomicU64::default(),
             evicted: AtomicU64::default(),
             sweep_at: CachePadded::default(),
+            timeouts: RwLock::default(),
             limbo: CachePadded::new(Mutex::new(Vec::with_capacity(LIMBO))),
         })
     }
@@ -87,7 +102,9 @@ impl Store {
     #[inline]
     fn hit(&self, place: u32, key: &FlowKey) -> Option<Hit<'_>> {
         let flow = self.slab.get(place)?;
-        flow.direction(key).map(|forward| Hit { flow, forward, created: false })
+        let forward =
+            flow.direction(key).or_else(|| flow.translated_direction(key, self.cell()))?;
+        Some(Hit { flow, forward, created: false })
     }
 
     /// Finds the conversations of many packets.
@@ -147,28 +164,45 @@ impl Store {
         new: &NewFlow,
         now: u32,
         guard: &'g Guard,
-    ) -> Result<Hit<'g>, Full> {
+    ) -> Result<Hit<'g>, InsertError> {
+        match new.nat {
+            Nat::None => self.insert_as_is(new, now, guard),
+            Nat::Source => self.insert_source(new, now, guard),
+            Nat::Destination { cell_port } => self.insert_destination(new, cell_port, now, guard),
+        }
+    }
+
+    /// Makes a flow without NAT unless the conversation is there.
+    fn insert_as_is<'g>(
+        self: &'g Arc<Self>,
+        new: &NewFlow,
+        now: u32,
+        guard: &'g Guard,
+    ) -> Result<Hit<'g>, InsertError> {
         let hash = new.key.hash();
         let _stripe = self.index.lock(hash);
         if let Some(hit) = self.find(&new.key, hash, guard) {
             return Ok(hit);
         }
         let place = self.reserve(hash, now, guard)?;
-        let Some(flow) = self.slab.get(place) else { return Err(Full) };
-        flow.fill(new, now);
+        let Some(flow) = self.slab.get(place) else { return Err(InsertError::Full) };
+        flow.fill(new, 0, now);
         if self.publish(hash, place, now, guard) {
             self.created.fetch_add(1, Relaxed);
             Ok(Hit { flow, forward: true, created: true })
         } else {
-            flow.mark_removed();
-            self.used.fetch_sub(1, Relaxed);
-            self.retire(place, guard);
-            Err(Full)
+            self.end(flow, place, guard);
+            Err(InsertError::Full)
         }
     }
 
     /// A place for one more flow, which is counted as used.
-    fn reserve(self: &Arc<Self>, hash: u64, now: u32, guard: &Guard) -> Result<u32, Full> {
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        hash: u64,
+        now: u32,
+        guard: &Guard,
+    ) -> Result<u32, InsertError> {
         let mut taken = None;
         let full = self.used.fetch_add(1, Relaxed) >= self.capacity;
         if !full || self.evict_sample(hash, now, guard) {
@@ -179,17 +213,25 @@ impl Store {
             // Removed places may only wait for the epoch to go on.
             guard.flush();
         }
-        taken.ok_or(Full)
+        taken.ok_or(InsertError::Full)
     }
 
     /// Puts a filled place into the index, if need be in the place of another flow.
-    fn publish(self: &Arc<Self>, hash: u64, place: u32, now: u32, guard: &Guard) -> bool {
+    pub(super) fn publish(
+        self: &Arc<Self>,
+        hash: u64,
+        place: u32,
+        now: u32,
+        guard: &Guard,
+    ) -> bool {
         // Others may fill the slots that were made free, but hardly again and again.
         for _ in 0..8 {
             if self.index.insert(hash, place).is_ok() {
                 return true;
             }
-            let neighbours = self.index.neighbours(hash).filter_map(|place| self.slab.get(place));
+            // Not the flow itself, whose other view may be here already.
+            let neighbours = self.index.neighbours(hash).filter(|&other| other != place);
+            let neighbours = neighbours.filter_map(|place| self.slab.get(place));
             let Some(victim) = neighbours.min_by_key(|flow| Worth::of(flow, now)) else { continue };
             if self.remove(victim, guard) {
                 self.evicted.fetch_add(1, Relaxed);
@@ -218,14 +260,26 @@ impl Store {
 
     pub(super) fn remove(self: &Arc<Self>, flow: &Flow, guard: &Guard) -> bool {
         let Some(place) = self.slab.place(flow) else { return false };
-        if !self.index.remove(flow.key().hash(), place) {
+        let key = flow.key();
+        // Before the flow is taken out: see `translated`.
+        let outer = self.outer_hash(flow, &key);
+        if !self.index.remove(key.hash(), place) {
             return false;
         }
         // From here on this is the only one who removes it.
+        if let Some(outer) = outer {
+            self.index.remove(outer, place);
+            self.discharge(flow);
+        }
+        self.end(flow, place, guard);
+        true
+    }
+
+    /// The end of a flow that the index does not lead to any more.
+    pub(super) fn end(self: &Arc<Self>, flow: &Flow, place: u32, guard: &Guard) {
         flow.mark_removed();
         self.used.fetch_sub(1, Relaxed);
         self.retire(place, guard);
-        true
     }
 
     /// Gives a place back once nobody can be looking at it.
@@ -247,15 +301,12 @@ impl Store {
     pub(super) fn adopt(&self) -> usize {
         let guard = epoch::pin();
         let mut free = Vec::new();
+        self.check_offer();
         for place in 0..self.slab.high_water() as u32 {
             let Some(flow) = self.slab.get(place) else { continue };
             let (key, used) = (flow.key(), self.used.load(Relaxed));
-            let hash = key.hash();
             let fits = used < self.capacity && flow.adopt();
-            if fits
-                && self.find(&key, hash, &guard).is_none()
-                && self.index.insert(hash, place).is_ok()
-            {
+            if fits && self.adopt_views(flow, &key, place, &guard) {
                 self.used.store(used + 1, Relaxed);
             } else {
                 flow.mark_removed();

@@ -10,12 +10,12 @@ use sarcenet_dataplane_api::{FlowInfo, FlowTableStatus, RuleId};
 
 use super::eviction;
 use super::slab::Slab;
-use super::store::{Store, places};
+use super::store::{self, Store, places};
 use super::tracking::Timeouts;
 use super::{Flow, FlowKey};
 use crate::memory::Pages;
+use crate::nat::Nat;
 use crate::packet::Via;
-use crate::table::Index;
 
 /// What a new flow begins with.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,8 @@ pub struct NewFlow {
     pub rule: Option<RuleId>,
     /// Generation under which it was decided.
     pub generation: u32,
+    /// Whether it is translated. `key` is the inner view in any case.
+    pub nat: Nat,
 }
 
 /// A flow that was found or made.
@@ -45,10 +47,18 @@ pub struct Hit<'g> {
     pub created: bool,
 }
 
-/// The table is full and nothing in it could go.
+/// A flow cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the flow table is full and none of the flows looked at could go")]
-pub struct Full;
+pub enum InsertError {
+    /// The table is full and nothing in it could go.
+    #[error("the flow table is full and none of the flows looked at could go")]
+    Full,
+    /// No translation of it is free: every port of the cell that was tried is in use towards the
+    /// same endpoint, the container has as many conversations as it may, the cell has no address
+    /// or ports for it, or another conversation is in the way.
+    #[error("no port of the cell is free for the conversation")]
+    NatExhausted,
+}
 
 /// A flow table's file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +91,7 @@ pub enum FlowTableError {
 /// Workers look up without a lock; making a flow takes a lock that only the same conversation
 /// competes for. The place of a removed flow is used again when no [`Guard`] of that time is left.
 pub struct FlowTable {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
 }
 
 /// Places that a walk over the table looks at under one guard.
@@ -92,11 +102,11 @@ const PAGE_SCAN: usize = 65_536;
 
 impl FlowTable {
     /// A table for `capacity` flows in memory of its own. It is touched only as it fills; a full
-    /// one takes 64 bytes for each flow and 11 to 22 for its index.
+    /// one takes 64 bytes for each flow and 22 to 43 for its index.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let places = places(capacity).ok_or(io::ErrorKind::OutOfMemory)?;
         let slab = Slab::anonymous(places)?;
-        Ok(Self { store: Store::new(slab, Index::new(capacity)?, capacity) })
+        Ok(Self { store: Store::new(slab, store::index(capacity)?, capacity) })
     }
 
     /// A table in a file, with the flows that the dataplane before has left in it. They are to be
@@ -109,7 +119,7 @@ impl FlowTable {
         let no_memory = |source| FlowTableError::Memory { capacity, source };
         let places =
             places(capacity).ok_or_else(|| no_memory(io::ErrorKind::OutOfMemory.into()))?;
-        let index = Index::new(capacity).map_err(no_memory)?;
+        let index = store::index(capacity).map_err(no_memory)?;
         let store = Store::new(Slab::open(path, places)?, index, capacity);
         let adopted = store.adopt();
         Ok((Self { store }, adopted))
@@ -144,13 +154,14 @@ impl FlowTable {
     }
 
     /// Makes a flow. When the conversation is there already, that flow is returned unchanged.
-    /// `now` is in tenths of a second since the dataplane started.
+    /// With [`Nat::Source`] a port of the cell is chosen that no other conversation with the same
+    /// endpoint has; [`FlowTable::translation`] says which. `now` is in tenths of a second since the dataplane started.
     pub fn insert<'g>(
         &'g self,
         new: &NewFlow,
         now: u32,
         guard: &'g Guard,
-    ) -> Result<Hit<'g>, Full> {
+    ) -> Result<Hit<'g>, InsertError> {
         self.store.insert(new, now, guard)
     }
 
@@ -169,14 +180,20 @@ impl FlowTable {
             return 0;
         }
         let guard = self.pin();
+        let timeouts = *store.timeouts.read();
         let start = store.sweep_at.fetch_add(entries, Relaxed);
         let removed = (0..entries)
             .filter_map(|step| store.slab.get((start.wrapping_add(step) % end) as u32))
-            .filter(|flow| eviction::is_expired(flow, now, &Timeouts::DEFAULT))
+            .filter(|flow| eviction::is_expired(flow, now, &timeouts))
             .filter(|flow| store.remove(flow, &guard))
             .count();
         store.expired.fetch_add(removed as u64, Relaxed);
         removed
+    }
+
+    /// Sets how long flows may be silent, from the next sweep on.
+    pub fn set_timeouts(&self, timeouts: Timeouts) {
+        *self.store.timeouts.write() = timeouts;
     }
 
     /// Removes all flows that `doomed` picks. Walks the whole table: for the control thread.
@@ -205,13 +222,14 @@ impl FlowTable {
         let end = self.store.slab.high_water();
         let start = usize::try_from(cursor).unwrap_or(end).min(end);
         let stop = end.min(start.saturating_add(PAGE_SCAN));
+        let cell = self.store.cell();
         let mut flows = Vec::new();
         for place in start..stop {
             if flows.len() == limit {
                 return (flows, Some(place as u64));
             }
             let flow = self.store.slab.get(place as u32).filter(|flow| flow.status().is_live());
-            flows.extend(flow.map(|flow| flow.info(now)));
+            flows.extend(flow.map(|flow| flow.info(now, cell)));
         }
         (flows, (stop < end).then_some(stop as u64))
     }

@@ -53,40 +53,56 @@ pub const fn tcp_flags_valid(flags: u8) -> bool {
 }
 
 /// How long a conversation may be silent before it is forgotten, in tenths of a second. The
-/// kernel's defaults (`nf_conntrack_*_timeout*`) but for the established TCP connection.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Timeouts {
-    tcp_new: u32,
-    tcp_syn_sent: u32,
-    tcp_syn_received: u32,
-    tcp_established: u32,
-    tcp_fin_wait: u32,
-    tcp_time_wait: u32,
-    tcp_closed: u32,
-    udp_new: u32,
-    udp_stream: u32,
-    icmp: u32,
-    other: u32,
+/// defaults are the kernel's (`nf_conntrack_*_timeout*`) but for the established TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, picked up in mid-stream and not answered yet.
+    pub tcp_new: u32,
+    /// TCP, SYN seen.
+    pub tcp_syn_sent: u32,
+    /// TCP, SYN and SYN-ACK seen.
+    pub tcp_syn_received: u32,
+    /// TCP, established.
+    pub tcp_established: u32,
+    /// TCP, one end has sent FIN.
+    pub tcp_fin_wait: u32,
+    /// TCP, both ends have sent FIN. For so long no port of the cell is used again towards the
+    /// same endpoint.
+    pub tcp_time_wait: u32,
+    /// TCP, reset seen.
+    pub tcp_closed: u32,
+    /// UDP that was not answered.
+    pub udp_new: u32,
+    /// UDP in both directions.
+    pub udp_stream: u32,
+    /// ICMP echo.
+    pub icmp: u32,
+    /// Other protocols.
+    pub other: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_new: 300 * SECOND,
+            tcp_syn_sent: 120 * SECOND,
+            tcp_syn_received: 60 * SECOND,
+            // Not the kernel's 5 days: those keep connections of hosts that died days ago. A live
+            // end that uses keep-alive speaks every 2 hours (RFC 9293 section 3.8.4), so a day of
+            // silence is 11 lost probes.
+            tcp_established: 86_400 * SECOND,
+            tcp_fin_wait: 120 * SECOND,
+            tcp_time_wait: 120 * SECOND,
+            tcp_closed: 10 * SECOND,
+            udp_new: 30 * SECOND,
+            udp_stream: 120 * SECOND,
+            icmp: 30 * SECOND,
+            other: 600 * SECOND,
+        }
+    }
 }
 
 impl Timeouts {
-    pub(super) const DEFAULT: Self = Self {
-        tcp_new: 300 * SECOND,
-        tcp_syn_sent: 120 * SECOND,
-        tcp_syn_received: 60 * SECOND,
-        // Not the kernel's 5 days: those keep connections of hosts that died days ago. A live end
-        // that uses keep-alive speaks every 2 hours (RFC 9293 section 3.8.4), so a day of silence
-        // is 11 lost probes.
-        tcp_established: 86_400 * SECOND,
-        tcp_fin_wait: 120 * SECOND,
-        tcp_time_wait: 120 * SECOND,
-        tcp_closed: 10 * SECOND,
-        udp_new: 30 * SECOND,
-        udp_stream: 120 * SECOND,
-        icmp: 30 * SECOND,
-        other: 600 * SECOND,
-    };
-
     /// The limit for one conversation.
     pub(super) const fn limit(&self, protocol: u8, state: FlowState) -> u32 {
         match (protocol, state) {

@@ -11,9 +11,12 @@
 //! Every link can be used by several workers at once: one reads it, all write to it, each with a
 //! [`Scratch`] of its own.
 
+mod bpf;
 pub mod coalesce;
 pub mod container;
+pub mod divert;
 mod group;
+pub(crate) mod interface;
 mod ring;
 pub mod segment;
 pub(crate) mod sys;

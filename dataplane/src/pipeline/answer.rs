@@ -1,6 +1,8 @@
 //! ICMP errors (RFC 792, RFC 1122 section 3.2.2, RFC 1812 section 4.3): what senders are told
 //! about packets that end here.
 
+use std::net::Ipv4Addr;
+
 use sarcenet_dataplane_api::{DropReason, TraceStep};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, IpProtocol, Ipv4Packet, Ipv4Repr};
@@ -42,6 +44,8 @@ fn due(reason: DropReason, mtu: u16) -> Option<Answer> {
         DropReason::PolicyDenied
         | DropReason::PolicyRevoked
         | DropReason::EgressDenied
+        | DropReason::SnatExhausted
+        | DropReason::ConnectionLimit
         | DropReason::HostDenied => (Icmpv4Message::DstUnreachable, 3, 0),
         DropReason::NoRoute => (Icmpv4Message::DstUnreachable, 1, 0),
         DropReason::TooBig => (Icmpv4Message::DstUnreachable, 4, mtu),
@@ -124,7 +128,7 @@ impl Run<'_> {
         quote[..quote_len].copy_from_slice(&head[..quote_len]);
 
         let ip = Ipv4Repr {
-            src_addr: self.cell.subnet.network(),
+            src_addr: self.own_address_towards(headers.key.source),
             dst_addr: headers.key.source,
             next_header: IpProtocol::Icmp,
             payload_len: ICMP_HEADER_LEN + quote_len,
@@ -149,8 +153,17 @@ impl Run<'_> {
         let offload = Offload { checksum: Checksum::Verified, ..Offload::default() };
         let Some(index) = batch.push(piece, offload, Via::Host) else { return false };
         batch.packet_mut(index).flow_hash = batch.packet(i).flow_hash;
-        self.send(batch, index, Out { to, tag: 0 }, peer);
+        self.send(batch, index, Out { to, tag: 0, translation: None }, peer);
         true
+    }
+
+    /// The address under which this cell is known there.
+    fn own_address_towards(&self, destination: Ipv4Addr) -> Ipv4Addr {
+        if self.cell.overlay.contains(&destination) {
+            self.cell.subnet.network()
+        } else {
+            self.cell.underlay
+        }
     }
 }
 

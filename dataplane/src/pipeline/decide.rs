@@ -4,12 +4,13 @@
 use sarcenet_dataplane_api::{DropReason, Revoke, RuleId, TraceStep};
 
 use super::parse::{Headers, Kind};
-use super::route::{check_source, route};
+use super::route::{Route, check_source, route};
 use super::{Out, Run};
 use crate::flow::{
-    FlowKey, Hit, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST, TCP_SYN as SYN,
-    tcp_flags_valid,
+    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST,
+    TCP_SYN as SYN, tcp_flags_valid,
 };
+use crate::nat::Nat;
 use crate::packet::Via;
 
 /// What a packet that belongs to no known conversation can do.
@@ -53,9 +54,18 @@ impl<'g> Run<'g> {
         self.trace.step(trace, || TraceStep::SourceChecked);
         let opening = opening(headers.kind);
         if let Opening::Never(reason) = opening {
-            return Err(reason);
+            return self.give_back(from, key.destination).ok_or(reason);
         }
-        let to = route(self.topology, self.cell, from, key.destination)?;
+        let route = route(self.topology, self.cell, from, key)?;
+        let (to, inner, nat) = match route {
+            Route::Through(to) => (to, *key, Nat::None),
+            Route::Masqueraded => (Via::Host, *key, Nat::Source),
+            Route::Mapped(to, destination, destination_port) => {
+                let inner = FlowKey { destination, destination_port, ..*key };
+                (to, inner, Nat::Destination { cell_port: key.destination_port })
+            }
+            Route::Kernel => return Ok(Out::KERNEL),
+        };
         self.trace.step(trace, || TraceStep::Routed { to: to.into() });
         if opening == Opening::PicksUp && matches!((from, to), (Via::Container(_), Via::Tunnel(_)))
         {
@@ -63,26 +73,28 @@ impl<'g> Run<'g> {
             // of a conversation that was forgotten than one that its opener lost.
             return Err(DropReason::Untracked);
         }
-        let rule = if is_judged_here(from, to) {
-            let rule = self.admit(headers.tag, key, trace);
-            Some(rule.ok_or(DropReason::PolicyDenied)?)
-        } else {
-            None
-        };
+        if headers.kind == Kind::Tcp(SYN) {
+            self.spend_connection(from, to, &inner, trace)?;
+        }
+        let rule = self.judge(from, to, headers.tag, &inner, trace)?;
         let new = NewFlow {
-            key: *key,
+            key: inner,
             from,
             to,
             tag: headers.tag,
             rule,
             generation: self.topology.generation(),
+            nat,
         };
-        let hit =
-            self.flows.insert(&new, self.now, self.guard).map_err(|_| DropReason::FlowTableFull)?;
+        let hit = self.flows.insert(&new, self.now, self.guard).map_err(|e| match e {
+            InsertError::Full => DropReason::FlowTableFull,
+            InsertError::NatExhausted => DropReason::SnatExhausted,
+        })?;
         self.changed = true;
         self.trace.step(trace, || TraceStep::FlowCreated);
         self.track(&hit, headers);
-        Ok(Out { to, tag: headers.tag })
+        let translation = self.flows.translation(hit.flow, true);
+        Ok(Out { to, tag: headers.tag, translation })
     }
 
     /// Decides a known conversation once more, as its beginner's packets would be decided now.
@@ -100,8 +112,8 @@ impl<'g> Run<'g> {
         self.trace.step(trace, || TraceStep::FlowMiss { stale: true });
         let (key, from, to) = (flow.key(), flow.from(), flow.to());
         let topology = self.topology;
-        if topology.door_of(key.source) != Some(from)
-            || topology.door_of(key.destination) != Some(to)
+        if topology.place_of(key.source) != Some(from)
+            || topology.place_of(key.destination) != Some(to)
         {
             self.forget(hit);
             return Ok(false);
@@ -112,26 +124,48 @@ impl<'g> Run<'g> {
             Via::Container(port) => topology.container(port).map_or(0, |c| c.tag),
             Via::Tunnel(_) | Via::Host => flow.tag(),
         };
-        let (tag, rule) = if !is_judged_here(from, to) {
-            (tag, None)
-        } else if let Some(rule) = self.admit(tag, &key, trace) {
-            (tag, Some(rule))
-        } else if hit.forward && !flow.established() {
-            // A packet with another tag says nothing about those with the right one.
-            if flow.generation() != topology.generation() {
-                self.forget(hit);
+        let (tag, rule) = match self.judge(from, to, tag, &key, trace) {
+            Ok(rule) => (tag, rule),
+            Err(reason) if hit.forward && !flow.established() => {
+                // A packet with another tag says nothing about those with the right one.
+                if flow.generation() != topology.generation() {
+                    self.forget(hit);
+                }
+                return Err(reason);
             }
-            return Err(DropReason::PolicyDenied);
-        } else if self.cell.revoke == Revoke::Immediate {
-            self.forget(hit);
-            return Err(DropReason::PolicyRevoked);
-        } else {
+            Err(_) if self.cell.revoke == Revoke::Immediate => {
+                self.forget(hit);
+                return Err(DropReason::PolicyRevoked);
+            }
             // The first reply too: refused, it would leave the beginner, whose packet was
             // admitted, without any answer.
-            (flow.tag(), flow.rule())
+            Err(_) => (flow.tag(), flow.rule()),
         };
-        flow.decide(from, to, tag, rule, topology.generation());
+        flow.decide(tag, rule, topology.generation());
         Ok(true)
+    }
+
+    /// Whether a conversation may be, as this cell's rules say it: what goes to its containers is
+    /// judged by app-to-app rules, what leaves them for the outside by their egress rules. What
+    /// goes to other cells is judged there. What the cell itself begins, and what comes in by a
+    /// mapped port, is always admitted, as in a kernel cell. Returns the rule that admits, if one
+    /// had to.
+    fn judge(
+        &mut self,
+        from: Via,
+        to: Via,
+        tag: u16,
+        key: &FlowKey,
+        trace: Option<u16>,
+    ) -> Result<Option<RuleId>, DropReason> {
+        match (from, to) {
+            (Via::Host, _) | (_, Via::Tunnel(_)) => Ok(None),
+            (_, Via::Container(_)) => {
+                self.admit(tag, key, trace).map(Some).ok_or(DropReason::PolicyDenied)
+            }
+            (Via::Container(port), Via::Host) => self.judge_egress(port, key, trace),
+            (Via::Tunnel(_), Via::Host) => Err(DropReason::HostDenied),
+        }
     }
 
     /// The rule that admits a conversation. Rules name TCP and UDP only, so everything else is
@@ -148,11 +182,4 @@ impl<'g> Run<'g> {
         self.flows.remove(hit.flow, self.guard);
         self.changed = true;
     }
-}
-
-/// Whether this cell's rules decide: those of the destination's cell do. What the cell itself
-/// begins is always admitted, as locally generated traffic passes no FORWARD chain of a kernel
-/// cell.
-fn is_judged_here(from: Via, to: Via) -> bool {
-    matches!(to, Via::Container(_)) && from != Via::Host
 }

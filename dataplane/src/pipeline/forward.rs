@@ -1,10 +1,13 @@
 //! Last stage: a decided packet is made ready for its door.
 
-use sarcenet_dataplane_api::{DropReason, TraceStep};
+use std::net::SocketAddrV4;
+
+use sarcenet_dataplane_api::{DropReason, PortId, TraceStep};
 use smoltcp::wire::Ipv4Packet;
 
-use super::parse::Headers;
+use super::parse::{Headers, Kind};
 use super::{Out, Run, fragment};
+use crate::nat::{self, Side, Translation};
 use crate::packet::{Batch, Segmentation, Verdict, Via};
 use crate::topology::PeerEntry;
 use crate::wire::headers::decrement_ttl;
@@ -21,17 +24,26 @@ impl<'g> Run<'g> {
         headers: &Headers,
         out: Out,
     ) -> Result<(), DropReason> {
-        // The cell is a router between containers and peers, but an end for its own packets.
-        let is_routed = out.to != Via::Host && batch.packet(i).from != Via::Host;
+        // The cell is a router between containers, peers and the outside, but an end for its own
+        // packets. To the outside the kernel is the one that counts the hop.
+        let from = batch.packet(i).from;
+        let translated = out.translation.is_some();
+        let is_routed = (from != Via::Host && out.to != Via::Host) || translated;
         if is_routed && Ipv4Packet::new_unchecked(batch.head(i)).hop_limit() <= 1 {
             return Err(DropReason::TtlExceeded);
+        }
+        if let Via::Container(port) = out.to {
+            self.spend_rate(port, headers)?;
         }
         let too_big = headers.largest > self.cell.mtu && out.to != Via::Host;
         if too_big && !self.may_fragment(batch, i) {
             return Err(DropReason::TooBig);
         }
         let peer = self.peer_behind(out.to)?;
-        if is_routed {
+        if let Some(translation) = &out.translation {
+            self.translate(batch, i, headers.kind, translation)?;
+        }
+        if is_routed && out.to != Via::Host {
             decrement_ttl(batch.packet_and_head(i).1);
         }
         if too_big {
@@ -42,6 +54,43 @@ impl<'g> Run<'g> {
         }
         self.send(batch, i, out, peer);
         Ok(())
+    }
+
+    /// Writes into the headers of packet `i` what its conversation is known by on the other side.
+    #[inline]
+    fn translate(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        kind: Kind,
+        translation: &Translation,
+    ) -> Result<(), DropReason> {
+        let (packet, head) = batch.packet_and_head(i);
+        let written = match kind {
+            Kind::IcmpError => nat::rewrite_error(head, translation),
+            _ => nat::rewrite(head, packet.offload.checksum, translation),
+        };
+        self.trace.step(packet.trace, || {
+            let end = SocketAddrV4::new(translation.address, translation.port);
+            let (source, destination) = match translation.side {
+                Side::Source => (Some(end), None),
+                Side::Destination => (None, Some(end)),
+            };
+            TraceStep::Translated { source, destination }
+        });
+        // Only an error whose quotation ends too early; everything else has been parsed.
+        written.map_err(|_| DropReason::Malformed)
+    }
+
+    /// Takes a packet from what its container may be sent.
+    #[inline]
+    fn spend_rate(&self, port: PortId, headers: &Headers) -> Result<(), DropReason> {
+        let container = self.topology.container(port);
+        let Some(bucket) = container.and_then(|container| container.grants.receive.as_ref()) else {
+            return Ok(());
+        };
+        let bits = u64::from(headers.total_len) * 8;
+        if bucket.take(self.now_ns, bits) { Ok(()) } else { Err(DropReason::RateLimit) }
     }
 
     /// The peer that a door leads to; none for other doors than the tunnel.

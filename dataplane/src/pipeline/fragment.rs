@@ -121,7 +121,8 @@ impl Run<'_> {
         let Some(first) = self.fragments.find(&datagram, self.topology.generation(), self.now_ns)
         else {
             check_source(self.topology, from, headers.key.source)?;
-            return Err(DropReason::OrphanFragment);
+            let back = self.give_back(from, headers.key.destination);
+            return back.ok_or(DropReason::OrphanFragment);
         };
         batch.packet_mut(i).flow_hash = first.flow_hash;
         Ok(first.out)

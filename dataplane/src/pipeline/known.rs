@@ -8,7 +8,8 @@ use smoltcp::wire::Ipv4Packet;
 use super::parse::{Headers, ICMP_HEADER_LEN, parse_quoted};
 use super::route::check_source;
 use super::{Out, Run};
-use crate::flow::{Admission, Hit};
+use crate::flow::{Admission, FlowKey, Hit};
+use crate::nat::{Side, Translation};
 use crate::packet::{Batch, Via};
 
 /// Whether packets of this direction come in by the door `from`.
@@ -71,8 +72,33 @@ impl<'g> Run<'g> {
         {
             return self.open(headers, from, trace);
         }
+        let translation = self.flows.translation(flow, hit.forward);
+        if let Some(translation) = &translation {
+            self.check_view(&headers.key, from, translation)?;
+        }
         self.track(hit, headers);
-        Ok(Out { to: exit(hit), tag: headers.tag })
+        Ok(Out { to: exit(hit), tag: headers.tag, translation })
+    }
+
+    /// Whether a packet of a translated conversation shows what is seen of it at its door: the
+    /// cell's address outside, the container's inside.
+    #[inline]
+    fn check_view(
+        &self,
+        key: &FlowKey,
+        from: Via,
+        translation: &Translation,
+    ) -> Result<(), DropReason> {
+        let shown = match translation.side {
+            Side::Source => key.source,
+            Side::Destination => key.destination,
+        };
+        match (from, shown == self.cell.underlay) {
+            (Via::Host, true) => Ok(()),
+            (Via::Host, false) => Err(DropReason::PolicyDenied),
+            (_, false) => Ok(()),
+            (_, true) => Err(DropReason::SpoofedSource),
+        }
     }
 
     /// A packet of a known conversation at another door than the conversation's: somebody
@@ -118,12 +144,16 @@ impl<'g> Run<'g> {
         let sender: Ipv4Addr = Ipv4Packet::new_unchecked(head).dst_addr();
         let hit = parse_quoted(quoted)
             .filter(|key| key.source == sender)
-            .and_then(|key| self.flows.lookup(&key, self.guard))
-            .ok_or(DropReason::UnrelatedIcmp)?;
+            .and_then(|key| self.flows.lookup(&key, self.guard));
+        let Some(hit) = hit else {
+            return self.give_back(from, sender).ok_or(DropReason::UnrelatedIcmp);
+        };
         // What is quoted ran from the sender's door to the one this error has come in by.
         let back = Hit { forward: !hit.forward, ..hit };
         let sender_door = exit(&back);
-        if !enters_by(&back, from) || self.topology.door_of(sender) != Some(sender_door) {
+        let key = back.flow.key();
+        let inner_sender = if back.forward { key.destination } else { key.source };
+        if !enters_by(&back, from) || self.topology.place_of(inner_sender) != Some(sender_door) {
             return Err(DropReason::UnrelatedIcmp);
         }
         self.trace.step(trace, || TraceStep::FlowHit {
@@ -131,6 +161,7 @@ impl<'g> Run<'g> {
             forward: back.forward,
             rule: back.flow.rule(),
         });
-        Ok(Out { to: sender_door, tag: headers.tag })
+        let translation = self.flows.translation(back.flow, back.forward);
+        Ok(Out { to: sender_door, tag: headers.tag, translation })
     }
 }

@@ -16,6 +16,7 @@ mod forward;
 mod fragment;
 mod known;
 mod offload;
+mod outside;
 mod parse;
 mod route;
 mod shared;
@@ -25,14 +26,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_epoch::Guard;
-use sarcenet_dataplane_api::{Cell, DropReason, TraceStep};
+use sarcenet_dataplane_api::{Cell, DropReason, PortId, TraceStep};
 
 pub use counters::{Counters, Totals};
 pub use shared::Shared;
 pub use trace::{TraceHub, TraceObserver};
 
 use crate::flow::{FlowKey, FlowTable, Hit};
-use crate::packet::{Batch, Verdict, Via};
+use crate::nat::Translation;
+use crate::packet::{Batch, MAX_PACKETS, Verdict, Via};
 use crate::policy::PolicyTable;
 use crate::topology::Topology;
 use answer::AnswerBudget;
@@ -46,11 +48,18 @@ const GROUP: usize = 32;
 /// Nanoseconds in a tick of the flow table's clock, a tenth of a second.
 const TICK_NS: u64 = 100_000_000;
 
-/// Where an admitted packet goes, and the tag it carries there.
+/// Where an admitted packet goes, the tag it carries there, and what is to be written into its
+/// headers before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Out {
     to: Via,
     tag: u16,
+    translation: Option<Translation>,
+}
+
+impl Out {
+    /// Back to the kernel, as it came.
+    const KERNEL: Self = Self { to: Via::Host, tag: 0, translation: None };
 }
 
 /// One worker's pipeline. It remembers what nobody else needs: the topology it holds, fragments,
@@ -64,6 +73,7 @@ pub struct Pipeline {
     fragments: FragmentMemory,
     budget: AnswerBudget,
     trace: TraceLog,
+    in_debt: Vec<(PortId, u64)>,
 }
 
 impl Pipeline {
@@ -83,7 +93,15 @@ impl Pipeline {
             fragments: FragmentMemory::default(),
             budget: AnswerBudget::default(),
             trace: TraceLog::default(),
+            in_debt: Vec::with_capacity(MAX_PACKETS),
         }
+    }
+
+    /// Containers that sent more than they may in the last batch, and until when (nanoseconds
+    /// since start) nothing should be read from them. Each may come several times, the last one
+    /// counts.
+    pub fn take_in_debt(&mut self) -> impl Iterator<Item = (PortId, u64)> {
+        self.in_debt.drain(..)
     }
 
     /// Decides every packet of a batch, at `now_ns` nanoseconds since start.
@@ -118,6 +136,7 @@ impl Pipeline {
             fragments: &mut self.fragments,
             budget: &mut self.budget,
             trace: &mut self.trace,
+            in_debt: &mut self.in_debt,
             worker: self.worker,
             now_ns,
             now: (now_ns / TICK_NS) as u32,
@@ -142,6 +161,7 @@ struct Run<'g> {
     fragments: &'g mut FragmentMemory,
     budget: &'g mut AnswerBudget,
     trace: &'g mut TraceLog,
+    in_debt: &'g mut Vec<(PortId, u64)>,
     worker: u16,
     now_ns: u64,
     now: u32,

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use sarcenet_dataplane_api::{DropReason, TraceStep};
+use sarcenet_dataplane_api::{DropReason, PortId, TraceStep};
 use smoltcp::wire::{
     EthernetFrame, EthernetProtocol, Icmpv4Packet, IpProtocol, Ipv4Packet, UdpPacket,
 };
@@ -109,7 +109,7 @@ impl Run<'_> {
     ) -> Result<FlowKey, DropReason> {
         let tag = match batch.packet(i).from {
             Via::Tunnel(_) => self.decapsulate(batch, i)?,
-            Via::Container(port) => self.topology.container(port).map_or(0, |c| c.tag),
+            Via::Container(port) => self.leave_container(port, batch.packet(i).len()),
             Via::Host => 0,
         };
         let packet = batch.packet(i);
@@ -172,6 +172,21 @@ impl Run<'_> {
             first_fragment: more_fragments && fragment_offset == 0,
         };
         Ok(key)
+    }
+
+    /// Takes a packet of `len` bytes from what its container may send, and returns the
+    /// container's tag. A packet is never dropped for that: its container is not read for a while.
+    #[inline]
+    fn leave_container(&mut self, port: PortId, len: usize) -> u16 {
+        let Some(container) = self.topology.container(port) else { return 0 };
+        if let Some(bucket) = &container.grants.send {
+            bucket.charge(self.now_ns, len as u64 * 8);
+            let ready_at = bucket.ready_at(self.now_ns);
+            if ready_at > self.now_ns {
+                self.in_debt.push((port, ready_at));
+            }
+        }
+        container.tag
     }
 
     /// Takes VXLAN and inner Ethernet headers off packet `i` and returns the sender's tag.

@@ -2,17 +2,29 @@
 
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-use sarcenet_dataplane_api::{Cell, DropReason};
+use sarcenet_dataplane_api::{Cell, DropReason, HostService, Protocol};
 
+use crate::flow::FlowKey;
 use crate::packet::Via;
 use crate::topology::Topology;
 
-/// Addresses of the cell's own services that containers see (RFC 3927 link-local).
-const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16);
+/// Where the first packet of a conversation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Through this door, with addresses and ports as they are.
+    Through(Via),
+    /// To the outside, by the host's door, under the cell's address.
+    Masqueraded,
+    /// From the outside to a port of the cell that leads to a container: to this door, address
+    /// and port.
+    Mapped(Via, Ipv4Addr, u16),
+    /// It is not ours: back to the kernel, from which it came.
+    Kernel,
+}
 
 /// Whether a packet that came in by `from` may carry this source address: a container its own,
-/// the host the cell's, and a peer those of the subnets leased to it.
+/// a peer those of the subnets leased to it, the host the cell's own, and, where there is a way
+/// to the outside, everything outside the overlay.
 pub(super) fn check_source(
     topology: &Topology,
     from: Via,
@@ -22,23 +34,26 @@ pub(super) fn check_source(
         Via::Tunnel(underlay) if topology.peer_at(underlay).is_none() => {
             Err(DropReason::UnknownPeer)
         }
-        _ if topology.door_of(source) == Some(from) => Ok(()),
+        _ if topology.place_of(source) == Some(from) => Ok(()),
         Via::Tunnel(_) => Err(DropReason::ForeignSource),
         Via::Container(_) | Via::Host => Err(DropReason::SpoofedSource),
     }
 }
 
-/// The door behind which `destination` is, for the first packet of a conversation.
+/// Where the first packet of a conversation goes.
 ///
-/// Containers and peers may not open conversations with the cell itself: what INPUT rules of a
-/// kernel cell would let through is not wanted here, and replies are known by their flow. Nothing
-/// goes from one peer to another, whose tunnels end at each other.
+/// Containers and peers may not open conversations with the cell itself but to its services: what
+/// INPUT rules of a kernel cell would let through is not wanted here, and replies are known by
+/// their flow. Ports that lead to containers are for the outside: not for containers of the same
+/// cell (contract section 7.5). Nothing goes from one peer to another, whose tunnels end at each
+/// other.
 pub(super) fn route(
     topology: &Topology,
     cell: &Cell,
     from: Via,
-    destination: Ipv4Addr,
-) -> Result<Via, DropReason> {
+    key: &FlowKey,
+) -> Result<Route, DropReason> {
+    let destination = key.destination;
     if destination == cell.overlay.broadcast() {
         return Err(DropReason::NotUnicast);
     }
@@ -52,13 +67,55 @@ pub(super) fn route(
         {
             Err(DropReason::HostDenied)
         }
-        Some(to) => Ok(to),
-        None if !matches!(from, Via::Container(_)) || cell.overlay.contains(&destination) => {
-            Err(DropReason::NoRoute)
+        // What the kernel was sent by others and routed here.
+        Some(_) if from == Via::Host && !is_own(topology, key.source) => {
+            Err(DropReason::PolicyDenied)
         }
-        None if destination == cell.underlay || LINK_LOCAL.contains(&destination) => {
-            Err(DropReason::HostDenied)
-        }
+        Some(to) => Ok(Route::Through(to)),
+        None if cell.overlay.contains(&destination) => Err(DropReason::NoRoute),
+        None => match from {
+            Via::Container(_) => leave(topology, key),
+            Via::Host if topology.is_kernels(destination) => Ok(enter(topology, key)),
+            Via::Host | Via::Tunnel(_) => Err(DropReason::NoRoute),
+        },
+    }
+}
+
+/// Whether this is an address of the cell: on the overlay, or another one.
+fn is_own(topology: &Topology, address: Ipv4Addr) -> bool {
+    topology.door_of(address) == Some(Via::Host) || topology.is_local(address)
+}
+
+/// A container's packet to an address outside the overlay.
+fn leave(topology: &Topology, key: &FlowKey) -> Result<Route, DropReason> {
+    if topology.is_local(key.destination) {
+        let service = protocol(key).map(|protocol| HostService {
+            address: key.destination,
+            protocol,
+            port: key.destination_port,
+        });
+        return match service {
+            Some(service) if topology.is_service(&service) => Ok(Route::Through(Via::Host)),
+            _ => Err(DropReason::HostDenied),
+        };
+    }
+    match topology.masquerade(key.destination) {
+        Some(true) => Ok(Route::Masqueraded),
+        Some(false) => Ok(Route::Through(Via::Host)),
         None => Err(DropReason::EgressDenied),
     }
+}
+
+/// A packet from the outside to an address of the cell.
+fn enter(topology: &Topology, key: &FlowKey) -> Route {
+    let underlay = topology.cell().is_some_and(|cell| cell.underlay == key.destination);
+    let mapped = protocol(key)
+        .filter(|_| underlay)
+        .and_then(|protocol| topology.mapping(protocol, key.destination_port))
+        .and_then(|(address, port)| Some((topology.door_of(address)?, address, port)));
+    mapped.map_or(Route::Kernel, |(to, address, port)| Route::Mapped(to, address, port))
+}
+
+fn protocol(key: &FlowKey) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| p.number() == key.protocol)
 }

@@ -1,5 +1,6 @@
 //! What all workers and the control thread share.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,8 +46,17 @@ impl Shared {
         Arc::clone(&self.topology.lock())
     }
 
-    /// Puts a topology in force: workers take it up with their next batch.
+    /// Puts a topology in force: workers take it up with their next batch, and new conversations
+    /// are translated as its cell says.
     pub fn publish(&self, topology: Topology) {
+        let cell = topology.cell();
+        let outside = cell.and_then(|cell| Some((cell.underlay, cell.outside.as_ref()?)));
+        let (address, ports, limit) = outside
+            .map_or((Ipv4Addr::UNSPECIFIED, None, 0), |(address, outside)| {
+                (address, outside.snat_ports, outside.snat_per_container)
+            });
+        self.flows.set_source_nat_limit(limit);
+        self.flows.set_cell(address, ports);
         *self.topology.lock() = Arc::new(topology);
         self.published.fetch_add(1, Ordering::Release);
     }

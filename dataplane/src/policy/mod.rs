@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod egress;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -88,6 +88,19 @@ impl Index {
         self.stripes[hash as usize % STRIPES].lock()
     }
 
+    /// Keeps other writers of two hashes away. Locks are taken in the order of their numbers, so
+    /// two who lock the same ones cannot wait for each other.
+    pub fn lock_both(&self, a: u64, b: u64) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
+        let (a, b) = (a as usize % STRIPES, b as usize % STRIPES);
+        let first = self.stripes[a.min(b)].lock();
+        (first, (a != b).then(|| self.stripes[a.max(b)].lock()))
+    }
+
+    /// Keeps all other writers away, in the order of [`Index::lock_both`].
+    pub fn lock_all(&self) -> Vec<MutexGuard<'_, ()>> {
+        self.stripes.iter().map(|stripe| stripe.lock()).collect()
+    }
+
     /// Asks for the cache line where the entry of `hash` most likely is.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
@@ -150,6 +163,12 @@ impl Index {
     pub fn neighbours(&self, hash: u64) -> impl Iterator<Item = u32> {
         let slots = self.first(hash).0.iter().chain(&self.second(hash).0);
         slots.filter_map(|slot| (slot.load(Ordering::Acquire) as u32).checked_sub(1))
+    }
+
+    /// Entries in all buckets, counted one by one.
+    #[cfg(all(test, not(loom)))]
+    pub fn len(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.used() as usize).sum()
     }
 
     fn first(&self, hash: u64) -> &Bucket {
@@ -238,7 +257,7 @@ mod tests {
             assert!(!index.remove(hash, value));
             assert_eq!(index.find(hash, |found| found == value), None);
         }
-        assert!(index.buckets.iter().all(|bucket| bucket.used() == 0));
+        assert_eq!(index.len(), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod cut;
 mod hash;
 mod index;
 mod map;
@@ -23,6 +24,7 @@ mod sync;
 #[cfg(all(test, loom))]
 mod loom_tests;
 
+pub(crate) use cut::cut;
 pub use hash::hash_pair;
 #[cfg(not(loom))]
 pub(crate) use index::Bucket;

@@ -1,8 +1,11 @@
 //! Which rule admits a port: a set of port ranges that may overlap.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use sarcenet_dataplane_api::{PortRange, RuleId};
+
+use super::cut::cut;
 
 /// Port ranges with the rule that each stands for, cut into disjoint segments for look-up.
 /// Where ranges overlap, the rule with the lowest number answers.
@@ -41,7 +44,7 @@ impl PortRanges {
         if ranges.windows(2).all(|pair| pair[0].ports.last < pair[1].ports.first) {
             Self { segments: Segments::new(ranges), overlapping: Box::default() }
         } else {
-            Self { segments: Segments::new(cut(&ranges)), overlapping: ranges.into() }
+            Self { segments: Segments::new(segments(&ranges)), overlapping: ranges.into() }
         }
     }
 
@@ -87,36 +90,9 @@ impl PortRanges {
 }
 
 /// Cuts overlapping ranges, ordered by first port, into disjoint segments.
-fn cut(ranges: &[Segment]) -> Vec<Segment> {
-    // Where the answer may change: one more port than there are, for the end of the last range.
-    let mut edges: Vec<u32> = ranges
-        .iter()
-        .flat_map(|range| [u32::from(range.ports.first), u32::from(range.ports.last) + 1])
-        .collect();
-    edges.sort_unstable();
-    edges.dedup();
-    let mut segments: Vec<Segment> = Vec::with_capacity(edges.len());
-    // Ranges that have begun, by rule, the lowest first; those that have ended are found and
-    // dropped when they come up.
-    let mut open = std::collections::BinaryHeap::new();
-    let mut coming = ranges.iter().peekable();
-    for pair in edges.windows(2) {
-        let (from, to) = (pair[0] as u16, (pair[1] - 1) as u16);
-        while let Some(range) = coming.next_if(|range| range.ports.first <= from) {
-            open.push(std::cmp::Reverse((range.rule, range.ports.last)));
-        }
-        while open.peek().is_some_and(|top| top.0.1 < from) {
-            open.pop();
-        }
-        let Some(&std::cmp::Reverse((rule, _))) = open.peek() else { continue };
-        match segments.last_mut() {
-            Some(last) if last.rule == rule && u32::from(last.ports.last) + 1 == pair[0] => {
-                last.ports.last = to;
-            }
-            _ => segments.push(Segment { ports: PortRange { first: from, last: to }, rule }),
-        }
-    }
-    segments
+fn segments(ranges: &[Segment]) -> Vec<Segment> {
+    let ranges: Vec<_> = ranges.iter().map(|range| (range.ports, Reverse(range.rule))).collect();
+    cut(&ranges).map(|(ports, Reverse(rule))| Segment { ports, rule }).collect()
 }
 
 impl Segments {

@@ -9,6 +9,8 @@ mod acks;
 mod config;
 mod cores;
 mod outgoing;
+mod outside;
+mod pacing;
 mod ready;
 mod run;
 mod spin;
@@ -38,6 +40,7 @@ use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
 pub use config::WorkerConfig;
 pub use cores::{Cores, CoresError};
+pub use outside::{OutsideError, OutsideSettings};
 use run::Worker;
 
 /// Told to a worker. Dropped when it was done, which is what [`Workers::tell`] waits for.
@@ -97,6 +100,7 @@ struct Links {
 pub struct Workers {
     handles: Vec<Handle>,
     links: Mutex<Links>,
+    outside: Mutex<outside::Outside>,
     started: Instant,
 }
 
@@ -106,8 +110,12 @@ impl Workers {
     /// # Errors
     /// No thread or no epoll instance could be had.
     pub fn start(shared: &Arc<Shared>, config: WorkerConfig) -> io::Result<Self> {
-        let mut workers =
-            Self { handles: Vec::new(), links: Mutex::default(), started: Instant::now() };
+        let mut workers = Self {
+            handles: Vec::new(),
+            links: Mutex::default(),
+            outside: Mutex::default(),
+            started: Instant::now(),
+        };
         let config = Arc::new(config);
         for number in 0..config.count.max(1) {
             let (commands, orders) = unbounded();

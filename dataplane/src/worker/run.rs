@@ -14,6 +14,7 @@ use sarcenet_dataplane_api::{DropReason, PortId};
 
 use super::acks::AckFilter;
 use super::outgoing::Outgoing;
+use super::pacing::Pacing;
 use super::ready::Ready;
 use super::spin::Spin;
 use super::{Command, Order, Statistics, WorkerConfig, cores, reader_of};
@@ -56,6 +57,7 @@ pub(super) struct Worker {
 
     poll: Poll,
     ready: Ready,
+    pacing: Pacing,
     host: Option<Arc<ContainerLink>>,
     containers: Vec<Option<Arc<ContainerLink>>>,
     uplink: Option<Uplink>,
@@ -91,6 +93,7 @@ impl Worker {
             started,
             poll: Poll::new()?,
             ready: Ready::default(),
+            pacing: Pacing::default(),
             host: None,
             containers: Vec::new(),
             uplink: None,
@@ -148,9 +151,9 @@ impl Worker {
             }
             let now = Instant::now();
             if !spin.again(now) {
-                let until_sweep = self.until_sweep(now);
+                let timeout = self.until_something(now);
                 add(&self.statistics.sleeps, 1);
-                self.look(&mut events, until_sweep);
+                self.look(&mut events, timeout);
                 self.sweep(Instant::now());
                 continue;
             }
@@ -176,6 +179,9 @@ impl Worker {
                 self.ready.add(event.token());
             }
         }
+        if !self.pacing.is_empty() {
+            self.pacing.wake(self.now_ns(), &mut self.ready);
+        }
     }
 
     /// Carries one batch.
@@ -183,8 +189,11 @@ impl Worker {
         self.receive();
         let packets = self.batch.len();
         if packets > 0 {
-            let now_ns = self.started.elapsed().as_nanos() as u64;
+            let now_ns = self.now_ns();
             self.pipeline.process(&mut self.batch, now_ns);
+            for (PortId(port), until_ns) in self.pipeline.take_in_debt() {
+                self.pacing.rest(Token(usize::from(port)), until_ns);
+            }
             self.transmit();
             add(&self.statistics.batches, 1);
             add(&self.statistics.packets, packets as u64);
@@ -207,6 +216,9 @@ impl Worker {
                 return;
             }
             let Some(token) = self.ready.take() else { return };
+            if self.pacing.is_resting(token) {
+                continue;
+            }
             match self.receive_from(token, room) {
                 Ok(Received { drained: true, .. }) => {}
                 Ok(_) => self.ready.add(token),
@@ -362,9 +374,16 @@ impl Worker {
         }
     }
 
-    fn until_sweep(&self, now: Instant) -> Option<Duration> {
+    /// How long the worker may sleep when no link becomes ready.
+    fn until_something(&self, now: Instant) -> Option<Duration> {
         let flows = self.shared.flows.status().used;
-        (flows > 0).then(|| self.next_sweep.saturating_duration_since(now))
+        let sweep = (flows > 0).then(|| self.next_sweep.saturating_duration_since(now));
+        sweep.into_iter().chain(self.pacing.next(self.now_ns())).min()
+    }
+
+    /// Nanoseconds since start.
+    fn now_ns(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
     }
 
     /// Removes flows that have been idle, a part of the table at a time.

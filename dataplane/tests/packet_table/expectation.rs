@@ -8,7 +8,7 @@ use sarcenet_dataplane_api::Drops;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet};
 
 use crate::table::packet::{Packet, Tunnel, encapsulated};
-use crate::table::world::{End, HOST, WORLD_MAC, World, peer_mac};
+use crate::table::world::{CELL, End, HOST, WORLD_MAC, World, peer_mac};
 use crate::table::{Answer, Outcome, Row, Sent, Step};
 
 /// Something that rows can be played on.
@@ -84,7 +84,9 @@ pub(crate) fn check_answer(packet: &Packet, answer: Answer, left: &Left) -> Resu
     if !ip.verify_checksum() || usize::from(ip.total_len()) != ip_bytes.len() {
         return Err("the answer's header is wrong".into());
     }
-    if (ip.src_addr(), ip.dst_addr()) != (HOST.address, packet.source) {
+    let of_the_overlay = packet.source.octets()[..2] == HOST.address.octets()[..2];
+    let cell = if of_the_overlay { HOST } else { CELL };
+    if (ip.src_addr(), ip.dst_addr()) != (cell.address, packet.source) {
         return Err(format!("the answer goes from {} to {}", ip.src_addr(), ip.dst_addr()));
     }
     let icmp = Icmpv4Packet::new_checked(ip.payload()).map_err(|_| "the answer is no ICMP")?;

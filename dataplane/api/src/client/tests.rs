@@ -4,13 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Attach, Logging, PortId, PortRange, Protocol, Revoke, RuleId, RuleKey, UplinkMode, codec,
+    Attach, ConnectionLimit, EgressRule, HostService, Logging, MAX_LISTED, MAX_MAPPINGS, Mapping,
+    Outside, PortId, PortRange, Protocol, Rate, Revoke, RuleId, RuleKey, SetId, Traffic,
+    UplinkMode, codec,
 };
 
+/// A range whose ports take the most bytes.
+const WIDE: PortRange = PortRange { first: u16::MAX - 1, last: u16::MAX };
+
 fn rule(n: u32) -> Rule {
-    let ports = PortRange { first: u16::MAX - 1, last: u16::MAX };
     let destination = Ipv4Addr::from(u32::MAX - n);
-    let key = RuleKey { source: u16::MAX, destination, protocol: Protocol::Udp, ports };
+    let key = RuleKey { source: u16::MAX, destination, protocol: Protocol::Udp, ports: WIDE };
     Rule { id: RuleId(u32::MAX - n), key }
 }
 
@@ -21,7 +25,66 @@ fn container(n: u16, name: &str) -> Container {
         address,
         tag: u16::MAX,
         name: name.to_owned(),
-        attach: Attach::Tun,
+        attach: Attach::Veth { container: [0xff; 6], gateway: [0xff; 6] },
+    }
+}
+
+fn outside(listed: usize) -> Outside {
+    let address = Ipv4Addr::BROADCAST;
+    Outside {
+        snat_ports: Some(WIDE),
+        snat_per_container: u32::MAX,
+        not_masqueraded: vec![address.into(); listed],
+        local: vec![address; listed],
+        services: vec![HostService { address, protocol: Protocol::Udp, port: u16::MAX }; listed],
+    }
+}
+
+fn egress(id: u32, rules: u32) -> EgressSet {
+    let rule = |n| EgressRule {
+        id: RuleId(u32::MAX - n),
+        first: Ipv4Addr::BROADCAST,
+        last: Ipv4Addr::BROADCAST,
+        traffic: Traffic::Udp(WIDE),
+        log: true,
+    };
+    EgressSet { id: SetId(u32::MAX - id), from: 0, rules: (0..rules).map(rule).collect() }
+}
+
+fn settings(n: u16, mappings: usize) -> Settings {
+    let rate = Some(Rate { bits_per_second: u64::MAX, burst_bits: u64::MAX });
+    Settings {
+        port: PortId(u16::MAX - n),
+        denied: Some(SetId(u32::MAX)),
+        allowed: Some(SetId(u32::MAX)),
+        mappings: vec![
+            Mapping { protocol: Protocol::Udp, cell: WIDE, container: u16::MAX };
+            mappings
+        ],
+        send: rate,
+        receive: rate,
+        connections: Some(ConnectionLimit {
+            per_second: u32::MAX,
+            burst: u32::MAX,
+            dry_run: true,
+            log: true,
+        }),
+    }
+}
+
+/// Pieces of sets put together; each must go on where the one before ended.
+fn put_together(sets: &mut Vec<EgressSet>, pieces: Vec<EgressSet>) {
+    for piece in pieces {
+        match sets.iter_mut().find(|set| set.id == piece.id) {
+            None => {
+                assert_eq!(piece.from, 0);
+                sets.push(piece);
+            }
+            Some(set) => {
+                assert_eq!(piece.from as usize, set.rules.len());
+                set.rules.extend(piece.rules);
+            }
+        }
     }
 }
 
@@ -36,8 +99,13 @@ fn cell() -> Cell {
         revoke: Revoke::Drain,
         uplink: UplinkMode::Udp,
         host: true,
-        outside: None,
-        logging: Logging::default(),
+        outside: Some(outside(MAX_LISTED)),
+        logging: Logging {
+            overlay: true,
+            egress: true,
+            denied_per_second: u32::MAX,
+            accepted_udp_per_second: u32::MAX,
+        },
     }
 }
 
@@ -51,6 +119,8 @@ proptest! {
         containers in 0..255_u16,
         name in "[a-z]{0,400}",
         peers in 0..5_000_u32,
+        sets in prop::collection::vec(0..5_000_u32, 0..4),
+        mappings in 0..=MAX_MAPPINGS,
     ) {
         let peer = |n: u32| Peer {
             subnet: ipnet::Ipv4Net::new(Ipv4Addr::from(n << 8), 24).unwrap(),
@@ -65,6 +135,9 @@ proptest! {
             containers_gone: (0..containers).map(PortId).collect(),
             rules: (0..rules).map(rule).collect(),
             rules_gone: (0..gone).map(|n| rule(n).key).collect(),
+            egress: sets.iter().zip(0..).map(|(&rules, id)| egress(id, rules)).collect(),
+            egress_gone: (0..gone).map(|n| SetId(u32::MAX - n)).collect(),
+            settings: (0..containers.min(3)).map(|n| settings(n, mappings)).collect(),
             ..Update::default()
         };
         let mut whole = Update::default();
@@ -72,6 +145,11 @@ proptest! {
             prop_assert!(pieces::descriptors(&piece) <= 32);
             let frame = codec::encode(&Request::Update(Box::new(piece.clone()))).unwrap();
             prop_assert!(frame.len() <= 64 * 1024 + 128, "{} bytes", frame.len());
+            // Settings name containers before them, and no set that is gone before them.
+            prop_assert!(whole.egress_gone.is_empty() || piece.settings.is_empty());
+            prop_assert!(whole.settings.is_empty() || piece.containers.is_empty());
+            whole.egress_gone.extend(piece.egress_gone);
+            whole.settings.extend(piece.settings);
             whole.cell = whole.cell.or(piece.cell);
             whole.peers.extend(piece.peers);
             whole.peers_gone.extend(piece.peers_gone);
@@ -79,6 +157,7 @@ proptest! {
             whole.containers_gone.extend(piece.containers_gone);
             whole.rules.extend(piece.rules);
             whole.rules_gone.extend(piece.rules_gone);
+            put_together(&mut whole.egress, piece.egress);
         }
         prop_assert_eq!(whole, update);
     }
@@ -118,6 +197,8 @@ fn a_snapshot_of_many_pieces_takes_its_descriptors_along() {
         peers: Vec::new(),
         containers: (0..100).map(|n| (container(n, "app"), null.as_fd())).collect(),
         rules: (0..5_000).map(rule).collect(),
+        egress: vec![egress(1, 5_000)],
+        settings: vec![settings(1, 1)],
     };
     let mut client = Client::over(ours, Role::Controller).unwrap();
     assert_eq!(client.generation(), 41);
@@ -130,14 +211,17 @@ fn a_snapshot_of_many_pieces_takes_its_descriptors_along() {
     assert!(matches!(log.last(), Some((Request::SnapshotEnd, 0))));
     let pieces = &log[1..log.len() - 1];
     assert!(pieces.len() > 3);
-    let mut fds_seen = 0;
+    let (mut fds_seen, mut sets, mut settings_seen) = (0, Vec::new(), 0);
     for (request, fds) in pieces {
         let Request::Update(update) = request else { panic!("{request:?} inside a snapshot") };
         assert_eq!(update.generation, 42);
         assert_eq!(pieces::descriptors(update), *fds);
         fds_seen += fds;
+        put_together(&mut sets, update.egress.clone());
+        settings_seen += update.settings.len();
     }
-    assert_eq!(fds_seen, 101);
+    assert_eq!((fds_seen, settings_seen), (101, 1));
+    assert_eq!(sets, [egress(1, 5_000)]);
 }
 
 #[test]

@@ -275,6 +275,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
         (socket(), socket(), end(), end()),
         state(),
         any::<([u64; 2], [u64; 2])>(),
+        option::of(socket()),
     )
         .prop_map(
             |(
@@ -282,6 +283,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
                 (source, destination, from, to),
                 state,
                 (packets, bytes),
+                nat,
             )| FlowInfo {
                 protocol,
                 source,
@@ -295,6 +297,7 @@ fn flow() -> impl Strategy<Value = FlowInfo> {
                 idle_s,
                 packets,
                 bytes,
+                nat,
             },
         )
 }
@@ -373,7 +376,13 @@ fn step() -> impl Strategy<Value = TraceStep> {
         Just(TraceStep::SourceChecked),
         end().prop_map(|to| TraceStep::Routed { to }),
         (any::<u16>(), rule).prop_map(|(tag, rule)| TraceStep::Policy { tag, rule }),
+        any::<(Option<u32>, Option<u32>)>().prop_map(|(denied, allowed)| TraceStep::Egress {
+            denied: denied.map(RuleId),
+            allowed: allowed.map(RuleId)
+        }),
         Just(TraceStep::FlowCreated),
+        (option::of(socket()), option::of(socket()))
+            .prop_map(|(source, destination)| TraceStep::Translated { source, destination }),
         any::<(Ipv4Addr, u16)>().prop_map(|(peer, tag)| TraceStep::Encapsulated { peer, tag }),
         end().prop_map(|to| TraceStep::Transmitted { to }),
         any::<(u8, u8)>()

@@ -13,8 +13,8 @@ fn state() -> Desired {
         ..Update::default()
     };
     let mut desired = Desired::default();
-    let (places, rules) = desired.plan(&update).unwrap();
-    desired.accept(places, &rules);
+    let plan = desired.plan(&update).unwrap();
+    desired.accept(plan);
     desired
 }
 
@@ -90,10 +90,10 @@ fn removals_make_room_for_additions_of_the_same_update() {
         rules: vec![rule(3, 5, 2, 80, 80), rule(4, 6, 2, 1, 1), rule(5, 6, 2, 1, 1)],
         ..Update::default()
     };
-    let (places, rules) = desired.plan(&update).unwrap();
-    assert_eq!(rules.gone, [rule(1, 5, 2, 80, 80).key]);
-    assert_eq!(rules.new, [rule(3, 5, 2, 80, 80), rule(5, 6, 2, 1, 1)]);
-    desired.accept(places, &rules);
+    let plan = desired.plan(&update).unwrap();
+    assert_eq!(plan.rules.gone, [rule(1, 5, 2, 80, 80).key]);
+    assert_eq!(plan.rules.new, [rule(3, 5, 2, 80, 80), rule(5, 6, 2, 1, 1)]);
+    desired.accept(plan);
     assert_eq!(desired.places.peers.len(), 3);
     assert_eq!(desired.places.containers[&PortId(9)], container(9, 2));
     assert_eq!(desired.rules[&rule(3, 5, 2, 80, 80).key], RuleId(3));
@@ -104,7 +104,7 @@ fn removals_make_room_for_additions_of_the_same_update() {
 fn what_is_there_already_is_no_change() {
     let desired = state();
     let update = Update { rules: vec![rule(1, 5, 2, 80, 80)], ..Update::default() };
-    assert_eq!(desired.plan(&update).unwrap(), (None, RuleChange::default()));
+    assert_eq!(desired.plan(&update).unwrap(), Plan::default());
 }
 
 #[test]
@@ -141,14 +141,14 @@ proptest! {
             }
             expected.extend(new.iter().map(|rule| (rule.key, rule.id)));
             let update = Update { rules: new, rules_gone, ..Update::default() };
-            let (places, change) = desired.plan(&update).unwrap();
-            for key in &change.gone {
+            let plan = desired.plan(&update).unwrap();
+            for key in &plan.rules.gone {
                 prop_assert!(table.remove(key).is_some(), "removes a rule that is not there");
             }
-            for rule in &change.new {
+            for rule in &plan.rules.new {
                 prop_assert!(table.insert(rule.key, rule.id).is_none(), "adds a rule twice");
             }
-            desired.accept(places, &change);
+            desired.accept(plan);
             prop_assert_eq!(&table, &expected);
             prop_assert_eq!(&desired.rules, &expected);
         }

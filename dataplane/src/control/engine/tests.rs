@@ -9,6 +9,7 @@ use crate::{
         testing::{Event, FakeDoors, no_queue, queue},
     },
     flow::{FlowKey, FlowTable, NewFlow},
+    nat::Nat,
 };
 
 fn engine() -> Engine<FakeDoors> {
@@ -94,7 +95,8 @@ fn flow(engine: &Engine<FakeDoors>, from: Via, to: Via, port: u16) {
         destination_port: 80,
         protocol: 6,
     };
-    let new = NewFlow { key, from, to, tag: 5, rule: Some(RuleId(1)), generation: 1 };
+    let new =
+        NewFlow { key, from, to, tag: 5, rule: Some(RuleId(1)), generation: 1, nat: Nat::None };
     let guard = engine.shared().flows.pin();
     engine.shared().flows.insert(&new, 0, &guard).unwrap();
 }

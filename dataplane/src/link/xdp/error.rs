@@ -4,6 +4,8 @@
 use std::io;
 use std::net::Ipv4Addr;
 
+use crate::link::bpf::LoadError;
+
 /// Why an uplink could not be opened or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
@@ -30,15 +32,8 @@ pub enum XdpError {
         driver: String,
     },
     /// The steering program did not get into the kernel.
-    #[error("loading the XDP program: {source} ({cure}){log}")]
-    Load {
-        /// What the system said.
-        source: io::Error,
-        /// What that means, and what to do.
-        cure: &'static str,
-        /// What the kernel's verifier said, after a line break; empty when it said nothing.
-        log: String,
-    },
+    #[error("loading the XDP program: {0}")]
+    Load(#[from] LoadError),
     /// The steering program could not be attached to the interface.
     #[error("attaching the XDP program to {interface} in {mode} mode: {source} ({cure})")]
     Attach {

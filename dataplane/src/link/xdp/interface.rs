@@ -5,10 +5,8 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_nametoindex;
-
 use super::error::XdpError;
+use crate::link::interface;
 
 /// An interface of the calling thread's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,17 +25,10 @@ impl Interface {
     /// # Errors
     /// [`XdpError::NoInterface`], [`XdpError::Interface`].
     pub(super) fn with_address(address: Ipv4Addr) -> Result<Self, XdpError> {
-        let all = getifaddrs().map_err(|errno| XdpError::Interface {
-            interface: "with the underlay address".to_owned(),
-            source: errno.into(),
-        })?;
-        let name = all
-            .filter_map(|entry| Some((entry.interface_name, entry.address?)))
-            .find(|(_, found)| found.as_sockaddr_in().is_some_and(|found| found.ip() == address))
-            .map(|(name, _)| name)
+        let (name, index) = interface::with_address(address)
+            .map_err(|(interface, source)| XdpError::Interface { interface, source })?
             .ok_or(XdpError::NoInterface(address))?;
         let failed = |source| XdpError::Interface { interface: name.clone(), source };
-        let index = if_nametoindex(name.as_str()).map_err(|errno| failed(errno.into()))?;
         let queues = receive_queues(&name).map_err(failed)?;
         let driver = driver(&name).map_err(failed)?;
         Ok(Self { name, index, queues, driver })

@@ -21,7 +21,6 @@ mod tests;
 mod transmit;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,8 +30,9 @@ use interface::Interface;
 use neighbours::Neighbours;
 pub use open::Demand;
 use queue::{Copying, Queue};
+use sarcenet_dataplane_api::PortRange;
+pub use steering::AttachMode;
 use steering::Steering;
-pub use steering::{AttachMode, Transport};
 
 use super::LinkCounters;
 
@@ -126,16 +126,11 @@ impl XdpUplink {
         }
     }
 
-    /// Takes ports at the cell's address from the kernel (`taken`), or gives them back.
+    /// Takes these ports at the cell's address from the kernel, and gives back all others.
     ///
     /// # Errors
     /// [`XdpError::Map`].
-    pub fn set_ports(
-        &self,
-        transport: Transport,
-        ports: RangeInclusive<u16>,
-        taken: bool,
-    ) -> Result<(), XdpError> {
-        self.steering.set_ports(transport, ports, taken)
+    pub fn set_ports(&self, tcp: &[PortRange], udp: &[PortRange]) -> Result<(), XdpError> {
+        self.steering.set_ports(tcp, udp)
     }
 }

@@ -2,41 +2,17 @@
 //! attaching, and its tables.
 #![expect(unsafe_code, reason = "libbpf, which speaks bpf(2) for us, is a C library")]
 
-use std::ffi::{CStr, c_void};
 use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::{self, NonNull};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use parking_lot::Mutex;
+use sarcenet_dataplane_api::PortRange;
 
-use super::error::{XdpError, cure};
-
-/// Aligned as the headers in an ELF file are.
-#[repr(C, align(8))]
-struct Aligned<T: ?Sized>(T);
+use super::error::XdpError;
+use crate::link::bpf::{self, Aligned, TakenPorts, check, update};
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o")));
-
-/// Bytes for what the kernel's verifier has to say.
-const LOG_LEN: usize = 64 * 1024;
-
-/// Ports in one word of the table.
-const PORTS_PER_WORD: u32 = 64;
-
-/// Words of the table for one protocol.
-const WORDS: usize = 65_536 / PORTS_PER_WORD as usize;
-
-/// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
 
 /// Where in the kernel's path the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,85 +52,8 @@ impl fmt::Display for AttachMode {
 pub(super) struct Steering {
     program: OwnedFd,
     sockets: OwnedFd,
-    taken_ports: OwnedFd,
-    /// What the table of ports holds: TCP, then UDP. Changed under the lock, word by word.
-    ports: Mutex<Box<[[u64; WORDS]; 2]>>,
+    ports: TakenPorts,
     link: Option<OwnedFd>,
-}
-
-unsafe extern "C" {
-    /// In libbpf, as all the others, but missing among the bindings. The argument is a function
-    /// that prints, or null; so is what it returns.
-    fn libbpf_set_print(print: *const c_void) -> *const c_void;
-}
-
-/// An opened object file, closed with everything in it that was not duplicated.
-struct Object(NonNull<libxdp_sys::bpf_object>);
-
-impl Drop for Object {
-    fn drop(&mut self) {
-        // SAFETY: the object was opened by `bpf_object__open_mem` and is closed only here.
-        unsafe { libxdp_sys::bpf_object__close(self.0.as_ptr()) };
-    }
-}
-
-impl Object {
-    /// Opens the embedded file. `log` is where the verifier writes; it must outlive the object.
-    fn open(log: &mut [u8]) -> io::Result<Self> {
-        // SAFETY: null is allowed and means that nothing is printed; what libbpf would say to
-        // standard error, the errors and the log do.
-        unsafe { libbpf_set_print(ptr::null()) };
-        // SAFETY: plain data, for which all zeroes is valid and means "not given".
-        let mut options: libxdp_sys::bpf_object_open_opts = unsafe { std::mem::zeroed() };
-        options.sz = size_of_val(&options);
-        options.kernel_log_buf = log.as_mut_ptr().cast();
-        options.kernel_log_size = log.len();
-        options.kernel_log_level = 1;
-        // SAFETY: the bytes are static and the options live for the call; the log outlives the
-        // object, as this function asks for.
-        let object = unsafe {
-            libxdp_sys::bpf_object__open_mem(
-                OBJECT.0.as_ptr().cast(),
-                OBJECT.0.len(),
-                &raw const options,
-            )
-        };
-        NonNull::new(object).map(Self).ok_or_else(io::Error::last_os_error)
-    }
-
-    fn map(&self, name: &CStr) -> io::Result<NonNull<libxdp_sys::bpf_map>> {
-        // SAFETY: the object is open, the name ends with a zero byte.
-        let map =
-            unsafe { libxdp_sys::bpf_object__find_map_by_name(self.0.as_ptr(), name.as_ptr()) };
-        NonNull::new(map).ok_or_else(io::Error::last_os_error)
-    }
-
-    /// A descriptor of a map of the loaded object.
-    fn map_fd(&self, name: &CStr) -> io::Result<OwnedFd> {
-        let map = self.map(name)?;
-        // SAFETY: the map is one of this object, which is open.
-        duplicate(unsafe { libxdp_sys::bpf_map__fd(map.as_ptr()) })
-    }
-
-    /// Sets what the program knows as `cell`, before it is loaded.
-    fn set_cell(&self, address: Ipv4Addr, tunnel_port: u16) -> io::Result<()> {
-        let mut value = [0; 8];
-        value[..4].copy_from_slice(&address.octets());
-        value[4..6].copy_from_slice(&tunnel_port.to_be_bytes());
-        let map = self.map(c".rodata")?;
-        let mut len = 0;
-        // SAFETY: the map is one of this object; libbpf returns where its initial value lies and
-        // how long it is, and it stays there until the object is loaded. At most that much is
-        // written.
-        unsafe {
-            let at = libxdp_sys::bpf_map__initial_value(map.as_ptr(), &raw mut len);
-            if at.is_null() || len < value.len() {
-                return Err(io::Error::from_raw_os_error(libc::EINVAL));
-            }
-            ptr::copy_nonoverlapping(value.as_ptr(), at.cast::<u8>(), value.len());
-        }
-        Ok(())
-    }
 }
 
 impl Steering {
@@ -164,45 +63,17 @@ impl Steering {
     /// # Errors
     /// [`XdpError::Load`].
     pub(super) fn load(address: Ipv4Addr, tunnel_port: u16, queues: u32) -> Result<Self, XdpError> {
-        let mut log = vec![0; LOG_LEN];
-        Self::load_logged(address, tunnel_port, queues, &mut log).map_err(|source| {
-            let said = CStr::from_bytes_until_nul(&log).unwrap_or_default().to_string_lossy();
-            let log =
-                if said.is_empty() { String::new() } else { format!("\n{}", said.trim_end()) };
-            XdpError::Load { cure: cure(&source), source, log }
-        })
-    }
-
-    fn load_logged(
-        address: Ipv4Addr,
-        tunnel_port: u16,
-        queues: u32,
-        log: &mut [u8],
-    ) -> io::Result<Self> {
-        let object = Object::open(log)?;
-        object.set_cell(address, tunnel_port)?;
-        let sockets = object.map(c"sockets")?;
-        // SAFETY: the map is one of this object, which is not loaded yet.
-        check(unsafe { libxdp_sys::bpf_map__set_max_entries(sockets.as_ptr(), queues) })?;
-        // SAFETY: the object is open.
-        check(unsafe { libxdp_sys::bpf_object__load(object.0.as_ptr()) })?;
-        // SAFETY: the object is loaded, the name ends with a zero byte, and the program that is
-        // found belongs to the object.
-        let program = unsafe {
-            let program =
-                libxdp_sys::bpf_object__find_program_by_name(object.0.as_ptr(), c"steer".as_ptr());
-            if program.is_null() {
-                return Err(io::Error::last_os_error());
-            }
-            libxdp_sys::bpf_program__fd(program)
+        let mut cell = [0; 8];
+        cell[..4].copy_from_slice(&address.octets());
+        cell[4..6].copy_from_slice(&tunnel_port.to_be_bytes());
+        let source = bpf::Source {
+            object: OBJECT,
+            program: c"steer",
+            constants: &cell,
+            sizes: &[(c"sockets", queues)],
         };
-        Ok(Self {
-            program: duplicate(program)?,
-            sockets: object.map_fd(c"sockets")?,
-            taken_ports: object.map_fd(c"taken_ports")?,
-            ports: Mutex::new(Box::new([[0; WORDS]; 2])),
-            link: None,
-        })
+        let (program, [sockets, ports]) = bpf::load(&source, [c"sockets", c"taken_ports"])?;
+        Ok(Self { program, sockets, ports: TakenPorts::new(ports), link: None })
     }
 
     /// Attaches it to an interface, until it is dropped.
@@ -240,80 +111,19 @@ impl Steering {
         })
     }
 
-    /// Takes ports at the cell's address from the kernel, or gives them back.
+    /// Takes these ports at the cell's address from the kernel, and gives back all others.
     ///
     /// # Errors
     /// [`XdpError::Map`]; some of the ports may be changed then.
-    pub(super) fn set_ports(
-        &self,
-        transport: Transport,
-        range: RangeInclusive<u16>,
-        taken: bool,
-    ) -> Result<(), XdpError> {
-        let mut ports = self.ports.lock();
-        let words = &mut ports[transport as usize];
-        let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
-        if first > last {
-            return Ok(());
-        }
-        for word in first / PORTS_PER_WORD..=last / PORTS_PER_WORD {
-            let base = word * PORTS_PER_WORD;
-            let low = first.max(base) - base;
-            let high = last.min(base + PORTS_PER_WORD - 1) - base;
-            let mask = (u64::MAX >> (63 - (high - low))) << low;
-            let old = words[word as usize];
-            let new = if taken { old | mask } else { old & !mask };
-            if new != old {
-                let key = transport as u32 * WORDS as u32 + word;
-                update(&self.taken_ports, key, &new).map_err(|source| XdpError::Map {
-                    what: format!("ports {first} to {last}"),
-                    source,
-                })?;
-                words[word as usize] = new;
-            }
-        }
-        Ok(())
+    pub(super) fn set_ports(&self, tcp: &[PortRange], udp: &[PortRange]) -> Result<(), XdpError> {
+        self.ports
+            .set(tcp, udp)
+            .map_err(|source| XdpError::Map { what: "taken ports".to_owned(), source })
     }
 
-    /// What the program says about a frame, as if it came in at queue 0 (`BPF_PROG_TEST_RUN`).
+    /// What the program says about a frame, as if it came in at queue 0.
     #[cfg(test)]
     pub(super) fn judge(&self, frame: &[u8]) -> io::Result<u32> {
-        // SAFETY: plain data, for which all zeroes is valid and means "not given".
-        let mut options: libxdp_sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
-        options.sz = size_of_val(&options);
-        options.data_in = frame.as_ptr().cast();
-        options.data_size_in = frame.len() as u32;
-        // SAFETY: the descriptor is that of a loaded program; the frame, which is only read, and
-        // the options live for the call.
-        check(unsafe {
-            libxdp_sys::bpf_prog_test_run_opts(self.program.as_raw_fd(), &raw mut options)
-        })?;
-        Ok(options.retval)
+        bpf::judge(&self.program, frame, 0)
     }
-}
-
-/// Sets an entry of a map whose keys are `u32` and whose values are of the size of `T`.
-fn update<T: Copy>(map: &OwnedFd, key: u32, value: &T) -> io::Result<()> {
-    // SAFETY: key and value live for the call, which reads as much of them as the map's entries
-    // are long: the callers give values of that size.
-    check(unsafe {
-        libxdp_sys::bpf_map_update_elem(
-            map.as_raw_fd(),
-            (&raw const key).cast(),
-            ptr::from_ref(value).cast(),
-            0,
-        )
-    })
-}
-
-/// Turns what libbpf returns (a negative errno) into a result.
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
-}
-
-/// A descriptor of our own for one that libbpf closes with its object.
-fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
-    check(fd)?;
-    // SAFETY: libbpf has it open, for at least as long as the caller holds the object.
-    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
 }

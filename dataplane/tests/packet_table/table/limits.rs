@@ -1,11 +1,13 @@
 //! Time to live, and the size of packets.
 
 use sarcenet_dataplane::packet::{Checksum, Offload};
-use sarcenet_dataplane_api::DropReason::{TooBig, TtlExceeded};
+use sarcenet_dataplane_api::DropReason::{RateLimit, TooBig, TtlExceeded};
 
 use super::packet::{ACK, Packet, SYN, Transport, icmp_error, tcp, tcp_reply, udp};
-use super::world::{A, B, End, HOST, MTU, REMOTE_A, REMOTE_B, tcp_rule, udp_rule};
-use super::{FRAGMENTATION_NEEDED, Leaving, Outcome, Row, TIME_EXCEEDED, leaving, row};
+use super::world::{A, B, End, HOST, MTU, REMOTE_A, REMOTE_B, limit_rate, tcp_rule, udp_rule};
+use super::{
+    FRAGMENTATION_NEEDED, Leaving, Outcome, PipelineOnly, Row, TIME_EXCEEDED, leaving, row,
+};
 
 /// Payload bytes of the first fragments of a packet with a 20-byte header: a multiple of 8.
 const PIECE: usize = (MTU as usize - 20) & !7;
@@ -43,6 +45,16 @@ pub(super) fn rows() -> Vec<Row> {
     let sized = |from, to, len: usize| udp(from, to, 53).payload(len - 28);
     let may_cut = |packet: Packet| packet.with(|p| p.dont_frag = false);
     vec![
+        row("a container is sent no more than it may be")
+            .allow(udp_rule(A, B, 53))
+            .given(|world| limit_rate(world, B, 4, 400))
+            .passes(udp(A, B, 53), A, B)
+            .drops(udp(A, B, 53), RateLimit)
+            .wait(20)
+            .pipeline_only(PipelineOnly::TakesTime)
+            .drops(udp(A, B, 53), RateLimit)
+            .wait(25)
+            .passes(udp(A, B, 53), A, B),
         row("a time to live that ends here is answered")
             .allow(udp_rule(A, B, 53))
             .refuses(udp(A, B, 53).with(|p| p.ttl = 1), TtlExceeded, TIME_EXCEEDED)

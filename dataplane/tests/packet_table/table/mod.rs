@@ -8,6 +8,7 @@ mod generations;
 mod host;
 mod icmp;
 mod limits;
+mod outside;
 pub(crate) mod packet;
 mod policy;
 mod tracking;
@@ -104,6 +105,7 @@ pub(crate) fn rows() -> Vec<Row> {
         icmp::rows(),
         fragments::rows(),
         limits::rows(),
+        outside::rows(),
         generations::rows(),
         bad_input::rows(),
     ]
@@ -180,6 +182,12 @@ impl Row {
     /// A packet passes; by the tunnel it carries the tag of the container it comes from.
     pub(crate) fn passes(self, packet: Packet, from: End, to: End) -> Self {
         self.passes_with_tag(packet, to, from.tag)
+    }
+
+    /// A packet leaves by this door as that one.
+    pub(crate) fn translates(self, packet: Packet, door: Via, into: Packet) -> Self {
+        let leaving = Leaving { bytes: into.ip_bytes(), offload: into.offload };
+        self.becomes(packet, Outcome::Forward(door, vec![leaving]))
     }
 
     /// A packet ends here.

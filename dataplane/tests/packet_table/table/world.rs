@@ -1,12 +1,16 @@
 //! The cell all rows play on, and who is around it.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use sarcenet_dataplane::limit::{ConnectionLimiter, TokenBucket};
 use sarcenet_dataplane::packet::Via;
-use sarcenet_dataplane::topology::Topology;
+use sarcenet_dataplane::policy::egress::EgressTable;
+use sarcenet_dataplane::topology::{ConnectionBudget, Grants, Topology};
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
-    RuleKey, UplinkMode,
+    Attach, Cell, ConnectionLimit, Container, EgressRule, HostService, Logging, Mapping, Outside,
+    Peer, PortId, PortRange, Protocol, Rate, Revoke, Rule, RuleId, RuleKey, Traffic, UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -58,6 +62,17 @@ pub(crate) const REMOTE_HOST: End = there(12, 62, 0, 0);
 pub(crate) const HOST: End =
     End { door: Via::Host, address: Ipv4Addr::new(10, 255, 55, 0), tag: 0 };
 
+/// This cell on the underlay, and for the outside.
+pub(crate) const CELL: End = End { door: Via::Host, address: Ipv4Addr::new(10, 77, 0, 11), tag: 0 };
+/// Somebody outside.
+pub(crate) const OUTSIDE: End =
+    End { door: Via::Host, address: Ipv4Addr::new(198, 51, 100, 7), tag: 0 };
+/// Somebody else there.
+pub(crate) const OUTSIDE_2: End =
+    End { door: Via::Host, address: Ipv4Addr::new(203, 0, 113, 7), tag: 0 };
+/// The one port for source NAT; that of clients, so that it stays as it is.
+pub(crate) const SNAT_PORT: u16 = 40_000;
+
 /// An address somewhere, for packets to or from whoever should not be there. Its door is the
 /// one of a container, so that such packets can also be sent.
 pub(crate) const fn nobody(address: [u8; 4]) -> End {
@@ -72,6 +87,18 @@ pub(crate) struct World {
     pub peers: Vec<Peer>,
     pub containers: Vec<Container>,
     pub rules: Vec<Rule>,
+    /// What containers may do beyond that; egress rules as they were written.
+    pub grants: BTreeMap<PortId, Granted>,
+}
+
+/// What a container may do beyond app-to-app rules.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Granted {
+    denied: Vec<EgressRule>,
+    allowed: Vec<EgressRule>,
+    mappings: Vec<Mapping>,
+    connections: Option<ConnectionLimit>,
+    receive: Option<Rate>,
 }
 
 impl Default for World {
@@ -91,16 +118,96 @@ impl Default for World {
         };
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
         let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();
-        Self { cell: Some(cell), peers, containers, rules: Vec::new() }
+        let (rules, grants) = (Vec::new(), BTreeMap::new());
+        Self { cell: Some(cell), peers, containers, rules, grants }
     }
 }
 
 impl World {
     /// What the workers look at.
     pub(crate) fn topology(&self, generation: u32) -> Topology {
-        let Self { cell, peers, containers, .. } = self.clone();
+        let Self { cell, peers, containers, grants, .. } = self.clone();
+        let grants = grants.into_iter().map(|(port, granted)| (port, granted.ready()));
         Topology::new(generation, cell, peers.into_iter(), containers.into_iter())
+            .with_grants(grants)
     }
+}
+
+impl Granted {
+    fn ready(self) -> Arc<Grants> {
+        let table = |rules: &[EgressRule]| Some(Arc::new(EgressTable::compile(rules)));
+        Arc::new(Grants {
+            denied: table(&self.denied),
+            allowed: table(&self.allowed),
+            mappings: self.mappings,
+            connections: self.connections.map(|limit| ConnectionBudget {
+                limit,
+                limiter: Arc::new(ConnectionLimiter::new(&limit, 0)),
+            }),
+            receive: self.receive.map(|rate| Arc::new(TokenBucket::new(&rate, 0))),
+            send: None,
+        })
+    }
+}
+
+/// Gives the cell a way out.
+pub(crate) fn with_outside(world: &mut World) {
+    if let Some(cell) = &mut world.cell {
+        cell.outside = Some(Outside {
+            snat_ports: Some(ports(SNAT_PORT, SNAT_PORT)),
+            snat_per_container: 0,
+            not_masqueraded: Vec::new(),
+            local: vec![[192, 0, 2, 11].into()],
+            services: vec![HostService {
+                address: [169, 254, 0, 2].into(),
+                protocol: Protocol::Udp,
+                port: 53,
+            }],
+        });
+    }
+}
+
+/// These ports.
+pub(crate) const fn ports(first: u16, last: u16) -> PortRange {
+    PortRange { first, last }
+}
+
+fn egress_rule(destinations: &str, traffic: Traffic) -> EgressRule {
+    let (first, last) = destinations.split_once('-').expect("a range");
+    let (first, last) = (first.parse().unwrap(), last.parse().unwrap());
+    EgressRule { id: RuleId(7), first, last, traffic, log: false }
+}
+
+fn granted(world: &mut World, end: End) -> &mut Granted {
+    let Via::Container(port) = end.door else { panic!("{end:?} is no container of this cell") };
+    world.grants.entry(port).or_default()
+}
+
+/// A container may send such traffic to these destinations.
+pub(crate) fn allow_out(world: &mut World, from: End, destinations: &str, traffic: Traffic) {
+    granted(world, from).allowed.push(egress_rule(destinations, traffic));
+}
+
+/// A container may send nothing to these destinations, whatever else is said.
+pub(crate) fn deny_out(world: &mut World, from: End, destinations: &str) {
+    granted(world, from).denied.push(egress_rule(destinations, Traffic::All));
+}
+
+/// TCP ports of the cell lead to a container.
+pub(crate) fn map_port(world: &mut World, to: End, first: u16, last: u16, container: u16) {
+    let mapping = Mapping { protocol: Protocol::Tcp, cell: ports(first, last), container };
+    granted(world, to).mappings.push(mapping);
+}
+
+/// A container may open `burst` connections to the same end at once, and one more a second.
+pub(crate) fn limit_connections(world: &mut World, from: End, burst: u32, dry_run: bool) {
+    let limit = ConnectionLimit { per_second: 1, burst, dry_run, log: false };
+    granted(world, from).connections = Some(limit);
+}
+
+/// A container may be sent so many bits at once, and `bits_per_second` afterwards.
+pub(crate) fn limit_rate(world: &mut World, to: End, bits_per_second: u64, burst_bits: u64) {
+    granted(world, to).receive = Some(Rate { bits_per_second, burst_bits });
 }
 
 /// The container of an end on this cell.

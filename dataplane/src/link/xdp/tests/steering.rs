@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
 use super::*;
-use crate::link::xdp::Transport;
+use sarcenet_dataplane_api::PortRange;
 
 /// `XDP_PASS` and `XDP_REDIRECT` of `linux/bpf.h`.
 const PASS: u32 = 2;
@@ -76,9 +76,9 @@ fn ports_are_taken_and_given_back() {
     let underlay = Underlay::new();
     let uplink = underlay.open(0, AttachMode::Generic);
     let judge = |protocol, port| uplink.steering.judge(&frame(protocol, port)).unwrap();
-    uplink.set_ports(Transport::Tcp, 61_001..=61_130, true).unwrap();
-    uplink.set_ports(Transport::Udp, 0..=0, true).unwrap();
-    uplink.set_ports(Transport::Udp, 65_535..=65_535, true).unwrap();
+    let range = |first, last| PortRange { first, last };
+    let set = |tcp: &[_], udp: &[_]| uplink.set_ports(tcp, udp).unwrap();
+    set(&[range(61_001, 61_130)], &[range(0, 0), range(65_535, 65_535)]);
     for (protocol, port, expected) in [
         (TCP, 61_000, PASS),
         (TCP, 61_001, REDIRECT),
@@ -94,12 +94,13 @@ fn ports_are_taken_and_given_back() {
     ] {
         assert_eq!(judge(protocol, port), expected, "protocol {protocol}, port {port}");
     }
-    uplink.set_ports(Transport::Tcp, 61_064..=61_064, false).unwrap();
+    set(&[range(61_001, 61_063), range(61_065, 61_130)], &[range(0, 65_535)]);
     assert_eq!(judge(TCP, 61_064), PASS);
     assert_eq!(judge(TCP, 61_063), REDIRECT);
     assert_eq!(judge(TCP, 61_065), REDIRECT);
-    uplink.set_ports(Transport::Udp, 0..=65_535, true).unwrap();
-    uplink.set_ports(Transport::Udp, 0..=65_535, false).unwrap();
+    assert_eq!(judge(UDP, 61_064), REDIRECT);
+    set(&[], &[]);
+    assert_eq!(judge(TCP, 61_063), PASS);
     assert_eq!(judge(UDP, 0), PASS);
     assert_eq!(judge(UDP, PORT), REDIRECT);
 }
@@ -142,7 +143,7 @@ fn the_kernels_traffic_stays_the_kernels() {
         assert_eq!(batch.packet(0).from, Via::Tunnel(CELLS[1]));
         assert!(tunnel.recv(&mut buffer).is_err(), "the kernel had it too");
         nothing_dropped(report);
-        uplink.set_ports(Transport::Udp, 8053..=8053, true).unwrap();
+        uplink.set_ports(&[], &[PortRange { first: 8053, last: 8053 }]).unwrap();
         peer.send_to(b"mapped", (CELLS[0], 8053)).unwrap();
         until("the mapped port's packet arrives", || {
             receive_now(&uplink).1.count(DropReason::Untracked) == 1

@@ -6,19 +6,25 @@
 
 #![forbid(unsafe_code)]
 
+mod outside;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use sarcenet_dataplane_api::{Cell, Container, Peer, PortId};
+use sarcenet_dataplane_api::{Cell, Container, HostService, Peer, PortId, Protocol};
+
+pub use outside::{ConnectionBudget, Grants};
 
 use crate::packet::Via;
 use crate::table::PrefixMap;
 use crate::wire::tunnel::{TunnelTemplate, vtep_mac};
+use outside::OutsideView;
 
 /// A container of this cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ContainerEntry {
     /// Its port.
     pub port: PortId,
@@ -28,6 +34,8 @@ pub struct ContainerEntry {
     pub tag: u16,
     /// What people call it.
     pub name: String,
+    /// What it may do beyond app-to-app rules; nothing by default.
+    pub grants: Arc<Grants>,
 }
 
 /// Another cell.
@@ -80,6 +88,7 @@ pub struct Topology {
     peers: Vec<PeerEntry>,
     by_subnet: PrefixMap<u32>,
     by_underlay: AddressMap,
+    outside: Option<OutsideView>,
 }
 
 impl Topology {
@@ -100,6 +109,7 @@ impl Topology {
         if let Some(cell) = &cell {
             topology.local_mac = vtep_mac(cell.subnet.network());
             topology.add_peers(cell, peers);
+            topology.outside = cell.outside.as_ref().map(OutsideView::new);
         }
         topology.cell = cell;
         for container in containers {
@@ -133,7 +143,24 @@ impl Topology {
             self.by_port.resize(slot + 1, None);
         }
         self.by_port[slot] = Some(index);
-        self.containers.push(ContainerEntry { port, address, tag, name });
+        self.containers.push(ContainerEntry { port, address, tag, name, grants: Arc::default() });
+    }
+
+    /// The same with what its containers may do beyond app-to-app rules; of containers that are
+    /// not here nothing is taken.
+    #[must_use]
+    pub fn with_grants(mut self, grants: impl Iterator<Item = (PortId, Arc<Grants>)>) -> Self {
+        let mut mappings = Vec::new();
+        for (port, granted) in grants {
+            let Some(&Some(index)) = self.by_port.get(usize::from(port.0)) else { continue };
+            let Some(container) = self.containers.get_mut(index as usize) else { continue };
+            mappings.extend(granted.mappings.iter().map(|mapping| (container.address, *mapping)));
+            container.grants = granted;
+        }
+        if let Some(outside) = &mut self.outside {
+            outside.add_mappings(mappings);
+        }
+        self
     }
 
     /// Low half of the desired state's generation.
@@ -194,6 +221,47 @@ impl Topology {
             return self.container_at(address).map(|container| Via::Container(container.port));
         }
         self.peer_for(address).map(|peer| Via::Tunnel(peer.underlay))
+    }
+
+    /// The same for any address: what lies outside the overlay is behind the host's door, where
+    /// there is a way to it.
+    pub fn place_of(&self, address: Ipv4Addr) -> Option<Via> {
+        self.door_of(address).or_else(|| {
+            let cell = self.cell.as_ref().filter(|cell| cell.outside.is_some())?;
+            (!cell.overlay.contains(&address)).then_some(Via::Host)
+        })
+    }
+
+    /// Whether this is one of the cell's own addresses, or one that only the cell can have
+    /// (loopback, link-local); without an outside only those and the underlay's are known.
+    pub fn is_local(&self, address: Ipv4Addr) -> bool {
+        let underlay = self.cell.as_ref().map(|cell| cell.underlay);
+        Some(address) == underlay
+            || outside::is_never_outside(address)
+            || self.outside.as_ref().is_some_and(|outside| outside.is_local(address))
+    }
+
+    /// Whether a packet that came from the kernel to this address is the kernel's to deliver, when
+    /// it belongs to nothing here: where there is a way to the outside, more is taken from the
+    /// kernel than concerns containers.
+    pub fn is_kernels(&self, address: Ipv4Addr) -> bool {
+        self.outside.is_some() && self.is_local(address)
+    }
+
+    /// Whether containers may use this port of the cell.
+    pub fn is_service(&self, service: &HostService) -> bool {
+        self.outside.as_ref().is_some_and(|outside| outside.is_service(service))
+    }
+
+    /// Whether conversations with this destination leave under the cell's address; none when they
+    /// cannot leave.
+    pub fn masquerade(&self, destination: Ipv4Addr) -> Option<bool> {
+        self.outside.as_ref()?.masquerade(destination)
+    }
+
+    /// The container's address and port that a port of the cell leads to.
+    pub fn mapping(&self, protocol: Protocol, port: u16) -> Option<(Ipv4Addr, u16)> {
+        self.outside.as_ref()?.mapping(protocol, port)
     }
 
     /// Containers of this cell.

@@ -1,0 +1,210 @@
+//! What the runtime says about the container beside its interface: `runtimeConfig` and `metadata`.
+//!
+//! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read.
+
+use std::net::Ipv4Addr;
+
+use sarcenet_agent_api::{
+    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, PortRange, Protocol,
+    Rate, Terms,
+};
+use serde::Deserialize;
+
+use crate::failure::{Code, Failure};
+
+/// `runtimeConfig`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct RuntimeConfig {
+    port_mappings: Option<Vec<Mapping>>,
+    net_out_rules: Option<Vec<GardenRule>>,
+    bandwidth: Option<Limits>,
+    dns: Option<Dns>,
+    metadata: Option<Metadata>,
+}
+
+/// `host_port` is Garden's spelling, `hostPort` that of the conventions, which have a protocol and
+/// an address of the cell too.
+#[derive(Debug, Deserialize)]
+struct Mapping {
+    #[serde(alias = "hostPort")]
+    host_port: u16,
+    #[serde(alias = "containerPort")]
+    container_port: u16,
+    protocol: Option<String>,
+    #[serde(alias = "hostIP")]
+    host_ip: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GardenRule {
+    #[serde(default)]
+    protocol: u8,
+    #[serde(default)]
+    networks: Option<Vec<GardenNetwork>>,
+    #[serde(default)]
+    ports: Option<Vec<GardenPorts>>,
+    icmps: Option<GardenIcmp>,
+    #[serde(default)]
+    log: bool,
+}
+
+/// Either end may be left out when the range is one address.
+#[derive(Debug, Deserialize)]
+struct GardenNetwork {
+    start: Option<String>,
+    end: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GardenPorts {
+    start: u16,
+    end: Option<u16>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GardenIcmp {
+    #[serde(rename = "type", default)]
+    kind: u8,
+    code: Option<u8>,
+}
+
+/// As the plugin `bandwidth` reads them: bits per second and bits, towards the container (ingress)
+/// and from it (egress).
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Limits {
+    ingress_rate: u64,
+    ingress_burst: u64,
+    egress_rate: u64,
+    egress_burst: u64,
+}
+
+/// What the container's resolver shall use.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(default)]
+pub(crate) struct Dns {
+    /// Name servers.
+    #[serde(alias = "nameservers")]
+    pub(crate) servers: Vec<String>,
+    /// Domains that are tried.
+    #[serde(alias = "search")]
+    pub(crate) searches: Vec<String>,
+    /// Options of resolv.conf(5).
+    pub(crate) options: Vec<String>,
+}
+
+impl RuntimeConfig {
+    /// What the agent shall know. `metadata` is that of the configuration's top level.
+    pub(crate) fn terms(&self, metadata: &Metadata) -> Result<Terms, Failure> {
+        let mappings = self.port_mappings.iter().flatten().zip(0..);
+        let rules = self.net_out_rules.iter().flatten().zip(1..);
+        Ok(Terms {
+            metadata: merged(metadata, self.metadata.as_ref()),
+            mappings: mappings.map(|(one, index)| mapping(one, index)).collect::<Result<_, _>>()?,
+            net_out: rules.map(|(rule, number)| net_out(rule, number)).collect::<Result<_, _>>()?,
+            bandwidth: self.bandwidth.map_or(Ok(Bandwidth::default()), bandwidth)?,
+        })
+    }
+
+    /// What the container's resolver shall use beside what the agent says.
+    pub(crate) fn dns(&self) -> Dns {
+        self.dns.clone().unwrap_or_default()
+    }
+
+    /// The app, if it is named here.
+    pub(crate) fn policy_group_id(&self) -> Option<&String> {
+        self.metadata.as_ref()?.policy_group_id.as_ref()
+    }
+}
+
+/// Text by text; the top level counts first.
+fn merged(top: &Metadata, inner: Option<&Metadata>) -> Metadata {
+    let Some(inner) = inner else { return top.clone() };
+    let pick = |top: &Option<String>, inner: &Option<String>| top.clone().or_else(|| inner.clone());
+    Metadata {
+        app_id: pick(&top.app_id, &inner.app_id),
+        policy_group_id: pick(&top.policy_group_id, &inner.policy_group_id),
+        space_id: pick(&top.space_id, &inner.space_id),
+        org_id: pick(&top.org_id, &inner.org_id),
+        ports: pick(&top.ports, &inner.ports),
+        container_workload: pick(&top.container_workload, &inner.container_workload),
+        log_config: pick(&top.log_config, &inner.log_config),
+    }
+}
+
+fn mapping(mapping: &Mapping, index: usize) -> Result<PortMapping, Failure> {
+    let wrong = |why: String| invalid(format!("runtimeConfig.portMappings[{index}]: {why}"));
+    if mapping.host_port == 0 {
+        return Err(Failure::new(
+            Code::Configuration,
+            "cannot allocate port 0",
+            format!("runtimeConfig.portMappings[{index}] has no host port; give it a number"),
+        ));
+    }
+    if mapping.container_port == 0 {
+        return Err(wrong("the container's port is 0".into()));
+    }
+    let protocol = match mapping.protocol.as_deref() {
+        None | Some("" | "tcp" | "TCP") => Protocol::Tcp,
+        Some("udp" | "UDP") => Protocol::Udp,
+        Some(other) => return Err(wrong(format!("protocol `{other}` is not tcp or udp"))),
+    };
+    match mapping.host_ip.as_deref() {
+        None | Some("" | "0.0.0.0") => {}
+        Some(address) => {
+            return Err(wrong(format!(
+                "ports of a single address ({address}) cannot be mapped; leave hostIP out"
+            )));
+        }
+    }
+    let (host_port, container_port) = (mapping.host_port, mapping.container_port);
+    Ok(PortMapping { protocol, host_port, container_port })
+}
+
+fn net_out(rule: &GardenRule, number: usize) -> Result<NetOutRule, Failure> {
+    let address = |text: &str| {
+        text.parse::<Ipv4Addr>().map_err(|_| {
+            invalid(format!("rule {number} of runtimeConfig.netOutRules: invalid ip: {text}"))
+        })
+    };
+    let network = |network: &GardenNetwork| {
+        let ends = [&network.start, &network.end].map(|end| end.as_deref().unwrap_or_default());
+        let [start, end] = match ends {
+            [start, ""] => [start, start],
+            ["", end] => [end, end],
+            both => both,
+        };
+        Ok(AddressRange { first: address(start)?, last: address(end)? })
+    };
+    let ports = |ports: &GardenPorts| PortRange {
+        first: ports.start,
+        last: ports.end.filter(|end| *end != 0).unwrap_or(ports.start),
+    };
+    Ok(NetOutRule {
+        protocol: rule.protocol,
+        networks: rule.networks.iter().flatten().map(network).collect::<Result<_, Failure>>()?,
+        ports: rule.ports.iter().flatten().map(ports).collect(),
+        icmp: rule.icmps.as_ref().map(|icmp| IcmpControl { kind: icmp.kind, code: icmp.code }),
+        log: rule.log,
+    })
+}
+
+fn bandwidth(limits: Limits) -> Result<Bandwidth, Failure> {
+    let rate = |name: &str, bits_per_second, burst_bits| match (bits_per_second, burst_bits) {
+        (0, 0) => Ok(None),
+        (0, _) => Err(format!("{name}: if burst is set, rate must also be set")),
+        (_, 0) => Err(format!("{name}: if rate is set, burst must also be set")),
+        _ => Ok(Some(Rate { bits_per_second, burst_bits })),
+    };
+    let wrong = |why| invalid(format!("runtimeConfig.bandwidth, {why}"));
+    let Limits { ingress_rate, ingress_burst, egress_rate, egress_burst } = limits;
+    Ok(Bandwidth {
+        send: rate("egress", egress_rate, egress_burst).map_err(wrong)?,
+        receive: rate("ingress", ingress_rate, ingress_burst).map_err(wrong)?,
+    })
+}
+
+fn invalid(why: String) -> Failure {
+    Failure::new(Code::Configuration, "the network configuration is invalid", why)
+}

@@ -1,0 +1,115 @@
+//! Which of the kernel's traffic comes to the workers by the host's door, for the way to the
+//! outside: what [`crate::link::divert`] does, kept up while interfaces come and go.
+#![forbid(unsafe_code)]
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use sarcenet_dataplane_api::PortRange;
+use sarcenet_tun::{TunDevice, TunError};
+
+use super::Workers;
+use crate::link::divert::{self, Divert, DivertError, Settings};
+use crate::link::interface;
+
+/// What is to be taken from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutsideSettings {
+    /// The cell's underlay address.
+    pub underlay: Ipv4Addr,
+    /// The cell's part of the overlay.
+    pub subnet: Ipv4Net,
+    /// Ports, and identifiers of ICMP echo, that source NAT uses.
+    pub snat_ports: Option<PortRange>,
+    /// Mapped ports of TCP.
+    pub tcp: Vec<PortRange>,
+    /// Mapped ports of UDP.
+    pub udp: Vec<PortRange>,
+}
+
+/// Why the kernel's traffic cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum OutsideError {
+    /// The way to the outside is the host's door.
+    #[error("there is no host TUN, through which containers would reach the outside")]
+    NoHost,
+    /// The host's door has no name.
+    #[error("asking for the name of the host TUN: {0}")]
+    Host(#[from] TunError),
+    /// It is not diverted.
+    #[error(transparent)]
+    Divert(#[from] DivertError),
+    /// The interface with the underlay address cannot be found.
+    #[error("looking for the interface with the underlay address: {0}")]
+    Interface(std::io::Error),
+}
+
+/// What is wanted, and what there is.
+#[derive(Default)]
+pub(super) struct Outside {
+    wanted: Option<OutsideSettings>,
+    divert: Option<Divert>,
+    /// Index of the interface with the underlay address when it was attached.
+    interface: Option<u32>,
+}
+
+impl Workers {
+    /// Takes this from the kernel from now on, in the network namespace of the calling thread.
+    /// Without settings nothing is taken any more.
+    ///
+    /// # Errors
+    /// [`OutsideError`]; [`Workers::tend_outside`] tries again.
+    pub fn set_outside(&self, wanted: Option<OutsideSettings>) -> Result<(), OutsideError> {
+        let mut outside = self.outside.lock();
+        outside.wanted.clone_from(&wanted);
+        let Some(wanted) = wanted else {
+            (outside.divert, outside.interface) = (None, None);
+            // Also what a dataplane before this one has left.
+            return Ok(divert::detach()?);
+        };
+        self.divert(&mut outside, &wanted)
+    }
+
+    /// Attaches again what went away with its interface.
+    ///
+    /// # Errors
+    /// [`OutsideError`]: not yet.
+    pub fn tend_outside(&self) -> Result<(), OutsideError> {
+        let mut outside = self.outside.lock();
+        let Some(wanted) = outside.wanted.clone() else { return Ok(()) };
+        let now = interface::with_address(wanted.underlay)
+            .map_err(|(_, error)| OutsideError::Interface(error))?;
+        if outside.divert.is_some()
+            && now.is_some_and(|(_, index)| outside.interface == Some(index))
+        {
+            return Ok(());
+        }
+        outside.divert = None;
+        self.divert(&mut outside, &wanted)
+    }
+
+    fn divert(&self, outside: &mut Outside, wanted: &OutsideSettings) -> Result<(), OutsideError> {
+        let host = self.host_fd().ok_or(OutsideError::NoHost)?;
+        let settings = Settings {
+            underlay: wanted.underlay,
+            subnet: wanted.subnet,
+            door: TunDevice::from_fd(host)?.name().to_owned(),
+            snat_ports: wanted.snat_ports,
+        };
+        match &outside.divert {
+            Some(divert) if *divert.settings() == settings => {
+                divert.set_ports(&wanted.tcp, &wanted.udp)?;
+            }
+            _ => {
+                let divert = Divert::attach(settings, &wanted.tcp, &wanted.udp)?;
+                tracing::info!(
+                    interface = divert.interface(),
+                    "traffic of the outside is taken from the kernel"
+                );
+                outside.interface = Some(divert.index());
+                outside.divert = Some(divert);
+            }
+        }
+        Ok(())
+    }
+}
