@@ -96,7 +96,8 @@ fn groups_follow_the_containers_space_and_the_file() {
         assert_eq!((of(2).allowed, of(2).denied), (of(4).allowed, of(3).denied));
         // Two lists of what is allowed, one of what is denied.
         assert_eq!(fake.told.lock().sets.len(), 3);
-        let denied = fake.told.lock().sets[&of(2).denied.unwrap()][0];
+        let set = of(2).denied.unwrap();
+        let denied = fake.told.lock().sets[&set][0];
         assert_eq!((denied.first, denied.last), ([169, 254, 169, 254].into(), denied.first));
 
         // Only what changes is sent: one set comes, one goes, two containers change.
@@ -138,7 +139,8 @@ fn without_groups_the_runtimes_rules_hold() {
         // A rule for everything cannot have ports and is left out, as by the kernel stack.
         add(world, &one, terms(vec![rule(0), rule(2)])).unwrap();
         assert_eq!(meanings(world, &fake, &settings(&fake, 2)), ["netOutRules rule 2"]);
-        let id = fake.told.lock().sets[&settings(&fake, 2).allowed.unwrap()][0].id;
+        let set = settings(&fake, 2).allowed.unwrap();
+        let id = fake.told.lock().sets[&set][0].id;
         let meaning = RuleMeaning::NetOut { number: 2 };
         assert_eq!(world.client().rules(&[id]).unwrap()[&id], meaning);
         // ADD again with other rules puts those in force.
