@@ -68,7 +68,7 @@ impl LineFile {
                 Ok(appended) => lines = &lines[appended..],
                 Err((appended, source)) => {
                     let rest = &lines[appended..];
-                    let lines = rest.iter().filter(|&&byte| byte == b'\n').count() as u64;
+                    let lines = rest.split_inclusive(|&byte| byte == b'\n').count() as u64;
                     return Err(AppendError { path: self.path.clone(), source, lines });
                 }
             }
@@ -271,7 +271,7 @@ mod tests {
             let mut file = LineFile::new(path.clone(), Bounds { bytes, kept: 100 });
             let mut expected = String::new();
             for page in &pages {
-                let page: String = page.iter().map(|line| format!("{line}\n")).collect();
+                let page = page.join("\n") + "\n";
                 file.append(page.as_bytes()).unwrap();
                 expected += &page;
             }

@@ -95,13 +95,14 @@ pub(super) struct Lost<'a> {
     cell: &'a str,
     event: &'static str,
     /// How many are missing.
-    lost: u64,
+    #[serde(rename = "lost")]
+    events: u64,
 }
 
 impl<'a> Lost<'a> {
     pub(super) fn now(cell: &'a str, lost: u64) -> Self {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { time: time(unix.as_nanos() as i128), cell, event: "events_lost", lost }
+        Self { time: time(unix.as_nanos() as i128), cell, event: "events_lost", events: lost }
     }
 }
 
