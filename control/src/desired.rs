@@ -170,6 +170,24 @@ impl Desired {
         }
     }
 
+    /// The same, with something else recorded as events.
+    #[must_use]
+    pub fn with_logging(mut self, logging: Logging) -> Self {
+        self.cell.logging = logging;
+        self
+    }
+
+    /// Whether anything is to be recorded as events, be it that a rule or a limit asks for it.
+    pub fn records_events(&self) -> bool {
+        let by_limit = |settings: &Settings| {
+            settings.connections.is_some_and(|limit| limit.log || limit.dry_run)
+        };
+        self.cell.logging.overlay
+            || self.cell.logging.egress
+            || self.settings.values().any(by_limit)
+            || self.egress.values().any(|rules| rules.iter().any(|rule| rule.log))
+    }
+
     /// Rules in it.
     pub fn rules(&self) -> usize {
         self.rules.len()

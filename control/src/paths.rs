@@ -33,6 +33,16 @@ impl Root {
         self.0.join("run/sarcenet/dataplane.sock")
     }
 
+    /// Where the absolute path `path` is.
+    pub fn below(&self, path: &Path) -> PathBuf {
+        self.0.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Records of conversations, unless the network file names another file.
+    pub fn events_file(&self) -> PathBuf {
+        self.0.join("var/log/sarcenet/events.jsonl")
+    }
+
     /// The agent's durable state.
     pub fn state_file(&self) -> PathBuf {
         self.0.join("var/lib/sarcenet/containers.json")

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use sarcenet_agent_api::{ErrorCode, Reply, Request, VERSION};
+use sarcenet_agent_api::{ErrorCode, LoggingChange, Reply, Request, VERSION};
 use sarcenet_dataplane_api::transport::{Connection, Listener, TransportError};
 use tracing::{debug, warn};
 
@@ -192,5 +192,9 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
         Request::Rules { ids } => Reply::Rules { rules: agent.rules(&ids) },
+        Request::Logging(LoggingChange { overlay: None, egress: None }) => {
+            Reply::Logging(agent.logging())
+        }
+        Request::Logging(change) => Reply::Logging(agent.change_logging(change)?),
     })
 }

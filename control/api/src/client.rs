@@ -10,8 +10,8 @@ use sarcenet_dataplane_api::RuleId;
 use sarcenet_dataplane_api::transport::{Connection, TransportError};
 
 use crate::{
-    AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Policy,
-    Reply, Request, RuleMeaning, VERSION,
+    AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode,
+    LoggingChange, LoggingStatus, Policy, Reply, Request, RuleMeaning, VERSION,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -209,6 +209,14 @@ impl AgentClient {
             }
         }
         Ok(all)
+    }
+
+    /// Changes what is recorded of conversations, if the change names anything, and tells what is.
+    pub fn logging(&mut self, change: LoggingChange) -> Result<LoggingStatus, AgentError> {
+        match self.request(&Request::Logging(change), None)? {
+            Reply::Logging(status) => Ok(status),
+            _ => Err(AgentError::Unexpected),
+        }
     }
 
     fn done(&mut self, request: &Request, netns: Option<BorrowedFd<'_>>) -> Result<(), AgentError> {

@@ -10,6 +10,7 @@
 
 mod client;
 mod egress;
+mod logging;
 mod messages;
 mod policy;
 mod rules;
@@ -19,6 +20,7 @@ pub use client::{AgentClient, AgentError};
 pub use egress::{
     AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
 };
+pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
     Reply, Request,

@@ -6,6 +6,7 @@ use ipnet::Ipv4Net;
 use sarcenet_dataplane_api::{Mapping, PortId, RuleId};
 use serde::{Deserialize, Serialize};
 
+use crate::logging::{LoggingChange, LoggingStatus};
 use crate::{AgentStatus, Policy, RuleName, Terms};
 
 /// One interface of one container: what CNI calls an attachment.
@@ -179,6 +180,9 @@ pub enum Request {
         /// The rules, at most 256 at a time.
         ids: Vec<RuleId>,
     },
+    /// Record other conversations than before, in force on this cell before the answer, until the
+    /// agent ends; without a change, tell what is recorded. [`Reply::Logging`].
+    Logging(LoggingChange),
 }
 
 /// Said by the agent.
@@ -235,6 +239,8 @@ pub enum Reply {
         /// In no particular order.
         rules: Vec<RuleName>,
     },
+    /// What is recorded of conversations.
+    Logging(LoggingStatus),
 }
 
 /// Kinds of errors.

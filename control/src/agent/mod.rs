@@ -6,6 +6,7 @@
 
 mod adopt;
 mod containers;
+mod logging;
 mod network;
 mod report;
 mod terms;
@@ -28,12 +29,14 @@ use crate::dataplane::Dataplane;
 use crate::desired::{Attached, Desired, Here};
 use crate::egress::EgressBook;
 use crate::ephemeral::{self, EphemeralError};
+use crate::events::{Bounds, EventWriter};
 use crate::host::{self, UnderlayError};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::netns;
 use crate::paths::Root;
 use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
+use logging::Switches;
 
 /// How long a change may take to be in force in the dataplane before the one who asked is told
 /// that it is not. A dataplane that restarts is back long before.
@@ -133,6 +136,7 @@ pub struct Agent {
     configuration: Mutex<()>,
     inner: Mutex<Inner>,
     dataplane: Arc<Dataplane>,
+    events: Arc<EventWriter>,
 }
 
 /// What is known.
@@ -151,6 +155,7 @@ struct Inner {
     last_address: Option<Ipv4Addr>,
     containers: BTreeMap<AttachmentId, Entry>,
     names: RuleNames,
+    switches: Switches,
     book: EgressBook,
     /// All addresses of the cell.
     addresses: Vec<Ipv4Addr>,
@@ -242,6 +247,7 @@ impl Agent {
             last_address: state.last_address,
             containers: containers.collect(),
             names: RuleNames::default(),
+            switches: Switches::default(),
             book: EgressBook::default(),
             addresses: own_addresses().map_err(UnderlayError::from)?,
             addresses_problem: None,
@@ -255,19 +261,26 @@ impl Agent {
             configuration: Mutex::new(()),
             inner: Mutex::new(inner),
             dataplane: Dataplane::new()?,
+            events: Arc::default(),
         }))
     }
 
-    /// Starts the thread that keeps the dataplane up to date; it ends after [`Self::stop`].
+    /// Starts the thread that keeps the dataplane up to date and the one that writes events; they
+    /// end after [`Self::stop`]. Returns the former.
     pub fn start(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let agent = Arc::clone(self);
+        let describe = Box::new(move |events: &[_]| agent.describe(events));
         let socket = self.options.root.dataplane_socket();
+        let cell = self.cell_name();
+        self.events.start(socket.clone(), cell, Bounds::default(), describe)?;
+        let agent = Arc::clone(self);
         self.dataplane.start(socket, Box::new(move |held| agent.adopt(held)))
     }
 
-    /// Ends the thread of [`Self::start`]. Containers, devices and the dataplane stay as they are.
+    /// Ends the threads of [`Self::start`]. Containers, devices and the dataplane stay as they are.
     pub fn stop(&self) {
         self.dataplane.stop();
+        self.events.stop();
     }
 
     /// What the agent was started with.
@@ -296,7 +309,10 @@ impl Agent {
             host: inner.host.as_ref(),
             addresses: &inner.addresses,
         };
-        let desired = Desired::new(here, &attached, &mut inner.names, &mut inner.book);
+        let desired = Desired::new(here, &attached, &mut inner.names, &mut inner.book)
+            .with_logging(inner.logging());
+        let file = self.events_file(inner);
+        self.events.want(desired.records_events().then_some(file.as_path()));
         self.dataplane.publish(desired)
     }
 

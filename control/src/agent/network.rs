@@ -6,6 +6,7 @@ use std::time::Instant;
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Policy, ranges};
 use tracing::{error, info, warn};
 
+use super::logging::{self, Switches};
 use super::{Agent, Failure, PATIENCE, check_snat_ports, inner_mtu, open_namespace, terms};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
 use crate::host;
@@ -85,6 +86,9 @@ impl Agent {
         }
         let (version, interfaces) = {
             let mut inner = self.inner.lock();
+            if logging::configured(&network) != logging::configured(&inner.network) {
+                inner.switches = Switches::default();
+            }
             inner.network = network;
             inner.cell = cell;
             inner.mtu = mtu;

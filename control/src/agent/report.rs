@@ -22,6 +22,10 @@ impl Agent {
     pub fn status(&self) -> AgentStatus {
         let dataplane = self.dataplane.state();
         let rules = self.dataplane.rules() as u32;
+        let events = self.events.progress();
+        let events = events
+            .problem
+            .map(|problem| format!("{} events of conversations are lost: {problem}", events.lost));
         let inner = self.inner.lock();
         let containers = inner.containers.len() as u32;
         AgentStatus {
@@ -44,7 +48,7 @@ impl Agent {
                 mistakes: bounded(inner.mistakes.clone()),
             },
             dataplane,
-            problems: bounded(problems(&inner)),
+            problems: bounded(problems(&inner).chain(events).collect()),
         }
     }
 
@@ -113,7 +117,7 @@ impl Agent {
 }
 
 /// What somebody should look at.
-fn problems(inner: &Inner) -> Vec<String> {
+fn problems(inner: &Inner) -> impl Iterator<Item = String> {
     let mut problems: Vec<String> =
         [&inner.state_problem, &inner.host_problem, &inner.addresses_problem]
             .into_iter()
@@ -141,7 +145,7 @@ fn problems(inner: &Inner) -> Vec<String> {
             _ => {}
         }
     }
-    problems
+    problems.into_iter()
 }
 
 /// No more lines than fit a frame, nor longer ones.

@@ -2,7 +2,9 @@
 
 mod agent;
 mod containers;
+mod events;
 mod flows;
+mod logging;
 mod names;
 mod output;
 mod policy;
@@ -34,7 +36,8 @@ Files, all below --root:
   /etc/sarcenet/network.yaml            the network: overlay, cells, apps, policies
   /run/sarcenet/agent.sock              the agent's socket
   /run/sarcenet/dataplane.sock          the dataplane's socket
-  /var/lib/sarcenet/containers.json     the agent's containers and their addresses")]
+  /var/lib/sarcenet/containers.json     the agent's containers and their addresses
+  /var/log/sarcenet/events.jsonl        records of conversations (`sarcenet logging`)")]
 pub struct Cli {
     /// Directory below which /etc, /run and /var/lib are looked for
     #[arg(long, global = true, default_value = "/", value_name = "DIR", env = "SARCENET_ROOT")]
@@ -53,6 +56,8 @@ enum Command {
     Containers(containers::Arguments),
     Flows(flows::Arguments),
     Trace(trace::Arguments),
+    Events(events::Arguments),
+    Logging(logging::Arguments),
     Demo(crate::demo::Arguments),
 }
 
@@ -67,6 +72,8 @@ pub fn run() -> ExitCode {
         Command::Containers(arguments) => containers::run(&root, arguments),
         Command::Flows(arguments) => flows::run(&root, arguments),
         Command::Trace(arguments) => trace::run(&root, arguments),
+        Command::Events(arguments) => events::run(&root, arguments),
+        Command::Logging(arguments) => logging::run(&root, arguments),
         Command::Demo(arguments) => crate::demo::run(arguments),
     };
     done.unwrap_or_else(|error| {

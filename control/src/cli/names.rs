@@ -57,10 +57,19 @@ impl Names {
         meaning.map_or_else(|| format!("rule {}", id.0), |meaning| meaning.to_string())
     }
 
+    /// The container behind a port.
+    pub(super) fn container(&self, port: PortId) -> Option<&ContainerInfo> {
+        self.containers.iter().find(|info| info.attachment.port == port)
+    }
+
+    /// The app with that tag.
+    pub(super) fn app(&self, tag: u16) -> Option<&str> {
+        self.apps.get(&tag).map(String::as_str)
+    }
+
     /// `web-1 (app-a)`, or the bare port.
     pub(super) fn port(&self, port: PortId) -> String {
-        let known = self.containers.iter().find(|info| info.attachment.port == port);
-        match known {
+        match self.container(port) {
             Some(ContainerInfo { attachment, app: Some(app), .. }) => {
                 format!("{} ({app})", attachment.id.container)
             }

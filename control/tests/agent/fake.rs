@@ -10,7 +10,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 use sarcenet_dataplane_api::transport::{Connection, Listener};
 use sarcenet_dataplane_api::{
-    Cell, Container, EgressRule, EgressSet, Peer, PortId, PortInfo, Reply, Request, RuleId,
+    Cell, Container, EgressRule, EgressSet, Event, Peer, PortId, PortInfo, Reply, Request, RuleId,
     RuleKey, SetId, Settings, Update, VERSION,
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct Told {
     pub(crate) updates: Vec<Update>,
     /// Refuse whatever changes something, with this text.
     pub(crate) refuse: Option<String>,
+    /// Who follows events.
+    followers: Vec<Arc<Connection>>,
     staging: bool,
     connections: Vec<Connection>,
 }
@@ -124,6 +126,18 @@ impl Fake {
         told
     }
 
+    /// How many follow events.
+    pub(crate) fn followers(&self) -> usize {
+        self.told.lock().followers.len()
+    }
+
+    /// Tells everybody who follows events.
+    pub(crate) fn tell(&self, events: &[Event], lost: u64) {
+        for follower in &self.told.lock().followers {
+            follower.send(&Reply::Events { events: events.to_vec(), lost }, &[]).unwrap();
+        }
+    }
+
     fn end(&mut self) {
         self.stop.write(1).unwrap();
         if let Some(thread) = self.thread.take() {
@@ -145,9 +159,18 @@ impl Drop for Fake {
 
 fn converse(told: &Mutex<Told>, connection: &Connection) {
     while let Ok(Some((request, fds))) = connection.recv::<Request>() {
+        let follows = request == Request::Events;
         let (reply, fds) = answer(&mut told.lock(), request, fds);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if connection.send(&reply, &fds).is_err() {
+            return;
+        }
+        if follows {
+            let follower = Arc::new(connection.try_clone().unwrap());
+            told.lock().followers.push(Arc::clone(&follower));
+            // It says nothing any more, until it goes.
+            let _ = connection.recv::<Request>();
+            told.lock().followers.retain(|other| !Arc::ptr_eq(other, &follower));
             return;
         }
     }
@@ -187,7 +210,8 @@ fn answer(told: &mut Told, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<O
             told.snapshots += 1;
         }
         Request::Update(update) => told.apply(*update, fds),
-        Request::Status | Request::Flows { .. } | Request::Trace(_) | Request::Events => {
+        Request::Events => {}
+        Request::Status | Request::Flows { .. } | Request::Trace(_) => {
             return (Reply::Error { message: "not here".into() }, Vec::new());
         }
     }

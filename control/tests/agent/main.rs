@@ -2,6 +2,7 @@
 //! writes down what it is told. Needs root.
 
 mod containers;
+mod events;
 mod fake;
 mod network;
 mod outside;

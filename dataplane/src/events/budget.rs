@@ -41,8 +41,9 @@ impl Budgets {
     }
 }
 
-/// A token bucket in one number: the time up to which tokens have been used. Times are shifted by
-/// a second, so that 0 is a full bucket.
+/// A token bucket in one number: the time up to which tokens have been used. Unlike a count of
+/// tokens, it means the same when the rate is changed. Times are shifted by a second, so that 0 is
+/// a full bucket.
 fn take(used_up_to: &AtomicU64, now_ns: u64, per_second: u32) -> bool {
     if per_second == 0 {
         return false;
