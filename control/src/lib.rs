@@ -18,6 +18,8 @@ pub mod ipam;
 pub mod netlink;
 pub mod netns;
 pub mod paths;
+pub mod ports;
 pub mod server;
 pub mod state;
+pub mod sysctl;
 pub mod watch;

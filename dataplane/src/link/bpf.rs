@@ -280,8 +280,6 @@ pub(super) fn judge(program: &OwnedFd, frame: &[u8], interface: u32) -> io::Resu
     }
     // SAFETY: the descriptor is that of a loaded program; the frame and the context, which are only
     // read, and the options live for the call.
-    check(unsafe {
-        libxdp_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options)
-    })?;
+    check(unsafe { libxdp_sys::bpf_prog_test_run_opts(program.as_raw_fd(), &raw mut options) })?;
     Ok(options.retval)
 }

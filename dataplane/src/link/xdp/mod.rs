@@ -31,8 +31,8 @@ use neighbours::Neighbours;
 pub use open::Demand;
 use queue::{Copying, Queue};
 use sarcenet_dataplane_api::PortRange;
-use steering::Steering;
 pub use steering::AttachMode;
+use steering::Steering;
 
 use super::LinkCounters;
 
