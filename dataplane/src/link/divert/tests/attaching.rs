@@ -26,7 +26,7 @@ fn it_outlives_its_process_and_is_replaced_by_the_next() {
     assert_ne!(second.numbers, [up0, lo]);
     assert!(second.is_in_force_in(&site));
     let shown = filters(&site.cell, "up0");
-    assert_eq!(shown.matches("sarcenet_divert").count(), 1, "{shown}");
+    assert_eq!(shown.matches("handle 0x53415243").count(), 1, "{shown}");
 
     site.cell.run(|| detach().unwrap());
     assert_eq!([site.attached("up0"), site.attached("lo")], [None, None]);

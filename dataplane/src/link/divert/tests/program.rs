@@ -67,9 +67,10 @@ fn icmp(kind: u8, id: u16) -> Vec<u8> {
     message
 }
 
-/// An ICMP message to the cell that quotes a packet.
+/// An ICMP message to the cell that quotes a packet: its header and 8 bytes (RFC 792).
 fn about(kind: u8, quoted: &[u8]) -> Vec<u8> {
-    let message = [&icmp(kind, 0), &quoted[..quoted.len().min(28)]].concat();
+    let len = quoted.first().map_or(0, |first| usize::from(first & 0xf) * 4 + 8);
+    let message = [&icmp(kind, 0), &quoted[..len.min(quoted.len())]].concat();
     packet(ICMP, CELLS[1], CELLS[0], &message)
 }
 
@@ -177,7 +178,7 @@ fn everything_else_stays_with_the_kernel() {
             ("about an echo reply", about(3, &packet(ICMP, CELLS[0], CELLS[1], &icmp(0, 20_000)))),
             ("about a foreign echo", about(3, &packet(ICMP, CELLS[0], CELLS[1], &icmp(8, 9)))),
             ("about a later fragment", about(3, &fragment(quoted(TCP, 20_000), 7, 100))),
-            ("about IPv6", about(3, &[0x60; 40])),
+            ("about IPv6", about(3, &[0x65; 40])),
             ("another version", changed(0, 0x65)),
             ("an impossible header length", changed(0, 0x44)),
             ("another address", changed(19, 99)),
@@ -205,7 +206,7 @@ fn packets_that_end_early_stay_with_the_kernel() {
         (packet(ICMP, CELLS[1], CELLS[0], &icmp(0, 20_000)), 28),
         (about(3, &tcp), 28 + 24),
         (about(3, &echo), 28 + 28),
-        (about(3, &with_option(echo)), 28 + 28),
+        (about(3, &with_option(echo)), 28 + 32),
     ] {
         // The kernel tests no packet that is shorter than its IPv4 header.
         for len in 20..=whole.len() {
