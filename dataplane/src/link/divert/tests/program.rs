@@ -238,7 +238,7 @@ fn later_fragments_follow_their_first() {
         let foreign = if taken[9] == UDP { to_cell(UDP, 53) } else { about(8, &[]) };
         assert_eq!(judge(fragment(taken.clone(), 7, 100)), KERNELS, "no first one yet");
         assert_eq!(judge(fragment(taken.clone(), 7, MORE)), OURS);
-        assert_eq!(judge(fragment(taken.clone(), 7, MORE | 100)), OURS);
+        assert_eq!(judge(fragment(taken.clone(), 7, MORE | 0x64)), OURS);
         assert_eq!(judge(fragment(taken.clone(), 7, 200)), OURS);
         assert_eq!(judge(fragment(taken.clone(), 8, 200)), KERNELS, "another packet");
         let mut other = fragment(taken.clone(), 7, 200);
