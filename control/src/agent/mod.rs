@@ -28,12 +28,12 @@ use crate::config::{CellSpec, ConfigError, Network, TUNNEL_OVERHEAD};
 use crate::dataplane::Dataplane;
 use crate::desired::{Attached, Desired, Here};
 use crate::egress::EgressBook;
-use crate::ephemeral::{self, EphemeralError};
 use crate::events::{Bounds, EventWriter};
 use crate::host::{self, UnderlayError};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::netns;
 use crate::paths::Root;
+use crate::ports::{self, PortsError};
 use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
 use logging::Switches;
@@ -67,7 +67,7 @@ pub enum StartError {
     Underlay(#[from] UnderlayError),
     /// Ports of source NAT.
     #[error(transparent)]
-    Ports(#[from] EphemeralError),
+    Ports(#[from] PortsError),
     /// The cell's own device.
     #[error("cannot make the cell's own device {device}: {source}", device = host::DEVICE)]
     Host {
@@ -216,7 +216,7 @@ impl Agent {
         let network = Network::parse_file(&options.network, &text)?;
         let cell = network.cell_of(&options.network, &options.cell)?.clone();
         let mtu = inner_mtu(&network, &cell)?;
-        check_snat_ports(&network)?;
+        reserve_snat_ports(&network)?;
         let store = Store::new(&options.root)?;
         let (state, state_problem) = store.load()?;
         if let Some(problem) = &state_problem {
@@ -339,9 +339,13 @@ impl Agent {
     }
 }
 
-/// Whether source NAT can have its ports on this cell.
-fn check_snat_ports(network: &Network) -> Result<(), EphemeralError> {
-    network.outside.as_ref().map_or(Ok(()), |outside| ephemeral::check(outside.snat_ports))
+/// Sees to it that source NAT has its ports on this cell to itself.
+fn reserve_snat_ports(network: &Network) -> Result<(), PortsError> {
+    let Some(outside) = &network.outside else { return Ok(()) };
+    if ports::reserve(outside.snat_ports)? {
+        info!(ports = %outside.snat_ports, "reserved in net.ipv4.ip_local_reserved_ports");
+    }
+    Ok(())
 }
 
 fn own_addresses() -> Result<Vec<Ipv4Addr>, NetlinkError> {

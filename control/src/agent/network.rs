@@ -7,7 +7,7 @@ use sarcenet_agent_api::{AttachmentId, ErrorCode, Policy, ranges};
 use tracing::{error, info, warn};
 
 use super::logging::{self, Switches};
-use super::{Agent, Failure, PATIENCE, check_snat_ports, inner_mtu, open_namespace, terms};
+use super::{Agent, Failure, PATIENCE, reserve_snat_ports, inner_mtu, open_namespace, terms};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
 use crate::host;
 
@@ -71,7 +71,7 @@ impl Agent {
         if let Some((id, why)) = self.collision(&network) {
             return refuse(format!("container {id}: {why}"));
         }
-        if let Err(e) = check_snat_ports(&network) {
+        if let Err(e) = reserve_snat_ports(&network) {
             return refuse(e.to_string());
         }
         let same_door = cell == old_cell && network.overlay == old_overlay;

@@ -15,6 +15,7 @@ use sarcenet_tun::TunError;
 
 use crate::netlink::{Link, Netlink, NetlinkError};
 use crate::netns;
+use crate::sysctl::SysctlError;
 
 /// Largest super-packet that a container or the cell hands over, in bytes: 64 KiB less what the
 /// headers of the way take, so that a whole one still fits a tunnel packet.
@@ -58,6 +59,9 @@ pub enum AttachError {
         /// What the system said.
         source: io::Error,
     },
+    /// A setting of the kernel's cannot be made.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     /// Something was changed by somebody else.
     #[error("{0}")]
     Differs(String),

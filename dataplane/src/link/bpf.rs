@@ -225,11 +225,12 @@ fn words_of(tcp: &[PortRange], udp: &[PortRange]) -> Box<Words> {
     for (words, ranges) in [(of_tcp, tcp), (of_udp, udp)] {
         for range in ranges.iter().filter(|range| range.first <= range.last) {
             let (first, last) = (usize::from(range.first), usize::from(range.last));
-            for word in first / PORTS_PER_WORD..=last / PORTS_PER_WORD {
-                let base = word * PORTS_PER_WORD;
+            let numbers = first / PORTS_PER_WORD..=last / PORTS_PER_WORD;
+            for (number, word) in numbers.clone().zip(&mut words[numbers]) {
+                let base = number * PORTS_PER_WORD;
                 let low = first.max(base) - base;
                 let high = last.min(base + PORTS_PER_WORD - 1) - base;
-                words[word] |= (u64::MAX >> (PORTS_PER_WORD - 1 - (high - low))) << low;
+                *word |= (u64::MAX >> (PORTS_PER_WORD - 1 - (high - low))) << low;
             }
         }
     }

@@ -10,7 +10,6 @@ use sarcenet_tun::{TunDevice, TunError};
 
 use super::Workers;
 use crate::link::divert::{self, Divert, DivertError, Settings};
-use crate::link::interface;
 
 /// What is to be taken from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +38,6 @@ pub enum OutsideError {
     /// It is not diverted.
     #[error(transparent)]
     Divert(#[from] DivertError),
-    /// The interface with the underlay address cannot be found.
-    #[error("looking for the interface with the underlay address: {0}")]
-    Interface(std::io::Error),
 }
 
 /// What is wanted, and what there is.
@@ -49,8 +45,6 @@ pub enum OutsideError {
 pub(super) struct Outside {
     wanted: Option<OutsideSettings>,
     divert: Option<Divert>,
-    /// Index of the interface with the underlay address when it was attached.
-    interface: Option<u32>,
 }
 
 impl Workers {
@@ -63,25 +57,21 @@ impl Workers {
         let mut outside = self.outside.lock();
         outside.wanted.clone_from(&wanted);
         let Some(wanted) = wanted else {
-            (outside.divert, outside.interface) = (None, None);
+            outside.divert = None;
             // Also what a dataplane before this one has left.
             return Ok(divert::detach()?);
         };
         self.divert(&mut outside, &wanted)
     }
 
-    /// Attaches again what went away with its interface.
+    /// Attaches again what went away with its interface, or was taken away.
     ///
     /// # Errors
     /// [`OutsideError`]: not yet.
     pub fn tend_outside(&self) -> Result<(), OutsideError> {
         let mut outside = self.outside.lock();
         let Some(wanted) = outside.wanted.clone() else { return Ok(()) };
-        let now = interface::with_address(wanted.underlay)
-            .map_err(|(_, error)| OutsideError::Interface(error))?;
-        if outside.divert.is_some()
-            && now.is_some_and(|(_, index)| outside.interface == Some(index))
-        {
+        if outside.divert.as_ref().is_some_and(Divert::is_in_force) {
             return Ok(());
         }
         outside.divert = None;
@@ -106,7 +96,6 @@ impl Workers {
                     interface = divert.interface(),
                     "traffic of the outside is taken from the kernel"
                 );
-                outside.interface = Some(divert.index());
                 outside.divert = Some(divert);
             }
         }

@@ -32,11 +32,11 @@ impl Hook {
     }
 
     /// Attaches the program in place of the one of ours that is there, without a gap; all other
-    /// filters stay. It stays when this process ends.
+    /// filters stay. It stays when this process ends. Returns the kernel's number of the program.
     ///
     /// # Errors
     /// What rtnetlink(7) says.
-    pub(super) fn attach(self, program: &OwnedFd) -> io::Result<()> {
+    pub(super) fn attach(self, program: &OwnedFd) -> io::Result<u32> {
         hush();
         let mut hook = self.raw();
         // SAFETY: the structure says how long it is, and lives for the call.
@@ -49,7 +49,8 @@ impl Hook {
         options.flags = libxdp_sys::bpf_tc_flags_BPF_TC_F_REPLACE;
         // SAFETY: both structures say how long they are, and live for the call; the descriptor is
         // that of a loaded program.
-        check(unsafe { libxdp_sys::bpf_tc_attach(&raw const hook, &raw mut options) })
+        check(unsafe { libxdp_sys::bpf_tc_attach(&raw const hook, &raw mut options) })?;
+        Ok(options.prog_id)
     }
 
     /// The kernel's number of our program that is attached; none when none is.

@@ -101,10 +101,38 @@ fn cure(error: &io::Error) -> &'static str {
 /// The diversion of a cell's traffic. It goes on when this is dropped, until [`detach`].
 pub struct Divert {
     settings: Settings,
-    interface: String,
-    index: u32,
-    program: OwnedFd,
+    place: Place,
+    /// The kernel's number of the program, for each of the hooks.
+    numbers: [u32; 2],
     ports: TakenPorts,
+    /// Kept, so that its number is not given to another one.
+    program: OwnedFd,
+}
+
+/// Between which devices traffic is diverted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// Name and index of the interface with the underlay address.
+    underlay: (String, u32),
+    /// Index of the host's TUN.
+    door: u32,
+}
+
+impl Place {
+    fn find(settings: &Settings) -> Result<Self, DivertError> {
+        let underlay = interface::with_address(settings.underlay)
+            .map_err(|(interface, source)| DivertError::Interface { interface, source })?
+            .ok_or(DivertError::NoInterface(settings.underlay))?;
+        let door = if_nametoindex(settings.door.as_str()).map_err(|errno| {
+            DivertError::Interface { interface: settings.door.clone(), source: errno.into() }
+        })?;
+        Ok(Self { underlay, door })
+    }
+
+    fn hooks(&self) -> [(&str, Hook); 2] {
+        let (name, interface) = &self.underlay;
+        [(name, Hook { interface: *interface }), ("lo", Hook { interface: LOOPBACK })]
+    }
 }
 
 impl Divert {
@@ -119,31 +147,37 @@ impl Divert {
         tcp: &[PortRange],
         udp: &[PortRange],
     ) -> Result<Self, DivertError> {
-        let (interface, index) = interface::with_address(settings.underlay)
-            .map_err(|(interface, source)| DivertError::Interface { interface, source })?
-            .ok_or(DivertError::NoInterface(settings.underlay))?;
-        let door = if_nametoindex(settings.door.as_str()).map_err(|errno| {
-            DivertError::Interface { interface: settings.door.clone(), source: errno.into() }
-        })?;
+        let place = Place::find(&settings)?;
         let source = bpf::Source {
             object: OBJECT,
             program: c"sarcenet_divert",
-            constants: &constants(&settings, door),
+            constants: &constants(&settings, place.door),
             sizes: &[],
         };
         let (program, [ports]) = bpf::load(&source, [c"taken_ports"])?;
-        let divert = Self { settings, interface, index, program, ports: TakenPorts::new(ports) };
+        let ports = TakenPorts::new(ports);
+        let mut divert = Self { settings, place, numbers: [0; 2], ports, program };
         divert.set_ports(tcp, udp)?;
-        let hooks = [(divert.interface.as_str(), index), ("lo", LOOPBACK)];
-        for (name, interface) in hooks {
-            Hook { interface }.attach(&divert.program).map_err(|source| DivertError::Filter {
+        let hooks = divert.place.hooks();
+        for (number, (name, hook)) in divert.numbers.iter_mut().zip(&hooks) {
+            *number = hook.attach(&divert.program).map_err(|source| DivertError::Filter {
                 operation: "attaching",
                 interface: format!("at {name}"),
                 source,
             })?;
         }
-        detach_except(&[index, LOOPBACK])?;
+        detach_except(&hooks.map(|(_, hook)| hook))?;
         Ok(divert)
+    }
+
+    /// Whether traffic is still diverted as it was asked for. It is not when the underlay's
+    /// address is at another interface, when that or the TUN was removed or made anew, or when
+    /// somebody took a filter away; then it is to be attached again.
+    pub fn is_in_force(&self) -> bool {
+        Place::find(&self.settings).is_ok_and(|place| place == self.place)
+            && self.place.hooks().iter().zip(self.numbers).all(|((_, hook), number)| {
+                hook.attached().is_ok_and(|attached| attached == Some(number))
+            })
     }
 
     /// Diverts these mapped ports, besides those of source NAT, and no others. A port that was
@@ -161,23 +195,12 @@ impl Divert {
 
     /// Name of the interface with the underlay address.
     pub fn interface(&self) -> &str {
-        &self.interface
-    }
-
-    /// Index of that interface.
-    pub fn index(&self) -> u32 {
-        self.index
+        &self.place.underlay.0
     }
 
     /// What is diverted besides mapped ports.
     pub fn settings(&self) -> &Settings {
         &self.settings
-    }
-
-    /// What the program says about a frame that came in at the interface of that index.
-    #[cfg(test)]
-    fn judge(&self, frame: &[u8], interface: u32) -> io::Result<u32> {
-        bpf::judge(&self.program, frame, interface)
     }
 }
 
@@ -190,13 +213,17 @@ pub fn detach() -> Result<(), DivertError> {
     detach_except(&[])
 }
 
-fn detach_except(interfaces: &[u32]) -> Result<(), DivertError> {
+fn detach_except(kept: &[Hook]) -> Result<(), DivertError> {
     let all = if_nameindex().map_err(|errno| DivertError::Interface {
         interface: "names".to_owned(),
         source: errno.into(),
     })?;
-    for interface in all.iter().filter(|interface| !interfaces.contains(&interface.index())) {
-        Hook { interface: interface.index() }.detach().map_err(|source| DivertError::Filter {
+    for interface in &all {
+        let hook = Hook { interface: interface.index() };
+        if kept.contains(&hook) {
+            continue;
+        }
+        hook.detach().map_err(|source| DivertError::Filter {
             operation: "detaching",
             interface: format!("from {}", interface.name().to_string_lossy()),
             source,

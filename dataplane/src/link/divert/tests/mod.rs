@@ -2,6 +2,8 @@
 //! `tc`.
 #![forbid(unsafe_code)]
 
+mod attaching;
+mod program;
 mod traffic;
 
 use std::net::Ipv4Addr;
@@ -19,10 +21,9 @@ use crate::link::tests::support::namespace::Namespace;
 use crate::link::tests::support::{attach, traffic as flows};
 use crate::link::tun::TunLink;
 use crate::link::{LinkCounters, Report, Scratch};
-use crate::packet::{Batch, Checksum, Packet, Via};
+use crate::packet::{Batch, Via};
 
 const CELLS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
-const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 255, 55, 2);
 const SNAT: PortRange = PortRange { first: 16_384, last: 32_767 };
 /// A mapped port.
 const MAPPED: u16 = 8080;
@@ -39,12 +40,14 @@ impl Site {
         let [cell, other] = [Namespace::new(), Namespace::new()];
         let tun = cell.tun("sarcenet0", 1450);
         cell.ip(&format!("link add up0 type veth peer name up0 netns {}", other.id));
+        cell.ip("link set up0 address 02:00:00:00:00:01");
         for (namespace, address) in [(&cell, CELLS[0]), (&other, CELLS[1])] {
             namespace.ip(&format!("addr add {address}/24 dev up0"));
             namespace.ip("link set up0 up");
         }
-        cell.ip("addr add 10.255.55.0/16 dev sarcenet0 scope link");
         // As the cell's control process sets it up.
+        cell.ip("link set sarcenet0 gso_max_size 65536");
+        cell.ip("addr add 10.255.55.0/16 dev sarcenet0 scope link");
         let settings = [("rp_filter", "2"), ("accept_local", "1"), ("forwarding", "1")];
         cell.run(move || {
             for (key, value) in settings {
@@ -57,10 +60,25 @@ impl Site {
 
     /// Diverts source NAT's ports and the mapped one.
     fn divert(&self) -> Divert {
+        self.try_divert().unwrap()
+    }
+
+    fn try_divert(&self) -> Result<Divert, DivertError> {
         self.cell.run(|| {
             let mapped = [PortRange { first: MAPPED, last: MAPPED }];
-            Divert::attach(settings(), &mapped, &mapped).unwrap()
+            Divert::attach(settings(), &mapped, &mapped)
         })
+    }
+
+    /// Where packets come in at an interface of the cell.
+    fn hook(&self, interface: &'static str) -> Hook {
+        Hook { interface: self.cell.run(move || if_nametoindex(interface).unwrap()) }
+    }
+
+    /// The program that is attached there.
+    fn attached(&self, interface: &'static str) -> Option<u32> {
+        let hook = self.hook(interface);
+        self.cell.run(move || hook.attached().unwrap())
     }
 
     /// The dataplane's end of the host's TUN.
@@ -78,9 +96,8 @@ fn settings() -> Settings {
     }
 }
 
-/// What becomes of a packet that came from a link: changed, it goes to the link of that number;
-/// none: dropped.
-type Decide = fn(from: usize, packet: &Packet, head: &mut [u8]) -> Option<usize>;
+/// To which link what came from one goes, by number.
+type Decide = fn(from: usize) -> usize;
 
 /// Carries packets between links until it is stopped.
 struct Wire {
@@ -116,12 +133,8 @@ fn carry(links: &[TunLink], decide: Decide, stop: &AtomicBool) {
     while !stop.load(Relaxed) {
         for (number, link) in links.iter().enumerate() {
             link.receive(&mut batch, 64, &mut report).unwrap();
-            for index in 0..batch.len() {
-                let (packet, head) = batch.packet_and_head(index);
-                if let Some(to) = decide(number, packet, head) {
-                    links[to].transmit(&batch, [index as u16], &mut scratch, &mut report);
-                }
-            }
+            let all = 0..batch.len() as u16;
+            links[decide(number)].transmit(&batch, all, &mut scratch, &mut report);
             batch.clear();
         }
         let mut fds: Vec<_> =
@@ -139,8 +152,10 @@ fn arrived(namespace: &Namespace) -> [u64; 2] {
     ["packets", "bytes"].map(|what| shown[0]["stats64"]["rx"][what].as_u64().unwrap())
 }
 
-/// Bytes per packet that were read from a link.
-fn mean(counters: &LinkCounters) -> u64 {
-    let (packets, bytes) = counters.rx();
-    bytes / packets.max(1)
+/// Packets and bytes that are read from a link while `f` runs.
+fn during(counters: &LinkCounters, f: impl FnOnce()) -> [u64; 2] {
+    let before = counters.rx();
+    f();
+    let after = counters.rx();
+    [after.0 - before.0, after.1 - before.1]
 }
