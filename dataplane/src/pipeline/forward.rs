@@ -41,7 +41,7 @@ impl<'g> Run<'g> {
         }
         let peer = self.peer_behind(out.to)?;
         if let Some(translation) = &out.translation {
-            self.translate(batch, i, headers.kind, translation)?;
+            self.translate(batch, i, headers.kind, *translation)?;
         }
         if is_routed && out.to != Via::Host {
             decrement_ttl(batch.packet_and_head(i).1);
@@ -63,7 +63,7 @@ impl<'g> Run<'g> {
         batch: &mut Batch,
         i: usize,
         kind: Kind,
-        translation: &Translation,
+        translation: Translation,
     ) -> Result<(), DropReason> {
         let (packet, head) = batch.packet_and_head(i);
         let written = match kind {
