@@ -38,7 +38,7 @@ const VIA: Via = Via::Container(PortId(2));
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !so() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "not so: {what}");
+        assert!(begun.elapsed() < CLEARED_AWAY, "not so: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -80,6 +80,7 @@ fn veth() -> (VethLink, Namespace, Namespace) {
     cell.ip(&format!("link add host type veth peer name eth0 netns {}", container.id));
     cell.ip("link set host up");
     container.ip("link set eth0 up");
+    cell.wait_for_carrier("host");
     let socket = cell.run(|| PacketSocket::open(if_nametoindex("host").unwrap()).unwrap());
     let macs = Macs { container: [2; 6], gateway: [4; 6] };
     let link = VethLink::new(socket.into_fd(), macs, MTU, VIA, Arc::default()).unwrap();
