@@ -169,13 +169,14 @@ fn join(cells: [&Namespace; 2]) {
         cell.ip(&format!("addr add {address}/24 dev underlay"));
         cell.ip("link set underlay up");
     }
+    cells[0].wait_for_carrier("underlay");
 }
 
 /// Waits until something holds; the limit only ends a test that has failed.
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

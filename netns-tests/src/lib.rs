@@ -1,8 +1,11 @@
 //! End-to-end tests of whole cells in network namespaces; see the `tests` directory. They need
 //! root.
 //!
-//! What several of them share is here: packets that no honest cell or container sends.
+//! What several of them share is here: the setting of most, and packets that no honest cell or
+//! container sends.
 #![forbid(unsafe_code)]
+
+mod setting;
 
 use std::net::Ipv4Addr;
 
@@ -11,6 +14,8 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Packet,
     Ipv4Repr, UdpPacket, UdpRepr,
 };
+
+pub use setting::{CLEARED_AWAY, PATIENCE, Setting, interface};
 
 /// UDP port of the tunnel.
 pub const TUNNEL_PORT: u16 = 4789;

@@ -4,11 +4,11 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{Binaries, eventually};
 
 /// The demo's namespaces that there are.
@@ -57,7 +57,7 @@ fn an_interrupted_demo_leaves_nothing() -> Result<()> {
     ensure!(!namespaces(child.id())?.is_empty(), "the demo has no namespaces");
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
     child.wait()?;
-    eventually(Duration::from_secs(10), || {
+    eventually(PATIENCE, || {
         let left = namespaces(child.id())?;
         ensure!(left.is_empty(), "{left:?} are left");
         let directory = format!("/dev/shm/sarcenet-rig/demo{}-0", child.id());

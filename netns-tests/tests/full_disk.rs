@@ -4,15 +4,13 @@
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{CellKind, Plan, World, tcp};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Port that the policy opens.
 const PORT: u16 = 8080;
 

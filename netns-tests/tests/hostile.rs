@@ -2,59 +2,39 @@
 //! reason it should, and honest traffic goes on.
 #![forbid(unsafe_code)]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
-use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
-use sarcenet_rig::{
-    CellKind, Container, Namespace, Plan, SarcenetCell, World, eventually, tcp, udp,
-};
+use sarcenet_netns_tests::{Datagram, PATIENCE, Setting, TUNNEL_PORT, Tunneled};
+use sarcenet_rig::{CellKind, Namespace, Plan, SarcenetCell, eventually, tcp, udp};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Port that policies open.
 const PORT: u16 = 9090;
 
 /// app-1 on the first cell may reach app-2 on the second.
-struct Setting {
-    world: World,
-    from: Container,
-    to: Container,
+fn told(test: impl FnOnce(&Setting) -> Result<()>) {
+    let plan = Plan::new("h", &[CellKind::Sarcenet, CellKind::Sarcenet]);
+    let policies = [udp("app-1", "app-2", PORT..=PORT), tcp("app-1", "app-2", PORT..=PORT)];
+    Setting::told(plan, &policies, test);
 }
 
-impl Setting {
-    fn build() -> Result<Self> {
-        let world = World::new(Plan::new("h", &[CellKind::Sarcenet, CellKind::Sarcenet]))?;
-        let from = world.attach(0, Some("app-1"))?;
-        let to = world.attach(1, Some("app-2"))?;
-        world.allow(&[udp("app-1", "app-2", PORT..=PORT), tcp("app-1", "app-2", PORT..=PORT)])?;
-        Ok(Self { world, from, to })
+/// An honest datagram to the policy's port.
+fn datagram_of(setting: &Setting) -> Datagram<'_> {
+    Datagram {
+        source: setting.from.address(),
+        destination: setting.to.address(),
+        port: PORT,
+        payload: b"hostile",
     }
+}
 
-    fn cell(&self, number: usize) -> Result<&SarcenetCell> {
-        self.world.sarcenet_cells().nth(number).context("two Sarcenet cells")
-    }
-
-    /// An honest datagram to the policy's port.
-    fn honest(&self) -> Datagram<'_> {
-        Datagram {
-            source: self.from.address(),
-            destination: self.to.address(),
-            port: PORT,
-            payload: b"hostile",
-        }
-    }
-
-    /// Honest traffic passes.
-    fn works(&self) -> Result<()> {
-        let Self { from, to, .. } = self;
-        let _servers = (to.serve_udp(PORT)?, to.serve_http(PORT)?);
-        let target = SocketAddrV4::new(to.address(), PORT);
-        let answer = from.ask_udp(target, b"honest", PATIENCE)?;
-        ensure!(answer.is_answered(), "{answer:?}");
-        from.http(target, PATIENCE)?.download(1 << 20)
-    }
+/// Honest traffic passes.
+fn works(setting: &Setting) -> Result<()> {
+    let Setting { from, to, .. } = setting;
+    let _servers = (to.serve_udp(PORT)?, to.serve_http(PORT)?);
+    let answer = from.ask_udp(setting.target(PORT), b"honest", PATIENCE)?;
+    ensure!(answer.is_answered(), "{answer:?}");
+    from.http(setting.target(PORT), PATIENCE)?.download(1 << 20)
 }
 
 /// Does something and waits until exactly so many more packets were dropped for this reason.
@@ -78,11 +58,6 @@ fn counted(
     })
 }
 
-fn told(test: impl FnOnce(&Setting) -> Result<()>) {
-    let setting = Setting::build().unwrap_or_else(|error| panic!("{error:#}"));
-    test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
-}
-
 /// Changes bytes of a packet.
 fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
     bytes[at..at + new.len()].copy_from_slice(new);
@@ -92,7 +67,7 @@ fn with(mut bytes: Vec<u8>, at: usize, new: &[u8]) -> Vec<u8> {
 #[test]
 fn garbage_from_a_container() {
     told(|setting| {
-        let honest = setting.honest();
+        let honest = datagram_of(setting);
         let packet = honest.bytes();
         let table: [(&str, &str, Vec<u8>); 9] = [
             ("one byte", "malformed", vec![0x45]),
@@ -117,20 +92,20 @@ fn garbage_from_a_container() {
                 Datagram { destination: Ipv4Addr::new(10, 255, 99, 2), ..honest }.bytes(),
             ),
         ];
-        let cell = setting.cell(0)?;
+        let cell = setting.cells()?[0];
         for (what, reason, packet) in table {
             counted(cell, reason, 3, what, || setting.from.inject(&vec![packet; 3]))?;
         }
-        setting.works()
+        works(setting)
     });
 }
 
 #[test]
 fn garbage_from_the_tunnel() {
     told(|setting| {
-        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() };
+        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: datagram_of(setting) };
         let bytes = honest.bytes();
-        let foreign = Datagram { source: Ipv4Addr::new(10, 255, 99, 2), ..setting.honest() };
+        let foreign = Datagram { source: Ipv4Addr::new(10, 255, 99, 2), ..datagram_of(setting) };
         let table: [(&str, &str, Vec<u8>); 10] = [
             ("an empty datagram", "malformed", Vec::new()),
             ("half a VXLAN header", "malformed", bytes[..5].to_vec()),
@@ -155,7 +130,7 @@ fn garbage_from_the_tunnel() {
                 .bytes(),
             ),
         ];
-        let cell = setting.cell(1)?;
+        let cell = setting.cells()?[1];
         let peer = setting.world.cells()[0].plan().underlay;
         let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
         for (what, reason, payload) in table {
@@ -163,7 +138,7 @@ fn garbage_from_the_tunnel() {
                 send(setting.world.cells()[0].namespace(), peer, target, &[&payload[..]; 3])
             })?;
         }
-        setting.works()
+        works(setting)
     });
 }
 
@@ -173,8 +148,8 @@ fn packets_of_every_length_from_a_container() {
     told(|setting| {
         let Setting { from, to, .. } = setting;
         let payload = vec![b'x'; usize::from(from.mtu()) - 28];
-        let honest = Datagram { payload: &payload, ..setting.honest() }.bytes();
-        let cell = setting.cell(0)?;
+        let honest = Datagram { payload: &payload, ..datagram_of(setting) }.bytes();
+        let cell = setting.cells()?[0];
         let cut: Vec<_> = (1..honest.len()).map(|len| honest[..len].to_vec()).collect();
         // In parts, because the device's queue holds 500 packets.
         for part in cut.chunks(200) {
@@ -182,7 +157,7 @@ fn packets_of_every_length_from_a_container() {
         }
         // Other first bytes: another version, or another length of the header.
         let first: Vec<_> =
-            (0..=255).map(|byte| with(setting.honest().bytes(), 0, &[byte])).collect();
+            (0..=255).map(|byte| with(datagram_of(setting).bytes(), 0, &[byte])).collect();
         let (not_ipv4, rest): (Vec<_>, Vec<_>) =
             first.into_iter().partition(|packet| packet[0] >> 4 != 4);
         counted(cell, "not_ipv4", 240, "another version", || from.inject(&not_ipv4))?;
@@ -198,7 +173,7 @@ fn packets_of_every_length_from_a_container() {
         counted(cell, "bad_header_checksum", m, "a longer header", || from.inject(&wrong))?;
         // What is behind the packet's end is thrown away.
         let server = to.serve_udp(PORT)?;
-        let mut longer = setting.honest().bytes();
+        let mut longer = datagram_of(setting).bytes();
         longer.resize(usize::from(from.mtu()), 0xff);
         from.inject(&[longer])?;
         eventually(PATIENCE, || {
@@ -207,7 +182,7 @@ fn packets_of_every_length_from_a_container() {
             Ok(())
         })?;
         drop(server);
-        setting.works()
+        works(setting)
     });
 }
 
@@ -215,7 +190,7 @@ fn packets_of_every_length_from_a_container() {
 #[test]
 fn datagrams_of_every_length_and_kind_from_the_tunnel() {
     told(|setting| {
-        let cell = setting.cell(1)?;
+        let cell = setting.cells()?[1];
         let from = setting.world.cells()[0].namespace();
         let peer = setting.world.cells()[0].plan().underlay;
         let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
@@ -226,7 +201,7 @@ fn datagrams_of_every_length_and_kind_from_the_tunnel() {
                 counted(cell, reason, part.len() as u64, what, || send(from, peer, target, &slices))
             })
         };
-        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() };
+        let honest = Tunneled { flags: 0x88, group: 1, vni: 1, inner: datagram_of(setting) };
         let bytes = honest.bytes();
 
         let cut: Vec<_> = (0..bytes.len()).map(|len| bytes[..len].to_vec()).collect();
@@ -236,7 +211,7 @@ fn datagrams_of_every_length_and_kind_from_the_tunnel() {
         let claims: Vec<_> = sizes
             .map(|size| {
                 let payload = vec![0; 65_535 - 28];
-                let mut long = Datagram { payload: &payload, ..setting.honest() };
+                let mut long = Datagram { payload: &payload, ..datagram_of(setting) };
                 long.source = setting.from.address();
                 let inner = Tunneled { inner: long, ..honest }.bytes();
                 inner[..size].to_vec()
@@ -247,7 +222,7 @@ fn datagrams_of_every_length_and_kind_from_the_tunnel() {
         let large: Vec<_> = [1451, 1500, 9000, 65_485]
             .map(|size| {
                 let payload = vec![0; size - 28];
-                let long = Datagram { payload: &payload, ..setting.honest() };
+                let long = Datagram { payload: &payload, ..datagram_of(setting) };
                 Tunneled { inner: long, ..honest }.bytes()
             })
             .to_vec();
@@ -274,7 +249,7 @@ fn datagrams_of_every_length_and_kind_from_the_tunnel() {
         expect("policy_denied", "marked", &marked)?;
         let bare = Tunneled { flags: 0x08, group: 0, ..honest }.bytes();
         expect("policy_denied", "without a group", &[bare])?;
-        setting.works()
+        works(setting)
     });
 }
 
@@ -282,13 +257,14 @@ fn datagrams_of_every_length_and_kind_from_the_tunnel() {
 #[test]
 fn a_stranger_on_the_underlay() {
     told(|setting| {
-        let forged = Tunneled { flags: 0x88, group: 1, vni: 1, inner: setting.honest() }.bytes();
+        let forged =
+            Tunneled { flags: 0x88, group: 1, vni: 1, inner: datagram_of(setting) }.bytes();
         let server = setting.to.serve_udp(PORT)?;
         let stranger = Ipv4Addr::new(10, 77, 0, 99);
         let namespace = setting.world.cells()[0].namespace();
         namespace.ip(&format!("addr add {stranger}/24 dev eth0\n"))?;
         let target = (setting.world.cells()[1].plan().underlay, TUNNEL_PORT);
-        counted(setting.cell(1)?, "unknown_peer", 3, "a stranger", || {
+        counted(setting.cells()?[1], "unknown_peer", 3, "a stranger", || {
             send(namespace, stranger, target, &[&forged[..]; 3])
         })?;
         ensure!(server.received().is_empty(), "{:?}", server.received());
@@ -300,7 +276,7 @@ fn a_stranger_on_the_underlay() {
             Ok(())
         })?;
         drop(server);
-        setting.works()
+        works(setting)
     });
 }
 

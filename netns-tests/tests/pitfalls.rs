@@ -17,15 +17,13 @@
 
 use std::net::SocketAddrV4;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{
     AttachKind, Capture, CellKind, Container, Plan, TunnelFrame, World, eventually, tcp,
 };
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a transfer.
 const LARGE: usize = 8 << 20;
 const PORT: u16 = 8080;

@@ -6,60 +6,25 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use sarcenet_rig::{
-    AttachKind, CellKind, Container, Outcome, Plan, SarcenetCell, World, eventually, tcp,
-};
+use sarcenet_netns_tests::{CLEARED_AWAY, PATIENCE, Setting, interface};
+use sarcenet_rig::{AttachKind, CellKind, Outcome, Plan, SarcenetCell, eventually, tcp};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes that show that a connection carries more than its keep-alive.
 const SOME: usize = 4 << 20;
+/// Port that the policy opens.
+const PORT: u16 = 8080;
 
-/// Two cells, app-1 on the first and app-2 on the second, which app-1 may reach on port 8080.
-struct Setting {
-    world: World,
-    from: Container,
-    to: Container,
-}
-
-impl Setting {
-    fn build(kind: AttachKind) -> Result<Self> {
-        let plan = Plan::new("r", &[CellKind::Sarcenet, CellKind::Sarcenet]).attach(kind);
-        let world = World::new(plan)?;
-        let from = world.attach(0, Some("app-1"))?;
-        let to = world.attach(1, Some("app-2"))?;
-        world.allow(&[tcp("app-1", "app-2", 8080..=8080)])?;
-        Ok(Self { world, from, to })
-    }
-
-    fn cells(&self) -> Result<[&SarcenetCell; 2]> {
-        let cells: Vec<_> = self.world.sarcenet_cells().collect();
-        cells.try_into().ok().context("two Sarcenet cells")
-    }
-
-    fn target(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.to.address(), 8080)
-    }
-
-    /// Index of a container's interface; another one means that it was made anew.
-    fn eth0(container: &Container) -> Result<u32> {
-        container
-            .namespace()
-            .run(|| nix::net::if_::if_nametoindex("eth0"))?
-            .context("the container has lost its eth0")
-    }
-}
-
-fn told(setting: &Setting, test: impl FnOnce() -> Result<()>) {
-    test().unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+/// Two cells, app-1 on the first and app-2 on the second, which app-1 may reach.
+fn told(kind: AttachKind, test: impl FnOnce(&Setting) -> Result<()>) {
+    let plan = Plan::new("r", &[CellKind::Sarcenet, CellKind::Sarcenet]).attach(kind);
+    Setting::told(plan, &[tcp("app-1", "app-2", PORT..=PORT)], test);
 }
 
 fn agents_may_die_while_traffic_flows(kind: AttachKind) {
-    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
-    told(&setting, || {
-        let Setting { world, from, to } = &setting;
-        let target = setting.target();
-        let _server = to.serve_http(8080)?;
+    told(kind, |setting| {
+        let Setting { world, from, to } = setting;
+        let target = setting.target(PORT);
+        let _server = to.serve_http(PORT)?;
         let mut open = from.http(target, PATIENCE)?;
         open.greeting()?;
         for cell in setting.cells()? {
@@ -81,9 +46,9 @@ fn agents_may_die_while_traffic_flows(kind: AttachKind) {
         ensure!(addresses(second)? == [to.address()], "{:?}", addresses(second)?);
         let new = world.attach(1, Some("app-2"))?;
         ensure!(new.address() != to.address(), "{} was given twice", to.address());
-        let _server = new.serve_http(8080)?;
-        from.http(SocketAddrV4::new(new.address(), 8080), PATIENCE)?.greeting()?;
-        world.revoke(&[tcp("app-1", "app-2", 8080..=8080)])?;
+        let _server = new.serve_http(PORT)?;
+        from.http(SocketAddrV4::new(new.address(), PORT), PATIENCE)?.greeting()?;
+        world.revoke(&[tcp("app-1", "app-2", PORT..=PORT)])?;
         eventually(PATIENCE, || {
             let outcome = from.connect(target, PATIENCE)?;
             ensure!(outcome.is_refused(), "{outcome}");
@@ -93,12 +58,11 @@ fn agents_may_die_while_traffic_flows(kind: AttachKind) {
 }
 
 fn a_dead_dataplane_is_restored(kind: AttachKind) {
-    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
-    told(&setting, || {
-        let Setting { from, to, .. } = &setting;
-        let target = setting.target();
-        let _server = to.serve_http(8080)?;
-        let interfaces = (Setting::eth0(from)?, Setting::eth0(to)?);
+    told(kind, |setting| {
+        let Setting { from, to, .. } = setting;
+        let target = setting.target(PORT);
+        let _server = to.serve_http(PORT)?;
+        let interfaces = (interface(from)?, interface(to)?);
         let mut open = from.http(target, PATIENCE)?;
         open.greeting()?;
         for cell in setting.cells()? {
@@ -109,7 +73,7 @@ fn a_dead_dataplane_is_restored(kind: AttachKind) {
             cell.wait_ready()?;
         }
         ensure!(
-            interfaces == (Setting::eth0(from)?, Setting::eth0(to)?),
+            interfaces == (interface(from)?, interface(to)?),
             "a container's eth0 was made anew"
         );
         eventually(PATIENCE, || from.http(target, PATIENCE)?.greeting().map(drop))
@@ -121,9 +85,8 @@ fn a_dead_dataplane_is_restored(kind: AttachKind) {
 
 /// A container runtime that deletes a namespace and never says so: nothing of ours keeps it alive.
 fn a_namespace_that_vanishes_is_gone(kind: AttachKind) {
-    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
-    told(&setting, || {
-        let Setting { world, from, to } = &setting;
+    told(kind, |setting| {
+        let Setting { world, from, to } = setting;
         let [near, far] = setting.cells()?;
         // The peer of a veth goes when the namespace of the veth does.
         let cell = world.cells()[1].namespace();
@@ -133,33 +96,36 @@ fn a_namespace_that_vanishes_is_gone(kind: AttachKind) {
         ensure!(probe()?);
         let deleted = Command::new("ip").args(["netns", "del", inside]).status()?;
         ensure!(deleted.success());
-        eventually(PATIENCE, || {
+        eventually(CLEARED_AWAY, || {
             ensure!(!probe()?, "the namespace is still there");
             Ok(())
         })?;
 
         let counted = far.drops("link_gone")?;
-        let outcome = from.connect(setting.target(), Duration::from_millis(100))?;
+        let outcome = from.connect(setting.target(PORT), Duration::from_millis(100))?;
         ensure!(outcome == Outcome::TimedOut, "{outcome}");
-        ensure!(far.drops("link_gone")? > counted);
-        let status = far.agent()?.status()?;
-        ensure!(status.dataplane.ready && status.problems.len() == 1, "{status:?}");
-        ensure!(status.problems[0].contains("has no interface"), "{status:?}");
+        eventually(PATIENCE, || {
+            ensure!(far.drops("link_gone")? > counted, "nothing was dropped for link_gone");
+            let status = far.agent()?.status()?;
+            ensure!(status.dataplane.ready && status.problems.len() == 1, "{status:?}");
+            ensure!(status.problems[0].contains("has no interface"), "{status:?}");
+            Ok(())
+        })?;
         // A dataplane that is given the whole state again takes it, without this container.
         far.kill_dataplane()?;
         far.restart_dataplane()?;
         far.wait_ready()?;
         let new = world.attach(1, Some("app-2"))?;
         ensure!(new.address() != to.address(), "{} was given twice", to.address());
-        let _server = new.serve_http(8080)?;
-        from.http(SocketAddrV4::new(new.address(), 8080), PATIENCE)?.greeting()?;
+        let _server = new.serve_http(PORT)?;
+        from.http(SocketAddrV4::new(new.address(), PORT), PATIENCE)?.greeting()?;
 
         world.detach(to)?;
         world.detach(to)?;
         let status = far.agent()?.status()?;
         ensure!(status.problems.is_empty(), "{status:?}");
         ensure!(status.addresses_free == near.agent()?.status()?.addresses_free, "{status:?}");
-        let outcome = from.connect(setting.target(), PATIENCE)?;
+        let outcome = from.connect(setting.target(PORT), PATIENCE)?;
         ensure!(!outcome.is_connected(), "{outcome}");
         Ok(())
     });
@@ -167,11 +133,10 @@ fn a_namespace_that_vanishes_is_gone(kind: AttachKind) {
 
 /// Both at once, as when a cell's supervisor restarts everything.
 fn everything_may_die_at_once(kind: AttachKind) {
-    let setting = Setting::build(kind).unwrap_or_else(|error| panic!("{error:#}"));
-    told(&setting, || {
-        let Setting { from, to, .. } = &setting;
-        let _server = to.serve_http(8080)?;
-        let mut open = from.http(setting.target(), PATIENCE)?;
+    told(kind, |setting| {
+        let Setting { from, to, .. } = setting;
+        let _server = to.serve_http(PORT)?;
+        let mut open = from.http(setting.target(PORT), PATIENCE)?;
         open.greeting()?;
         for cell in setting.cells()? {
             cell.kill_agent()?;
@@ -191,7 +156,7 @@ fn everything_may_die_at_once(kind: AttachKind) {
         }
         open.greeting().context("the connection that was open")?;
         open.download(SOME).context("the connection that was open")?;
-        eventually(PATIENCE, || from.http(setting.target(), PATIENCE)?.greeting().map(drop))
+        eventually(PATIENCE, || from.http(setting.target(PORT), PATIENCE)?.greeting().map(drop))
     });
 }
 

@@ -2,14 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::net::SocketAddrV4;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout, SndBuf};
@@ -20,32 +18,18 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use sarcenet_agent_api as agent;
 use sarcenet_dataplane_api::{self as dataplane, codec};
-use sarcenet_rig::{CellKind, Container, Plan, Policy, SarcenetCell, World, eventually, tcp};
+use sarcenet_netns_tests::{PATIENCE, Setting};
+use sarcenet_rig::{CellKind, Plan, Policy, SarcenetCell, eventually, tcp};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Port that the policy opens.
 const PORT: u16 = 8080;
 /// User and group nobody.
 const NOBODY: u32 = 65_534;
 
 /// app-1 on the first cell, and app-2 on the second, which app-1 may reach.
-struct Setting {
-    world: World,
-    from: Container,
-    to: Container,
-}
-
 fn told(test: impl FnOnce(&Setting) -> Result<()>) {
-    let build = || -> Result<Setting> {
-        let world = World::new(Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]))?;
-        let from = world.attach(0, Some("app-1"))?;
-        let to = world.attach(1, Some("app-2"))?;
-        world.allow(&[tcp("app-1", "app-2", PORT..=PORT)])?;
-        Ok(Setting { world, from, to })
-    };
-    let setting = build().unwrap_or_else(|error| panic!("{error:#}"));
-    test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]);
+    Setting::told(plan, &[tcp("app-1", "app-2", PORT..=PORT)], test);
 }
 
 fn agent_socket(cell: &SarcenetCell) -> PathBuf {
@@ -127,7 +111,7 @@ fn garbage_on_the_sockets_stops_nothing() {
     told(|setting| {
         let Setting { world, from, to } = setting;
         let _server = to.serve_http(PORT)?;
-        let target = SocketAddrV4::new(to.address(), PORT);
+        let target = setting.target(PORT);
         let cells: Vec<_> = world.sarcenet_cells().collect();
         let before = cells.iter().map(|cell| state(setting, cell)).collect::<Result<Vec<_>>>()?;
         let pids: Vec<_> = cells.iter().map(|cell| cell.pids()).collect();
@@ -285,8 +269,7 @@ fn only_root_is_served() {
         // The real controller was not disturbed.
         cell.wait_ready()?;
         let _server = setting.to.serve_http(PORT)?;
-        let target = SocketAddrV4::new(setting.to.address(), PORT);
-        setting.from.http(target, PATIENCE)?.greeting().map(drop)
+        setting.from.http(setting.target(PORT), PATIENCE)?.greeting().map(drop)
     });
 }
 

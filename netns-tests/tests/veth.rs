@@ -6,10 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use sarcenet_netns_tests::{CLEARED_AWAY, PATIENCE};
 use sarcenet_rig::{AttachKind, CellKind, Container, Plan, World, eventually};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for something that must not come.
 const SILENCE: Duration = Duration::from_millis(300);
 /// Said by the container.
@@ -138,7 +137,7 @@ fn the_pair_is_as_silks_and_goes_with_its_container() {
         let deleted =
             Command::new("ip").args(["netns", "del", second.namespace().name()]).status()?;
         ensure!(deleted.success());
-        eventually(PATIENCE, || {
+        eventually(CLEARED_AWAY, || {
             ensure!(!there(&end)?, "{end} is still there");
             Ok(())
         })?;

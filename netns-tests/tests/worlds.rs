@@ -8,10 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{Backend, CellKind, Container, Plan, World, bulk_transfer, eventually, tcp};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Set in the process that is to be killed.
 const CHILD: &str = "SARCENET_TEST_CHILD";
 

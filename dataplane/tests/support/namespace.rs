@@ -4,9 +4,14 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Pid, gettid};
+
+/// How long a device may take to notice its other end. Non-urgent changes are looked at once a
+/// second.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(20);
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -49,8 +54,22 @@ impl Namespace {
         self.command(&format!("ip {arguments}"));
     }
 
-    /// Runs a program with arguments, separated by spaces.
-    pub(crate) fn command(&self, line: &str) {
+    /// Waits until a device whose other end came up after it sends what it is given. The kernel
+    /// notices in a thread of its own, and throws packets away without a word until then
+    /// (`linkwatch_do_dev` in `net/core/link_watch.c`, `dev_activate` in `net/sched/sch_generic.c`).
+    pub(crate) fn wait_for_carrier(&self, name: &str) {
+        let begun = Instant::now();
+        while !self.command(&format!("ip -oneline link show dev {name}")).contains("state UP") {
+            assert!(begun.elapsed() < CARRIER_PATIENCE, "{name} has no carrier");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The state is seen a moment before the queue is active; this waits for the lock under
+        // which both change.
+        self.ip(&format!("link set {name} up"));
+    }
+
+    /// Runs a program with arguments, separated by spaces. Returns what it says.
+    pub(crate) fn command(&self, line: &str) -> String {
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let output = self.run(move || {
             let (program, arguments) = words.split_first().expect("the name of a program");
@@ -58,6 +77,7 @@ impl Namespace {
         });
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{line} (nsenter -t {} -n): {error}", self.id);
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Makes a TUN with this name and MTU, up, without addresses and without IPv6. Returns its

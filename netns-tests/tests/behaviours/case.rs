@@ -4,14 +4,13 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+pub(crate) use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{
     AttachKind, Cell, Container, Outcome, Policy, UdpAnswer, UplinkMode, World, ask_udp, eventually,
 };
 
 use super::Kind;
 
-/// How long an answer may take that must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait for something that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 

@@ -10,6 +10,7 @@ mod request_response;
 mod scatter;
 mod tcp;
 mod udp;
+mod verify;
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddrV4;
@@ -79,6 +80,9 @@ pub(crate) enum Load {
         /// Bytes to carry.
         #[arg(long, default_value_t = 256 << 20)]
         bytes: u64,
+        /// Bound on the whole transfer in seconds.
+        #[arg(long, default_value_t = 60.0)]
+        bound: f64,
     },
     /// Counts datagrams.
     UdpReceive {
@@ -251,11 +255,11 @@ impl Load {
             Self::TcpSend { connect, streams, bound } => {
                 print(&tcp::send(connect, streams, duration(bound))?)
             }
-            Self::TcpVerify { address, receive: true, bytes } => {
-                print(&tcp::verify_receive(address, bytes)?)
+            Self::TcpVerify { address, receive: true, bytes, bound } => {
+                print(&verify::receive(address, bytes, duration(bound))?)
             }
-            Self::TcpVerify { address, receive: false, bytes } => {
-                print(&tcp::verify_send(address, bytes)?)
+            Self::TcpVerify { address, receive: false, bytes, bound } => {
+                print(&verify::send(address, bytes, duration(bound))?)
             }
             Self::UdpReceive { listen, omit, seconds } => {
                 print(&udp::receive(listen, duration(omit), duration(seconds))?)

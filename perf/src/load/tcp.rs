@@ -1,7 +1,7 @@
 //! Bulk TCP. Congestion control is cubic from the socket's birth: set after connect, a system
 //! default of bbr leaves its pacing behind.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -115,46 +115,5 @@ pub(super) fn send(to: SocketAddrV4, streams: usize, bound: Duration) -> Result<
         })
         .collect::<Result<_>>()?;
     let bytes = writers.into_iter().map(|writer| writer.join().unwrap_or(0)).sum();
-    Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
-}
-
-/// The byte at `position` of the test stream: a counter in each 8-byte word, mixed, so that
-/// swapped, lost or repeated segments show.
-fn fill(position: u64, block: &mut [u8]) {
-    for (i, word) in block.chunks_mut(8).enumerate() {
-        let mixed = (position / 8 + i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
-        word.copy_from_slice(&mixed.to_le_bytes()[..word.len()]);
-    }
-}
-
-pub(super) fn verify_send(to: SocketAddrV4, bytes: u64) -> Result<Seen> {
-    let began = Instant::now();
-    let mut stream = open(to)?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut block = vec![0; BLOCK];
-    let mut position = 0;
-    while position < bytes {
-        let len = (bytes - position).min(BLOCK as u64) as usize;
-        fill(position, &mut block[..len]);
-        stream.write_all(&block[..len]).context("write to the verifying receiver")?;
-        position += len as u64;
-    }
-    Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
-}
-
-pub(super) fn verify_receive(listen: SocketAddrV4, bytes: u64) -> Result<Seen> {
-    let mut stream = accept(listen, 1)?.remove(0);
-    let began = Instant::now();
-    let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
-    let mut position = 0;
-    while position < bytes {
-        let len = (bytes - position).min(BLOCK as u64) as usize;
-        stream
-            .read_exact(&mut block[..len])
-            .with_context(|| format!("the stream ended or stalled after {position} bytes"))?;
-        fill(position, &mut expected[..len]);
-        ensure!(block[..len] == expected[..len], "wrong bytes in the block at {position}");
-        position += len as u64;
-    }
     Ok(Seen { bytes, packets: 0, seconds: began.elapsed().as_secs_f64(), cpu_seconds: 0.0 })
 }

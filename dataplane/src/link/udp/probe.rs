@@ -93,7 +93,7 @@ fn run(tunnel: &Weak<UdpTunnel>, peer: Ipv4Addr) {
     let mut pause = FIRST_PAUSE;
     while let Some(tunnel) = tunnel.upgrade() {
         let Some(tap) = tunnel.tap.get() else { return };
-        match attempt(&tunnel, tap, peer) {
+        match attempt(&tunnel, tap, peer, PATIENCE) {
             Ok(Finding::NoWay) => {
                 tracing::debug!(%peer, "no packet leaves for that cell; the probe is repeated");
             }
@@ -114,8 +114,13 @@ fn run(tunnel: &Weak<UdpTunnel>, peer: Ipv4Addr) {
     }
 }
 
-/// Sends both packets and looks how they leave.
-pub(super) fn attempt(tunnel: &UdpTunnel, tap: &Tap, peer: Ipv4Addr) -> io::Result<Finding> {
+/// Sends both packets and looks how they leave, within `patience`.
+pub(super) fn attempt(
+    tunnel: &UdpTunnel,
+    tap: &Tap,
+    peer: Ipv4Addr,
+    patience: Duration,
+) -> io::Result<Finding> {
     let local = tunnel.local();
     let to = SocketAddrV4::new(peer, local.port());
     let watch = Watch::open(*local.ip(), to)?;
@@ -136,7 +141,7 @@ pub(super) fn attempt(tunnel: &UdpTunnel, tap: &Tap, peer: Ipv4Addr) -> io::Resu
         Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {}
         Err(errno) => return Err(errno.into()),
     }
-    watch.find(IPV4_HEADER_LEN + UDP_HEADER_LEN + packet.len())
+    watch.find(IPV4_HEADER_LEN + UDP_HEADER_LEN + packet.len(), patience)
 }
 
 /// A TCP super-packet in a tunnel header that is none.
@@ -179,8 +184,8 @@ impl Watch {
     }
 
     /// Waits for both packets, the super-packet of which is `whole` bytes from its IP header on.
-    fn find(&self, whole: usize) -> io::Result<Finding> {
-        let deadline = Instant::now() + PATIENCE;
+    fn find(&self, whole: usize, patience: Duration) -> io::Result<Finding> {
+        let deadline = Instant::now() + patience;
         let mut datagram_left = false;
         loop {
             let mut start = [0; IPV4_HEADER_LEN + UDP_HEADER_LEN + 8];

@@ -1,6 +1,6 @@
 //! Real veth pairs, each test in network namespaces of its own. Needs root, and `ip`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::net::if_::if_nametoindex;
 use nix::unistd::{read, write};
@@ -8,6 +8,7 @@ use sarcenet_dataplane_api::PortId;
 
 use super::*;
 use crate::link::testing::{assert_right, make_super, place, tcp_packet, udp_packet};
+use crate::link::tests::PATIENCE;
 use crate::link::tests::support::namespace::Namespace;
 use crate::packet::{Checksum, Offload, Segmentation};
 
@@ -40,6 +41,7 @@ impl Pair {
         ));
         cell.ip("link set host up");
         container.ip("link set eth0 up");
+        cell.wait_for_carrier("host");
         let open = |namespace: &Namespace, name: &'static str| {
             namespace.run(move || PacketSocket::open(if_nametoindex(name).unwrap()).unwrap())
         };
@@ -57,7 +59,7 @@ impl Pair {
     /// A frame that arrives in the container, behind its `virtio_net_hdr`.
     fn arrives(&self) -> ([u8; HEADER_LEN], Vec<u8>) {
         let mut buffer = vec![0; 70_000];
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match read(&self.inside, &mut buffer) {
                 Ok(len) => {
@@ -79,7 +81,7 @@ impl Pair {
         report: &mut Report,
         enough: impl Fn(&Batch, &Report) -> bool,
     ) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while !enough(batch, report) {
             self.link.receive(batch, 64, report).unwrap();
             assert!(Instant::now() < deadline, "not all frames came: {report:?}");
@@ -183,7 +185,7 @@ fn arp_requests_are_answered() {
     let asked = frame([0xff; 6], MACS.container, 0x0806, &request);
     pair.send([0; HEADER_LEN], &asked).unwrap();
     let mut answered = 0;
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while answered == 0 {
         pair.link.receive(&mut batch, 64, &mut report).unwrap();
         answered += report.take_answered();
@@ -205,7 +207,7 @@ fn what_a_full_buffer_loses_is_counted() {
     let frame = honest(&udp_packet(&[1; 1400]));
     let sent = (0..12_000).filter(|_| pair.send([0; HEADER_LEN], &frame).is_ok()).count();
     let mut came = 0;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while came + report.count(DropReason::NoBuffer) as usize != sent {
         batch.clear();
         came += pair.link.receive(&mut batch, 64, &mut report).unwrap().packets;
@@ -231,7 +233,7 @@ fn a_pair_that_is_removed_is_gone() {
     assert_eq!(pair.link.transmit(&batch, [0], &mut scratch, &mut report), 1);
 
     pair.cell.ip("link del host");
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while pair.link.receive(&mut batch, 64, &mut report).is_ok() && !pair.link.is_gone() {
         assert!(Instant::now() < deadline, "the pair is still there");
     }

@@ -22,7 +22,7 @@ use crate::namespace::Namespace;
 use crate::table::packet::{Packet, encapsulated};
 
 /// How long a packet that must come may take, in seconds.
-const PATIENCE: u8 = 2;
+const PATIENCE: u8 = 10;
 
 /// Longest packet, with what stands in front of it.
 const MAX_LEN: usize = 70_000;

@@ -24,7 +24,7 @@ pub use binaries::Binaries;
 use process::Process;
 
 /// How long the programs may take until they serve.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the rig looks whether they do.
 const TICK: Duration = Duration::from_millis(5);
 

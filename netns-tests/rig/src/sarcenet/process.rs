@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::namespace::Namespace;
 
 /// How long a program may take to end when asked.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_PATIENCE: Duration = Duration::from_secs(20);
 /// Last bytes of a log that are shown.
 const TAIL: usize = 6000;
 

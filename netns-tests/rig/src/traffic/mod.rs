@@ -14,7 +14,7 @@ pub use tcp::Outcome;
 pub use udp::{UdpAnswer, UdpServer, ask as ask_udp};
 
 /// How long a port may still be held by a socket that was closed.
-const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Binds a socket; waits while its port is taken. A program that another thread is just starting
 /// has copies of all sockets until its exec(2), also of those that are closed here meanwhile.

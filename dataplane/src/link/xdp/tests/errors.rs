@@ -74,7 +74,7 @@ fn peers_that_are_gone_are_forgotten() {
     until("both are looked for", || known().len() == 2);
     uplink.follow([CELLS[1]]);
     until("one is forgotten", || known() == [CELLS[1]]);
-    uplink.wait_for_ways(Duration::from_secs(10));
+    uplink.wait_for_ways(PATIENCE);
     assert!(uplink.neighbours.all_known());
     uplink.follow([]);
     until("the other one too", || known().is_empty());

@@ -15,6 +15,7 @@ use sarcenet_dataplane_api::DropReason;
 use super::neighbours::Way;
 use super::{AttachMode, Demand, XdpError, XdpUplink};
 use crate::link::testing::{place, tcp_packet, udp_packet};
+use crate::link::tests::PATIENCE;
 use crate::link::tests::support::namespace::Namespace;
 use crate::link::{Report, Scratch};
 use crate::packet::{Batch, Offload, Verdict, Via};
@@ -46,6 +47,7 @@ impl Underlay {
             cell.ip(&format!("addr add {address}/24 dev up0"));
             cell.ip("link set up0 up");
         }
+        cells[0].wait_for_carrier("up0");
         Self(cells)
     }
 
@@ -64,14 +66,14 @@ impl Underlay {
     fn socket(&self, cell: usize, port: u16) -> UdpSocket {
         let socket =
             self.0[cell].run(move || UdpSocket::bind((CELLS[cell], port)).expect("a socket"));
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
     }
 }
 
 /// Waits until something is so.
 fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_mins(1);
     while !so() {
         assert!(Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(1));

@@ -132,7 +132,7 @@ fn the_kernels_traffic_stays_the_kernels() {
         assert_eq!(dns.recv(&mut buffer).unwrap(), 5);
         // Larger than the MTU: fragments, which only the kernel puts together.
         peer.send_to(&[7; 3000], (CELLS[0], PORT)).unwrap();
-        tunnel.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(tunnel.recv(&mut buffer).unwrap(), 3000);
         tunnel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
 
@@ -155,10 +155,10 @@ fn the_kernels_traffic_stays_the_kernels() {
         let shown = self::shown(&underlay);
         assert!(!shown.contains("xdp"), "still attached: {shown}");
         peer.send_to(b"tunnel", (CELLS[0], PORT)).unwrap();
-        tunnel.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(tunnel.recv(&mut buffer).unwrap(), 6);
         peer.send_to(b"mapped", (CELLS[0], 8053)).unwrap();
-        taken.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        taken.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(taken.recv(&mut buffer).unwrap(), 6);
     }
 }

@@ -43,6 +43,30 @@ fn the_kernel_takes_what_we_send() {
     assert!(ports[0] >= 49_152);
 }
 
+/// Sends a batch whose inner headers are so long, and receives it; all of it again when it did not
+/// come in one piece, because what comes in two is not put together.
+fn carry_at_once(uplinks: &[Arc<XdpUplink>; 2], batch: &Batch, headers: usize) -> Batch {
+    let payload = |batch: &Batch| -> usize {
+        batch.packets().iter().map(|packet| packet.len() - 22 - headers).sum()
+    };
+    let mut arrived = Batch::new();
+    until("all comes at once", || {
+        let (sent, report) = send(&uplinks[0], batch);
+        assert_eq!(sent, batch.len());
+        nothing_dropped(report);
+        arrived.clear();
+        let (mut looks, mut report) = (0, Report::new());
+        until("all arrives", || {
+            receive(&uplinks[1], &mut arrived, &mut report);
+            looks += 1;
+            payload(&arrived) >= payload(batch)
+        });
+        nothing_dropped(report);
+        looks == 1
+    });
+    arrived
+}
+
 /// A super-packet is cut, sent, received and put together.
 #[test]
 fn a_super_packet_survives_the_way() {
@@ -55,19 +79,13 @@ fn a_super_packet_survives_the_way() {
         let offload = make_super(&mut inner, 1_300);
         let mut batch = Batch::new();
         push(&mut batch, &datagram(&inner), offload, CELLS[1]);
-        let (sent, report) = send(&uplinks[0], &batch);
-        assert_eq!(sent, 1);
-        nothing_dropped(report);
-
-        let (mut batch, mut report) = (Batch::new(), Report::new());
-        receive(&uplinks[1], &mut batch, &mut report);
-        nothing_dropped(report);
+        let batch = carry_at_once(&uplinks, &batch, if tcp { 52 } else { 28 });
         assert_eq!(batch.len(), 1, "not put together");
         let packet = batch.packet(0);
         assert_eq!(packet.from, Via::Tunnel(CELLS[0]));
         assert_eq!(packet.offload, offload);
         assert!(batch.copy_out(0) == datagram(&inner), "not what was sent");
-        assert_eq!(uplinks[1].counters().rx().0, 1);
+        assert!(uplinks[1].counters().rx().0 >= 1);
     }
 }
 
@@ -86,10 +104,7 @@ fn mixed_flows_are_put_together() {
             batch.packet_mut(index).flow_hash = flow;
         }
     }
-    assert_eq!(send(&uplinks[0], &batch).0, 20);
-    let (mut batch, mut report) = (Batch::new(), Report::new());
-    receive(&uplinks[1], &mut batch, &mut report);
-    nothing_dropped(report);
+    let batch = carry_at_once(&uplinks, &batch, 52);
     assert_eq!(batch.len(), 4);
     for (flow, packet) in batch.packets().iter().enumerate() {
         assert_eq!(packet.offload.segmentation, Segmentation::Tcp { size: 1_000 });
@@ -117,9 +132,11 @@ fn jumbo_frames() {
         assert_eq!(sent, 6);
         nothing_dropped(report);
         let (mut arrived, mut report) = (Batch::new(), Report::new());
-        receive(&uplinks[1], &mut arrived, &mut report);
+        until("all arrive", || {
+            receive(&uplinks[1], &mut arrived, &mut report);
+            arrived.len() >= 6
+        });
         nothing_dropped(report);
-        assert_eq!(arrived.len(), 6);
         for index in 0..6 {
             assert!(arrived.copy_out(index) == batch.copy_out(index), "packet {index}");
         }
