@@ -88,6 +88,13 @@ struct InForce {
     generation: u64,
 }
 
+/// What is said about the state in force, also while it is being changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Summary {
+    generation: u64,
+    peers: u64,
+}
+
 /// A checked change, ready to be put in force.
 struct Change {
     generation: u64,
@@ -101,7 +108,9 @@ struct Change {
 pub struct Engine<D> {
     shared: Arc<Shared>,
     doors: D,
+    /// Held while the state changes, which can take seconds when a socket has to be waited for.
     in_force: Mutex<InForce>,
+    summary: Mutex<Summary>,
     batch_patience: Duration,
 }
 
@@ -109,7 +118,8 @@ impl<D: Doors> Engine<D> {
     /// With no state yet.
     pub fn new(shared: Arc<Shared>, doors: D) -> Self {
         let in_force = Mutex::new(InForce { desired: Desired::default(), generation: 0 });
-        Self { shared, doors, in_force, batch_patience: BATCH_PATIENCE }
+        let summary = Mutex::default();
+        Self { shared, doors, in_force, summary, batch_patience: BATCH_PATIENCE }
     }
 
     /// What workers share.
@@ -129,7 +139,7 @@ impl<D: Doors> Engine<D> {
 
     /// Generation in force, 0 before the first state.
     pub fn generation(&self) -> u64 {
-        self.in_force.lock().generation
+        self.summary.lock().generation
     }
 
     /// Puts a change in force. Returns the generation then in force.
@@ -196,6 +206,8 @@ impl<D: Doors> Engine<D> {
             self.open_doors(&now.desired.places, before.as_ref(), host, queues);
         }
         self.wait_for_batches();
+        let peers = now.desired.places.peers.len() as u64;
+        *self.summary.lock() = Summary { generation, peers };
         info!(
             generation,
             rules_new = rules.new.len(),
@@ -253,7 +265,7 @@ impl<D: Doors> Engine<D> {
         Ok(())
     }
 
-    /// Opens the uplink again if its interface is gone. Returns whether there was nothing to do.
+    /// Opens the uplink again if its interface is gone or has other queues. Returns whether there was nothing to do.
     ///
     /// # Errors
     /// It cannot be opened yet.
@@ -331,10 +343,7 @@ impl<D: Doors> Engine<D> {
     /// How everything is.
     pub fn status(&self) -> Status {
         let totals = self.doors.totals();
-        let (generation, peers) = {
-            let in_force = self.in_force.lock();
-            (in_force.generation, in_force.desired.places.peers.len() as u64)
-        };
+        let Summary { generation, peers } = *self.summary.lock();
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.doors.now_ns() / 1_000_000_000,

@@ -1,4 +1,4 @@
-//! Opens the uplink again after its interface was gone.
+//! Opens the uplink again after its interface was gone, or has got other queues.
 
 use std::{
     io,

@@ -20,19 +20,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::WaitGroup;
 use mio::Waker;
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, UplinkMode, WorkerStatus};
 
 use crate::link::LinkCounters;
 use crate::link::container::{ContainerLink, ContainerLinkError};
 pub use crate::link::uplink::UplinkSettings;
 use crate::link::uplink::{Uplink, UplinkError};
+pub use crate::link::xdp::TakenPorts;
+use crate::link::xdp::{Tuning, XdpError};
 use crate::memory::Pages;
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
@@ -53,8 +55,8 @@ enum Order {
     Tun { port: Option<PortId>, link: Arc<ContainerLink>, read: bool },
     /// There is no such link any more.
     NoTun { port: Option<PortId> },
-    /// This is the uplink from now on; none when there is none.
-    Uplink(Option<Uplink>),
+    /// This is the uplink from now on.
+    Uplink(Uplink),
     /// The end.
     Stop,
 }
@@ -91,11 +93,17 @@ struct Links {
     uplink: Option<(Uplink, UplinkSettings)>,
     /// Where other cells are.
     peers: Vec<Ipv4Addr>,
+    /// What the uplink takes from the kernel beside the tunnel's packets.
+    taken: TakenPorts,
 }
 
 /// The running workers of a dataplane. Dropping it stops them.
 pub struct Workers {
     handles: Vec<Handle>,
+    busy_poll: Duration,
+    /// Held while the uplink changes, which can take seconds: a socket that another process is
+    /// about to give up is waited for. Taken before `links`.
+    changing: Mutex<()>,
     links: Mutex<Links>,
     started: Instant,
 }
@@ -106,8 +114,13 @@ impl Workers {
     /// # Errors
     /// No thread or no epoll instance could be had.
     pub fn start(shared: &Arc<Shared>, config: WorkerConfig) -> io::Result<Self> {
-        let mut workers =
-            Self { handles: Vec::new(), links: Mutex::default(), started: Instant::now() };
+        let mut workers = Self {
+            handles: Vec::new(),
+            busy_poll: Duration::from_micros(u64::from(config.busy_poll_us)),
+            changing: Mutex::default(),
+            links: Mutex::default(),
+            started: Instant::now(),
+        };
         let config = Arc::new(config);
         for number in 0..config.count.max(1) {
             let (commands, orders) = unbounded();
@@ -194,46 +207,83 @@ impl Workers {
     /// # Errors
     /// [`UplinkError`]; the uplink that was there stays.
     pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UplinkError> {
-        let mut links = self.links.lock();
-        if links.uplink.as_ref().is_some_and(|(uplink, _)| uplink.is_in_the_way(&settings))
-            && let Some((before, settings_before)) = links.uplink.take()
-        {
-            self.tell(|_| Order::Uplink(None));
-            drop(before);
-            return self.open_uplink(&mut links, settings).inspect_err(|_| {
-                if let Err(error) = self.open_uplink(&mut links, settings_before) {
-                    tracing::error!("the uplink is closed and cannot be opened again: {error}");
-                }
-            });
-        }
-        self.open_uplink(&mut links, settings)
+        let _changing = self.changing.lock();
+        let before = self.links.lock().uplink.clone();
+        let Some((uplink, settings_before)) =
+            before.clone().filter(|(uplink, _)| uplink.is_in_the_way(&settings))
+        else {
+            return self.open_uplink(before.map(|(uplink, _)| uplink), settings);
+        };
+        // The kernel's sockets stay, for what arrives meanwhile and for the next uplink.
+        let tunnel = Uplink::Udp(Arc::clone(uplink.tunnel()));
+        self.exchange_uplink(tunnel.clone(), settings_before);
+        drop((before, uplink));
+        self.open_uplink(Some(tunnel.clone()), settings).inspect_err(|_| {
+            if let Err(error) = self.open_uplink(Some(tunnel), settings_before) {
+                tracing::error!(
+                    "the uplink cannot be opened again, and uses the kernel's sockets: {error}"
+                );
+            }
+        })
     }
 
     fn open_uplink(
         &self,
-        links: &mut Links,
+        before: Option<Uplink>,
         settings: UplinkSettings,
     ) -> Result<String, UplinkError> {
-        let before = links.uplink.as_ref().map(|(uplink, _)| uplink);
-        let uplink = Uplink::open(settings, before)?;
+        let tuning = Tuning { workers: self.handles.len(), busy_poll: self.busy_poll };
+        let uplink = Uplink::open(settings, tuning, before.as_ref())?;
         if before.is_none_or(|before| !before.is_same(&uplink)) {
-            uplink.set_peers(&links.peers);
+            let (peers, taken) = {
+                let links = self.links.lock();
+                (links.peers.clone(), links.taken.clone())
+            };
+            uplink.set_taken_ports(&taken)?;
+            uplink.set_peers(&peers);
             uplink.settle();
-            self.tell(|_| Order::Uplink(Some(uplink.clone())));
         }
         let mode = uplink.mode();
-        links.uplink = Some((uplink, settings));
+        self.exchange_uplink(uplink, settings);
         Ok(mode)
     }
 
-    /// Whether there is an uplink, and its interface is not gone.
+    /// Gives all workers this uplink in place of the one before.
+    fn exchange_uplink(&self, uplink: Uplink, settings: UplinkSettings) {
+        let mut links = self.links.lock();
+        if links.uplink.as_ref().is_none_or(|(before, _)| !before.is_same(&uplink)) {
+            self.tell(|_| Order::Uplink(uplink.clone()));
+        }
+        links.uplink = Some((uplink, settings));
+    }
+
+    /// Whether there is an uplink in the mode that was asked for last, and its interface is as it
+    /// was.
     pub fn has_uplink(&self) -> bool {
-        self.links.lock().uplink.as_ref().is_some_and(|(uplink, _)| !uplink.is_gone())
+        let uplink = self.links.lock().uplink.clone();
+        uplink.is_some_and(|(uplink, settings)| {
+            let stopgap = settings.mode == UplinkMode::Xdp && matches!(uplink, Uplink::Udp(_));
+            !stopgap && !uplink.is_spent()
+        })
+    }
+
+    /// Takes these ports at the cell's address from the kernel, and gives all others back: now if
+    /// the uplink is one past the kernel, and whenever it becomes one.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`]; the ports are taken when the uplink is opened anew.
+    pub fn set_taken_ports(&self, taken: TakenPorts) -> Result<(), XdpError> {
+        let _changing = self.changing.lock();
+        let mut links = self.links.lock();
+        let set = links.uplink.as_ref().map(|(uplink, _)| uplink.set_taken_ports(&taken));
+        links.taken = taken;
+        set.unwrap_or(Ok(()))
     }
 
     /// Says where all other cells are, so that the uplink can find the ways to them, and try how
     /// packets get there best.
     pub fn set_peers(&self, peers: Vec<Ipv4Addr>) {
+        let _changing = self.changing.lock();
         let mut links = self.links.lock();
         if let Some((uplink, _)) = &links.uplink {
             uplink.set_peers(&peers);

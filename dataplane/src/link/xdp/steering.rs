@@ -29,13 +29,29 @@ const PORTS_PER_WORD: u32 = 64;
 /// Words of the table for one protocol.
 const WORDS: usize = 65_536 / PORTS_PER_WORD as usize;
 
-/// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
+/// A bit for each port: TCP, then UDP.
+type PortBits = [[u64; WORDS]; 2];
+
+/// Ports at the cell's address whose packets are the dataplane's and not the kernel's: those of its
+/// source NAT, and mapped host ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakenPorts {
+    /// Of TCP.
+    pub tcp: Vec<RangeInclusive<u16>>,
+    /// Of UDP.
+    pub udp: Vec<RangeInclusive<u16>>,
+}
+
+impl TakenPorts {
+    fn bits(&self) -> Box<PortBits> {
+        let mut bits: Box<PortBits> = Box::new([[0; WORDS]; 2]);
+        for (words, ranges) in bits.iter_mut().zip([&self.tcp, &self.udp]) {
+            for port in ranges.iter().cloned().flatten().map(u32::from) {
+                words[(port / PORTS_PER_WORD) as usize] |= 1 << (port % PORTS_PER_WORD);
+            }
+        }
+        bits
+    }
 }
 
 /// Where in the kernel's path the program runs.
@@ -77,8 +93,9 @@ pub(super) struct Steering {
     program: OwnedFd,
     sockets: OwnedFd,
     taken_ports: OwnedFd,
-    /// What the table of ports holds: TCP, then UDP. Changed under the lock, word by word.
-    ports: Mutex<Box<[[u64; WORDS]; 2]>>,
+    largest: OwnedFd,
+    /// What the table of ports holds. Changed under the lock, word by word.
+    ports: Mutex<Box<PortBits>>,
     link: Option<OwnedFd>,
 }
 
@@ -200,6 +217,7 @@ impl Steering {
             program: duplicate(program)?,
             sockets: object.map_fd(c"sockets")?,
             taken_ports: object.map_fd(c"taken_ports")?,
+            largest: object.map_fd(c"largest")?,
             ports: Mutex::new(Box::new([[0; WORDS]; 2])),
             link: None,
         })
@@ -240,39 +258,30 @@ impl Steering {
         })
     }
 
-    /// Takes ports at the cell's address from the kernel, or gives them back.
+    /// Takes these ports at the cell's address from the kernel, and gives all others back.
     ///
     /// # Errors
     /// [`XdpError::Map`]; some of the ports may be changed then.
-    pub(super) fn set_ports(
-        &self,
-        transport: Transport,
-        range: RangeInclusive<u16>,
-        taken: bool,
-    ) -> Result<(), XdpError> {
-        let mut ports = self.ports.lock();
-        let words = &mut ports[transport as usize];
-        let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
-        if first > last {
-            return Ok(());
-        }
-        for word in first / PORTS_PER_WORD..=last / PORTS_PER_WORD {
-            let base = word * PORTS_PER_WORD;
-            let low = first.max(base) - base;
-            let high = last.min(base + PORTS_PER_WORD - 1) - base;
-            let mask = (u64::MAX >> (63 - (high - low))) << low;
-            let old = words[word as usize];
-            let new = if taken { old | mask } else { old & !mask };
-            if new != old {
-                let key = transport as u32 * WORDS as u32 + word;
-                update(&self.taken_ports, key, &new).map_err(|source| XdpError::Map {
-                    what: format!("ports {first} to {last}"),
-                    source,
-                })?;
-                words[word as usize] = new;
+    pub(super) fn set_taken_ports(&self, taken: &TakenPorts) -> Result<(), XdpError> {
+        let new = taken.bits();
+        let mut now = self.ports.lock();
+        for (key, (now, &new)) in (0..).zip(now.iter_mut().flatten().zip(new.iter().flatten())) {
+            if *now != new {
+                update(&self.taken_ports, key, &new)
+                    .map_err(|source| XdpError::Map { what: "ports".to_owned(), source })?;
+                *now = new;
             }
         }
         Ok(())
+    }
+
+    /// Says how long the largest inner packet is, in bytes.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub(super) fn set_largest(&self, mtu: u16) -> Result<(), XdpError> {
+        update(&self.largest, 0, &u32::from(mtu))
+            .map_err(|source| XdpError::Map { what: "the MTU".to_owned(), source })
     }
 
     /// What the program says about a frame, as if it came in at queue 0 (`BPF_PROG_TEST_RUN`).
