@@ -219,12 +219,7 @@ fn attach_best(
 }
 
 /// Memory for so many queues, the first of which is `number`.
-fn memory(
-    interface: &Interface,
-    number: u32,
-    queues: u32,
-    ring: u32,
-) -> Result<Memory, XdpError> {
+fn memory(interface: &Interface, number: u32, queues: u32, ring: u32) -> Result<Memory, XdpError> {
     Memory::new(queues, ring).map_err(|source| socket_error(interface, number, source))
 }
 

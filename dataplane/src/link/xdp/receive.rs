@@ -229,14 +229,8 @@ impl Collector<'_> {
         });
         let buffer = self.batch.take_buffer().ok_or(DropReason::NoBuffer)?;
         *buffers -= 1;
-        self.trains[at] = Some(Train {
-            from: *from,
-            buffer,
-            used: 0,
-            stride: from.len,
-            count: 0,
-            closed: false,
-        });
+        self.trains[at] =
+            Some(Train { from: *from, buffer, used: 0, stride: from.len, count: 0, closed: false });
         Ok(at)
     }
 

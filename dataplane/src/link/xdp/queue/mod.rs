@@ -183,6 +183,25 @@ impl Queue {
         Ok(())
     }
 
+    /// What the kernel says about it.
+    #[cfg(test)]
+    pub(super) fn prefers_busy_poll(&self) -> bool {
+        let mut value: c_int = 0;
+        let mut len = size_of_val(&value) as u32;
+        // SAFETY: address and length are those of `value`, which lives for the call.
+        let result = unsafe {
+            libc::getsockopt(
+                self.fd,
+                libc::SOL_SOCKET,
+                SO_PREFER_BUSY_POLL,
+                (&raw mut value).cast(),
+                &raw mut len,
+            )
+        };
+        assert_eq!(result, 0, "SO_PREFER_BUSY_POLL");
+        value != 0
+    }
+
     /// Lets one call send a whole ring, in copy mode.
     fn raise_send_limits(&self, number: u32, ring: u32) {
         let budget =

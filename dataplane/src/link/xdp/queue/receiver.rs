@@ -109,11 +109,6 @@ impl Receiver {
         self.busy = Some(BusyPoll { period, end: Instant::now() });
     }
 
-    /// Whether the driver is polled.
-    pub(in crate::link::xdp) fn polls_busily(&self) -> bool {
-        self.busy.is_some()
-    }
-
     /// Has the driver look for frames, if it is polled. `found` says whether there were any since
     /// the last call. Returns whether to come again without being woken.
     pub(in crate::link::xdp) fn poll(&mut self, found: bool) -> bool {
