@@ -289,6 +289,38 @@ fn an_uplink_that_cannot_be_had_leaves_the_one_before() {
     }
 }
 
+/// Another process has the card. That is waited for, a few seconds, and nobody else has to.
+#[test]
+fn links_are_shown_while_the_card_is_waited_for() {
+    let [a, b] = world_of(1, [UplinkMode::Xdp, UplinkMode::Udp]);
+    let shared = Arc::new(Shared::new(FlowTable::new(1024).unwrap()));
+    let config = WorkerConfig { count: 1, ..WorkerConfig::default() };
+    let second = Arc::new(a.cell.run(move || Workers::start(&shared, config).unwrap()));
+    let in_use = UplinkSettings { port: 4790, ..settings(UNDERLAY[0], UplinkMode::Udp) };
+    let wanted = UplinkSettings { mode: UplinkMode::Xdp, ..in_use };
+    let set = |settings| {
+        let workers = Arc::clone(&second);
+        move || workers.set_uplink(settings).map_err(|error| error.to_string())
+    };
+    assert_eq!(a.cell.run(set(in_use)).as_deref(), Ok("udp gso gro"));
+    let asked = set(wanted);
+    let refused = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| a.cell.run(asked));
+        let mut looks = 0;
+        while !changing.is_finished() {
+            assert_eq!(second.links()[0].mode, "udp gso gro");
+            std::thread::sleep(Duration::from_millis(1));
+            looks += 1;
+        }
+        assert!(looks >= 100, "it was looked at {looks} times in seconds");
+        changing.join().unwrap()
+    });
+    let error = refused.unwrap_err();
+    assert!(error.contains("underlay") && error.contains("another XDP program"), "{error}");
+    assert_eq!(second.links()[0].mode, "udp gso gro");
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
+}
+
 /// The interface goes, with the address, and comes back.
 #[test]
 fn an_interface_that_is_gone_and_back() {

@@ -7,6 +7,13 @@ use super::*;
 /// Datagrams of many flows, so that the sending kernel spreads them.
 const FLOWS: u8 = 64;
 
+/// A flow's datagram. Each has a tag of its own, so that no two are put together.
+fn flow(number: u8) -> Vec<u8> {
+    let mut bytes = datagram(&udp_packet(&[number; 100]));
+    bytes[3] = number;
+    bytes
+}
+
 /// What arrived at each queue, the last of which is the kernel's socket: the last byte of each
 /// datagram.
 fn receive_flows(uplink: &XdpUplink, flows: usize) -> Vec<BTreeSet<u8>> {
@@ -19,7 +26,7 @@ fn receive_flows(uplink: &XdpUplink, flows: usize) -> Vec<BTreeSet<u8>> {
             for index in 0..batch.len() {
                 let bytes = batch.copy_out(index);
                 let (&number, _) = bytes.split_last().unwrap();
-                assert_eq!(bytes, datagram(&udp_packet(&[number; 100])));
+                assert_eq!(bytes, flow(number));
                 assert!(arrived.insert(number), "{number} came twice");
             }
         }
@@ -31,8 +38,7 @@ fn receive_flows(uplink: &XdpUplink, flows: usize) -> Vec<BTreeSet<u8>> {
 
 fn send_flows(underlay: &Underlay) {
     for number in 0..FLOWS {
-        let bytes = datagram(&udp_packet(&[number; 100]));
-        underlay.socket(1, 0).send_to(&bytes, (CELLS[0], PORT)).unwrap();
+        underlay.socket(1, 0).send_to(&flow(number), (CELLS[0], PORT)).unwrap();
     }
 }
 
