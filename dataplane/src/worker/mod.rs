@@ -12,6 +12,7 @@ mod outgoing;
 mod ready;
 mod run;
 mod spin;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,14 +28,13 @@ use crossbeam_utils::CachePadded;
 use crossbeam_utils::sync::WaitGroup;
 use mio::Waker;
 use parking_lot::Mutex;
-use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, UplinkMode, WorkerStatus};
+use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
 
 use crate::link::LinkCounters;
 use crate::link::container::{ContainerLink, ContainerLinkError};
+use crate::link::uplink::Uplink;
 pub use crate::link::uplink::UplinkSettings;
-use crate::link::uplink::{Uplink, UplinkError};
 pub use crate::link::xdp::TakenPorts;
-use crate::link::xdp::{Tuning, XdpError};
 use crate::memory::Pages;
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
@@ -199,96 +199,6 @@ impl Workers {
             return Ok(());
         };
         self.add_tun(None, "host".to_owned(), Attach::Tun, fd, mtu)
-    }
-
-    /// Opens the uplink, in the network namespace of the calling thread, in place of the one
-    /// before; what serves on is kept. Returns the mode that it got.
-    ///
-    /// # Errors
-    /// [`UplinkError`]; the uplink that was there stays.
-    pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UplinkError> {
-        let _changing = self.changing.lock();
-        let before = self.links.lock().uplink.clone();
-        let Some((uplink, settings_before)) =
-            before.clone().filter(|(uplink, _)| uplink.is_in_the_way(&settings))
-        else {
-            return self.open_uplink(before.map(|(uplink, _)| uplink), settings);
-        };
-        // The kernel's sockets stay, for what arrives meanwhile and for the next uplink.
-        let tunnel = Uplink::Udp(Arc::clone(uplink.tunnel()));
-        self.exchange_uplink(tunnel.clone(), settings_before);
-        drop((before, uplink));
-        self.open_uplink(Some(tunnel.clone()), settings).inspect_err(|_| {
-            if let Err(error) = self.open_uplink(Some(tunnel), settings_before) {
-                tracing::error!(
-                    "the uplink cannot be opened again, and uses the kernel's sockets: {error}"
-                );
-            }
-        })
-    }
-
-    fn open_uplink(
-        &self,
-        before: Option<Uplink>,
-        settings: UplinkSettings,
-    ) -> Result<String, UplinkError> {
-        let tuning = Tuning { workers: self.handles.len(), busy_poll: self.busy_poll };
-        let uplink = Uplink::open(settings, tuning, before.as_ref())?;
-        if before.is_none_or(|before| !before.is_same(&uplink)) {
-            let (peers, taken) = {
-                let links = self.links.lock();
-                (links.peers.clone(), links.taken.clone())
-            };
-            uplink.set_taken_ports(&taken)?;
-            uplink.set_peers(&peers);
-            uplink.settle();
-        }
-        let mode = uplink.mode();
-        self.exchange_uplink(uplink, settings);
-        Ok(mode)
-    }
-
-    /// Gives all workers this uplink in place of the one before.
-    fn exchange_uplink(&self, uplink: Uplink, settings: UplinkSettings) {
-        let mut links = self.links.lock();
-        if links.uplink.as_ref().is_none_or(|(before, _)| !before.is_same(&uplink)) {
-            self.tell(|_| Order::Uplink(uplink.clone()));
-        }
-        links.uplink = Some((uplink, settings));
-    }
-
-    /// Whether there is an uplink in the mode that was asked for last, and its interface is as it
-    /// was.
-    pub fn has_uplink(&self) -> bool {
-        let uplink = self.links.lock().uplink.clone();
-        uplink.is_some_and(|(uplink, settings)| {
-            let stopgap = settings.mode == UplinkMode::Xdp && matches!(uplink, Uplink::Udp(_));
-            !stopgap && !uplink.is_spent()
-        })
-    }
-
-    /// Takes these ports at the cell's address from the kernel, and gives all others back: now if
-    /// the uplink is one past the kernel, and whenever it becomes one.
-    ///
-    /// # Errors
-    /// [`XdpError::Map`]; the ports are taken when the uplink is opened anew.
-    pub fn set_taken_ports(&self, taken: TakenPorts) -> Result<(), XdpError> {
-        let _changing = self.changing.lock();
-        let mut links = self.links.lock();
-        let set = links.uplink.as_ref().map(|(uplink, _)| uplink.set_taken_ports(&taken));
-        links.taken = taken;
-        set.unwrap_or(Ok(()))
-    }
-
-    /// Says where all other cells are, so that the uplink can find the ways to them, and try how
-    /// packets get there best.
-    pub fn set_peers(&self, peers: Vec<Ipv4Addr>) {
-        let _changing = self.changing.lock();
-        let mut links = self.links.lock();
-        if let Some((uplink, _)) = &links.uplink {
-            uplink.set_peers(&peers);
-        }
-        links.peers = peers;
     }
 
     /// All doors: the uplink, the host, the containers in order of port.
