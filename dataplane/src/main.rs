@@ -77,6 +77,19 @@ struct Arguments {
     )]
     spin_us: u32,
 
+    /// Microseconds for which the driver of the card is polled after a packet
+    ///
+    /// For AF_XDP in native mode, where it saves interrupts and costs processor time; otherwise, and
+    /// with 0, the card's interrupts are waited for. The mode of the uplink says `busy-poll` where it
+    /// is done. The card's settings `napi_defer_hard_irqs` and `gro_flush_timeout` should be set too.
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=1_000_000)
+    )]
+    busy_poll: u32,
+
     /// Send every TCP acknowledgment
     ///
     /// Otherwise one is left out when a later one of the same connection waits to be sent beside
@@ -155,6 +168,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         },
         cores: arguments.pin.clone(),
         spin_us: arguments.spin_us,
+        busy_poll_us: arguments.busy_poll,
         merge_acks: !arguments.keep_acks,
         ..default
     };

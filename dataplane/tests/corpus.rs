@@ -4,6 +4,8 @@
 mod corpus;
 #[path = "../../fuzz/entry/door.rs"]
 mod door;
+#[path = "../../fuzz/entry/outer.rs"]
+mod outer;
 #[path = "../../fuzz/entry/pipeline.rs"]
 mod pipeline;
 #[path = "../../fuzz/entry/wire.rs"]
@@ -20,6 +22,11 @@ fn wire_inputs() {
 #[test]
 fn door_inputs() {
     corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/door"), door::run);
+}
+
+#[test]
+fn outer_inputs() {
+    corpus::run(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/outer"), outer::run);
 }
 
 #[test]

@@ -164,7 +164,14 @@ fn world_of(workers: usize, modes: [UplinkMode; 2]) -> [Engine; 2] {
 
 /// Makes the veth pair.
 fn join(cells: [&Namespace; 2]) {
-    cells[0].ip(&format!("link add underlay type veth peer name underlay netns {}", cells[1].id));
+    join_with(cells, "");
+}
+
+fn join_with(cells: [&Namespace; 2], properties: &str) {
+    let other = cells[1].id;
+    cells[0].ip(&format!(
+        "link add underlay{properties} type veth peer name underlay{properties} netns {other}"
+    ));
     for (cell, address) in cells.into_iter().zip(UNDERLAY) {
         cell.ip(&format!("addr add {address}/24 dev underlay"));
         cell.ip("link set underlay up");
@@ -220,6 +227,42 @@ fn bulk(modes: [UplinkMode; 2]) {
     assert!(a.shared.flows.status().created > 0);
 }
 
+/// Several queues, read by one worker and by two; their number changes under way, as the tending
+/// thread sees it.
+#[test]
+fn tcp_bulk_at_a_card_with_several_queues() {
+    for workers in [1, 2] {
+        let [a, b] = world_of(workers, [UplinkMode::Udp; 2]);
+        a.cell.ip("link del underlay");
+        join_with([&a.cell, &b.cell], " numrxqueues 4 numtxqueues 4");
+        for (port, queues) in [(8000, 2), (8001, 4), (8002, 3)] {
+            let mut obtained = Vec::new();
+            for (engine, underlay) in [(&a, UNDERLAY[0]), (&b, UNDERLAY[1])] {
+                // The kernel takes no queue away that has a socket.
+                if queues < obtained_queues(engine) {
+                    engine.set_uplink(settings(underlay, UplinkMode::Udp)).unwrap();
+                }
+                engine.cell.command(&format!("ethtool -L underlay rx {queues} tx {queues}"));
+                assert!(!engine.uplink().starts_with("xdp") || !engine.workers.has_uplink());
+                obtained.push(engine.set_uplink(settings(underlay, UplinkMode::Xdp)));
+                assert!(engine.workers.has_uplink());
+            }
+            let expected = format!("xdp generic copy {queues} queues");
+            assert_eq!(obtained, [Ok(expected.clone()), Ok(expected)]);
+            traffic::tcp(&a.container, &b.container, ADDRESS[1], port, 16 << 20);
+            traffic::tcp(&b.container, &a.container, ADDRESS[0], port, 16 << 20);
+        }
+        let readers = &b.workers.links()[0].readers;
+        assert_eq!(readers.iter().collect::<std::collections::BTreeSet<_>>().len(), workers);
+    }
+}
+
+/// How many queues of the card it reads.
+fn obtained_queues(engine: &Engine) -> usize {
+    let mode = engine.uplink();
+    mode.split(' ').nth(3).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
 #[test]
 fn modes_change_while_the_engine_runs() {
     let engines = world_with(2, UplinkMode::Udp);
@@ -241,10 +284,42 @@ fn an_uplink_that_cannot_be_had_leaves_the_one_before() {
     for before in [UplinkMode::Udp, UplinkMode::Xdp] {
         assert_eq!(a.set_uplink(settings(UNDERLAY[0], before)).as_deref(), Ok(shown(before)));
         let error = a.set_uplink(settings(elsewhere, UplinkMode::Xdp)).unwrap_err();
-        assert!(error.starts_with("mode xdp: no interface has"), "{error}");
+        assert!(error.contains("no interface has that address"), "{error}");
         assert_eq!(a.uplink(), shown(before));
         traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
     }
+}
+
+/// Another process has the card. That is waited for, a few seconds, and nobody else has to.
+#[test]
+fn links_are_shown_while_the_card_is_waited_for() {
+    let [a, b] = world_of(1, [UplinkMode::Xdp, UplinkMode::Udp]);
+    let shared = Arc::new(Shared::new(FlowTable::new(1024).unwrap()));
+    let config = WorkerConfig { count: 1, ..WorkerConfig::default() };
+    let second = Arc::new(a.cell.run(move || Workers::start(&shared, config).unwrap()));
+    let in_use = UplinkSettings { port: 4790, ..settings(UNDERLAY[0], UplinkMode::Udp) };
+    let wanted = UplinkSettings { mode: UplinkMode::Xdp, ..in_use };
+    let set = |settings| {
+        let workers = Arc::clone(&second);
+        move || workers.set_uplink(settings).map_err(|error| error.to_string())
+    };
+    assert_eq!(a.cell.run(set(in_use)).as_deref(), Ok("udp gso gro"));
+    let asked = set(wanted);
+    let refused = std::thread::scope(|scope| {
+        let changing = scope.spawn(|| a.cell.run(asked));
+        let mut looks = 0;
+        while !changing.is_finished() {
+            assert_eq!(second.links()[0].mode, "udp gso gro");
+            std::thread::sleep(Duration::from_millis(1));
+            looks += 1;
+        }
+        assert!(looks >= 100, "it was looked at {looks} times in seconds");
+        changing.join().unwrap()
+    });
+    let error = refused.unwrap_err();
+    assert!(error.contains("underlay") && error.contains("another XDP program"), "{error}");
+    assert_eq!(second.links()[0].mode, "udp gso gro");
+    traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
 }
 
 /// The interface goes, with the address, and comes back.

@@ -7,7 +7,7 @@ use sarcenet_agent_api::{AttachmentId, ErrorCode, Policy, ranges};
 use tracing::{error, info, warn};
 
 use super::logging::{self, Switches};
-use super::{Agent, Failure, PATIENCE, reserve_snat_ports, inner_mtu, open_namespace, terms};
+use super::{Agent, Failure, PATIENCE, inner_mtu, open_namespace, reserve_snat_ports, terms};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
 use crate::host;
 

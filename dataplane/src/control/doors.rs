@@ -24,7 +24,7 @@ pub trait Doors: Send + Sync + 'static {
     /// obtained.
     fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError>;
 
-    /// Whether there is an uplink that can carry packets.
+    /// Whether there is an uplink as it was asked for, and its interface is as it was.
     fn has_uplink(&self) -> bool;
 
     /// Says where all other cells are, for the uplink to find the ways there.

@@ -27,7 +27,7 @@ use crate::{
     packet::Via,
     pipeline::Shared,
     topology::Topology,
-    worker::{OutsideSettings, UplinkSettings},
+    worker::{OutsideSettings, TakenPorts, UplinkSettings},
 };
 
 /// How long a change waits for workers that are in the middle of a batch. Batches take less than
@@ -100,6 +100,13 @@ struct InForce {
     outside: Option<Option<OutsideSettings>>,
 }
 
+/// What is said about the state in force, also while it is being changed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Summary {
+    generation: u64,
+    peers: u64,
+}
+
 /// A checked change, ready to be put in force.
 struct Change {
     generation: u64,
@@ -112,7 +119,9 @@ struct Change {
 pub struct Engine<D> {
     shared: Arc<Shared>,
     doors: D,
+    /// Held while the state changes, which can take seconds when a socket has to be waited for.
     in_force: Mutex<InForce>,
+    summary: Mutex<Summary>,
     batch_patience: Duration,
 }
 
@@ -120,7 +129,8 @@ impl<D: Doors> Engine<D> {
     /// With no state yet.
     pub fn new(shared: Arc<Shared>, doors: D) -> Self {
         let in_force = Mutex::new(InForce::default());
-        Self { shared, doors, in_force, batch_patience: BATCH_PATIENCE }
+        let summary = Mutex::default();
+        Self { shared, doors, in_force, summary, batch_patience: BATCH_PATIENCE }
     }
 
     /// What workers share.
@@ -140,7 +150,7 @@ impl<D: Doors> Engine<D> {
 
     /// Generation in force, 0 before the first state.
     pub fn generation(&self) -> u64 {
-        self.in_force.lock().generation
+        self.summary.lock().generation
     }
 
     /// Puts a change in force. Returns the generation then in force.
@@ -210,6 +220,8 @@ impl<D: Doors> Engine<D> {
         }
         self.open_outside(now);
         self.wait_for_batches();
+        let peers = now.desired.places.peers.len() as u64;
+        *self.summary.lock() = Summary { generation, peers };
         info!(
             generation,
             rules_new,
@@ -267,7 +279,7 @@ impl<D: Doors> Engine<D> {
         Ok(())
     }
 
-    /// Opens the uplink again if its interface is gone. Returns whether there was nothing to do.
+    /// Opens the uplink again if its interface is gone or has other queues. Returns whether there was nothing to do.
     ///
     /// # Errors
     /// It cannot be opened yet.
@@ -359,10 +371,7 @@ impl<D: Doors> Engine<D> {
     /// How everything is.
     pub fn status(&self) -> Status {
         let totals = self.doors.totals();
-        let (generation, peers) = {
-            let in_force = self.in_force.lock();
-            (in_force.generation, in_force.desired.places.peers.len() as u64)
-        };
+        let Summary { generation, peers } = *self.summary.lock();
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.doors.now_ns() / 1_000_000_000,
@@ -428,8 +437,7 @@ fn outside_of(cell: &Cell, access: &Access) -> Option<OutsideSettings> {
         underlay: cell.underlay,
         subnet: cell.subnet,
         snat_ports: outside.snat_ports,
-        tcp: mapped(Protocol::Tcp),
-        udp: mapped(Protocol::Udp),
+        mapped: TakenPorts { tcp: mapped(Protocol::Tcp), udp: mapped(Protocol::Udp) },
     })
 }
 

@@ -1,4 +1,5 @@
-//! Opens the uplink, and the way to the outside, again after its interface was gone.
+//! Opens the uplink, and the way to the outside, again after its interface was gone, or has got
+//! other queues.
 
 use std::{
     io,

@@ -7,7 +7,7 @@ use std::{
     os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -35,6 +35,10 @@ pub(crate) struct FakeDoors {
     queues: Mutex<BTreeMap<PortId, OwnedFd>>,
     host: Mutex<Option<OwnedFd>>,
     pub(crate) uplink_fails: AtomicBool,
+    /// An uplink is being opened for as long as this is held.
+    pub(crate) uplink_busy: Mutex<()>,
+    /// How often one was asked for.
+    pub(crate) uplink_asked: AtomicU32,
     /// Whether the uplink's interface is gone; an uplink that is opened has another.
     pub(crate) uplink_gone: AtomicBool,
     /// The cells that the uplink was told of last.
@@ -51,6 +55,8 @@ impl FakeDoors {
             queues: Mutex::default(),
             host: Mutex::default(),
             uplink_fails: AtomicBool::new(false),
+            uplink_busy: Mutex::default(),
+            uplink_asked: AtomicU32::new(0),
             uplink_gone: AtomicBool::new(false),
             peers: Mutex::default(),
             outside: Mutex::default(),
@@ -79,6 +85,8 @@ pub(crate) fn no_queue() -> OwnedFd {
 
 impl Doors for FakeDoors {
     fn set_uplink(&self, settings: UplinkSettings) -> Result<String, DoorError> {
+        self.uplink_asked.fetch_add(1, Ordering::Relaxed);
+        let _busy = self.uplink_busy.lock();
         if self.uplink_fails.load(Ordering::Relaxed) {
             return Err("the address is not available".into());
         }

@@ -188,14 +188,32 @@ const WORDS: usize = 65_536 / PORTS_PER_WORD;
 /// A bit for each port that is taken: those of TCP, then those of UDP.
 type Words = [u64; 2 * WORDS];
 
+/// Ports at the cell's address whose packets are the dataplane's and not the kernel's: those of its
+/// source NAT, and mapped host ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakenPorts {
+    /// Of TCP.
+    pub tcp: Vec<PortRange>,
+    /// Of UDP.
+    pub udp: Vec<PortRange>,
+}
+
+impl TakenPorts {
+    /// These, and `more` of both protocols.
+    pub(crate) fn and(&self, more: Option<PortRange>) -> Self {
+        let with = |ports: &[PortRange]| ports.iter().copied().chain(more).collect();
+        Self { tcp: with(&self.tcp), udp: with(&self.udp) }
+    }
+}
+
 /// A program's table of taken ports. Empty at first.
-pub(super) struct TakenPorts {
+pub(super) struct PortTable {
     map: OwnedFd,
     /// What the table holds. Changed under the lock, word by word.
     words: Mutex<Box<Words>>,
 }
 
-impl TakenPorts {
+impl PortTable {
     /// `map` is the new program's map `taken_ports`.
     pub(super) fn new(map: OwnedFd) -> Self {
         Self { map, words: Mutex::new(Box::new([0; 2 * WORDS])) }
@@ -206,8 +224,8 @@ impl TakenPorts {
     ///
     /// # Errors
     /// What bpf(2) says. Some of the ports are changed then; the next call finds the others.
-    pub(super) fn set(&self, tcp: &[PortRange], udp: &[PortRange]) -> io::Result<()> {
-        let wanted = words_of(tcp, udp);
+    pub(super) fn set(&self, taken: &TakenPorts) -> io::Result<()> {
+        let wanted = words_of(taken);
         let mut words = self.words.lock();
         for (key, (word, wanted)) in (0_u32..).zip(words.iter_mut().zip(&*wanted)) {
             if word != wanted {
@@ -219,10 +237,10 @@ impl TakenPorts {
     }
 }
 
-fn words_of(tcp: &[PortRange], udp: &[PortRange]) -> Box<Words> {
+fn words_of(taken: &TakenPorts) -> Box<Words> {
     let mut words = Box::new([0; 2 * WORDS]);
     let (of_tcp, of_udp) = words.split_at_mut(WORDS);
-    for (words, ranges) in [(of_tcp, tcp), (of_udp, udp)] {
+    for (words, ranges) in [(of_tcp, &taken.tcp), (of_udp, &taken.udp)] {
         for range in ranges.iter().filter(|range| range.first <= range.last) {
             let (first, last) = (usize::from(range.first), usize::from(range.last));
             let numbers = first / PORTS_PER_WORD..=last / PORTS_PER_WORD;

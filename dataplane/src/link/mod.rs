@@ -35,6 +35,7 @@ pub mod xdp;
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use bpf::TakenPorts;
 use crossbeam_utils::CachePadded;
 use sarcenet_dataplane_api::DropReason;
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use sarcenet_dataplane_api::UplinkMode;
 
+use super::TakenPorts;
 use super::udp::{TapError, UdpTunnel, UdpTunnelError};
-use super::xdp::{Demand, XdpError, XdpUplink};
+use super::xdp::{Demand, Tuning, XdpError, XdpUplink};
 use super::{LinkCounters, Received, Report, Scratch};
 use crate::packet::Batch;
 
@@ -71,25 +72,45 @@ impl Uplink {
     ///
     /// # Errors
     /// [`UplinkError`].
-    pub fn open(settings: UplinkSettings, before: Option<&Self>) -> Result<Self, UplinkError> {
+    pub fn open(
+        settings: UplinkSettings,
+        tuning: Tuning,
+        before: Option<&Self>,
+    ) -> Result<Self, UplinkError> {
         let UplinkSettings { underlay, port, mtu, mode } = settings;
         if let Some(before) = before.filter(|before| before.serves(&settings)) {
-            before.set_mtu(mtu);
+            before.set_mtu(mtu)?;
             return Ok(before.clone());
         }
-        match mode {
-            UplinkMode::Xdp => {
-                let uplink = XdpUplink::open(underlay, port, mtu, Demand::Best)?;
-                Ok(Self::Xdp(Arc::new(uplink)))
+        let tunnel = match before.map(Self::tunnel) {
+            Some(tunnel) if tunnel.local() == settings.local() => Arc::clone(tunnel),
+            _ => Arc::new(UdpTunnel::bind(underlay, port, mtu)?),
+        };
+        let demand = match mode {
+            UplinkMode::Xdp => Some(Demand::Best),
+            UplinkMode::Auto => Some(Demand::ZeroCopy),
+            UplinkMode::Udp | UplinkMode::TunnelGso => None,
+        };
+        match demand.map(|demand| XdpUplink::open(Arc::clone(&tunnel), mtu, demand, tuning)) {
+            Some(Ok(uplink)) => {
+                tunnel.set_mode(UplinkMode::Xdp)?;
+                tunnel.set_mtu(mtu);
+                return Ok(Self::Xdp(Arc::new(uplink)));
             }
-            UplinkMode::Auto => match XdpUplink::open(underlay, port, mtu, Demand::ZeroCopy) {
-                Ok(uplink) => Ok(Self::Xdp(Arc::new(uplink))),
-                Err(error) => {
-                    tracing::info!("the uplink uses the kernel's sockets: {error}");
-                    Self::open_udp(&settings, before)
-                }
-            },
-            UplinkMode::Udp | UplinkMode::TunnelGso => Self::open_udp(&settings, before),
+            Some(Err(error)) if mode == UplinkMode::Xdp => return Err(error.into()),
+            Some(Err(error)) => tracing::info!("the uplink uses the kernel's sockets: {error}"),
+            None => {}
+        }
+        tunnel.set_mode(mode)?;
+        tunnel.set_mtu(mtu);
+        Ok(Self::Udp(tunnel))
+    }
+
+    /// The kernel's sockets of the tunnel, which every uplink has.
+    pub fn tunnel(&self) -> &Arc<UdpTunnel> {
+        match self {
+            Self::Udp(tunnel) => tunnel,
+            Self::Xdp(uplink) => uplink.kernel(),
         }
     }
 
@@ -104,7 +125,7 @@ impl Uplink {
                     UplinkMode::Auto => uplink.is_zero_copy(),
                     UplinkMode::Udp | UplinkMode::TunnelGso => false,
                 };
-                enough && !uplink.is_gone() && uplink.local() == settings.local()
+                enough && !self.is_spent() && uplink.local() == settings.local()
             }
         }
     }
@@ -113,17 +134,6 @@ impl Uplink {
     pub fn is_in_the_way(&self, settings: &UplinkSettings) -> bool {
         let wants_xdp = matches!(settings.mode, UplinkMode::Xdp | UplinkMode::Auto);
         matches!(self, Self::Xdp(_)) && wants_xdp && !self.is_gone() && !self.serves(settings)
-    }
-
-    fn open_udp(settings: &UplinkSettings, before: Option<&Self>) -> Result<Self, UplinkError> {
-        let UplinkSettings { underlay, port, mtu, mode } = *settings;
-        let tunnel = match before {
-            Some(Self::Udp(tunnel)) if tunnel.local() == settings.local() => Arc::clone(tunnel),
-            _ => Arc::new(UdpTunnel::bind(underlay, port, mtu)?),
-        };
-        tunnel.set_mode(mode)?;
-        tunnel.set_mtu(mtu);
-        Ok(Self::Udp(tunnel))
     }
 
     /// Whether both are the same door.
@@ -164,10 +174,23 @@ impl Uplink {
         }
     }
 
-    fn set_mtu(&self, mtu: u16) {
+    fn set_mtu(&self, mtu: u16) -> Result<(), XdpError> {
         match self {
             Self::Udp(tunnel) => tunnel.set_mtu(mtu),
-            Self::Xdp(uplink) => uplink.set_mtu(mtu),
+            Self::Xdp(uplink) => uplink.set_mtu(mtu)?,
+        }
+        Ok(())
+    }
+
+    /// Takes these ports at the cell's address from the kernel, and gives all others back, where
+    /// packets come past the kernel. What a socket of the kernel receives is the tunnel's alone.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn set_taken_ports(&self, taken: &TakenPorts) -> Result<(), XdpError> {
+        match self {
+            Self::Udp(_) => Ok(()),
+            Self::Xdp(uplink) => uplink.set_taken_ports(taken),
         }
     }
 
@@ -196,7 +219,16 @@ impl Uplink {
         }
     }
 
-    /// The descriptors to wait for, one for each receive queue, in their order.
+    /// Whether it should be opened anew: its interface is gone, or has other queues by now.
+    pub fn is_spent(&self) -> bool {
+        match self {
+            Self::Udp(_) => false,
+            Self::Xdp(uplink) => uplink.is_gone() || uplink.is_outgrown(),
+        }
+    }
+
+    /// The descriptors to wait for, one for each receive queue, in their order; the last is the
+    /// kernel's socket.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let (udp, xdp) = match self {
             Self::Udp(tunnel) => (Some(tunnel.as_fd()), None),

@@ -13,6 +13,9 @@ pub struct WorkerConfig {
     pub cores: Option<Cores>,
     /// How long a worker looks for more work before it sleeps, in microseconds.
     pub spin_us: u32,
+    /// How long after a packet the driver of the card is polled for the next, in microseconds, where
+    /// AF_XDP sockets run in native mode; its interrupt is waited for if 0.
+    pub busy_poll_us: u32,
     /// Whether to ask for `SCHED_BATCH`, without which waking a receiver takes the processor away
     /// from the worker in the middle of a batch.
     pub batch_scheduling: bool,
@@ -23,6 +26,13 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { count, cores: None, spin_us: 50, batch_scheduling: true, merge_acks: true }
+        Self {
+            count,
+            cores: None,
+            spin_us: 50,
+            busy_poll_us: 0,
+            batch_scheduling: true,
+            merge_acks: true,
+        }
     }
 }

@@ -14,6 +14,7 @@ mod pacing;
 mod ready;
 mod run;
 mod spin;
+mod uplink;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,7 +23,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use crossbeam_utils::CachePadded;
@@ -32,9 +33,10 @@ use parking_lot::Mutex;
 use sarcenet_dataplane_api::{Attach, LinkStatus, PortId, WorkerStatus};
 
 use crate::link::LinkCounters;
+pub use crate::link::TakenPorts;
 use crate::link::container::{ContainerLink, ContainerLinkError};
+use crate::link::uplink::Uplink;
 pub use crate::link::uplink::UplinkSettings;
-use crate::link::uplink::{Uplink, UplinkError};
 use crate::memory::Pages;
 use crate::packet::Via;
 use crate::pipeline::{Counters, Pipeline, Shared, Totals};
@@ -56,8 +58,8 @@ enum Order {
     Tun { port: Option<PortId>, link: Arc<ContainerLink>, read: bool },
     /// There is no such link any more.
     NoTun { port: Option<PortId> },
-    /// This is the uplink from now on; none when there is none.
-    Uplink(Option<Uplink>),
+    /// This is the uplink from now on.
+    Uplink(Uplink),
     /// The end.
     Stop,
 }
@@ -94,11 +96,17 @@ struct Links {
     uplink: Option<(Uplink, UplinkSettings)>,
     /// Where other cells are.
     peers: Vec<Ipv4Addr>,
+    /// What the uplink takes from the kernel beside the tunnel's packets.
+    taken: TakenPorts,
 }
 
 /// The running workers of a dataplane. Dropping it stops them.
 pub struct Workers {
     handles: Vec<Handle>,
+    busy_poll: Duration,
+    /// Held while the uplink changes, which can take seconds: a socket that another process is
+    /// about to give up is waited for. Taken before `links`.
+    changing: Mutex<()>,
     links: Mutex<Links>,
     outside: Mutex<outside::Outside>,
     started: Instant,
@@ -112,6 +120,8 @@ impl Workers {
     pub fn start(shared: &Arc<Shared>, config: WorkerConfig) -> io::Result<Self> {
         let mut workers = Self {
             handles: Vec::new(),
+            busy_poll: Duration::from_micros(u64::from(config.busy_poll_us)),
+            changing: Mutex::default(),
             links: Mutex::default(),
             outside: Mutex::default(),
             started: Instant::now(),
@@ -194,59 +204,6 @@ impl Workers {
             return Ok(());
         };
         self.add_tun(None, "host".to_owned(), Attach::Tun, fd, mtu)
-    }
-
-    /// Opens the uplink, in the network namespace of the calling thread, in place of the one
-    /// before; what serves on is kept. Returns the mode that it got.
-    ///
-    /// # Errors
-    /// [`UplinkError`]; the uplink that was there stays.
-    pub fn set_uplink(&self, settings: UplinkSettings) -> Result<String, UplinkError> {
-        let mut links = self.links.lock();
-        if links.uplink.as_ref().is_some_and(|(uplink, _)| uplink.is_in_the_way(&settings))
-            && let Some((before, settings_before)) = links.uplink.take()
-        {
-            self.tell(|_| Order::Uplink(None));
-            drop(before);
-            return self.open_uplink(&mut links, settings).inspect_err(|_| {
-                if let Err(error) = self.open_uplink(&mut links, settings_before) {
-                    tracing::error!("the uplink is closed and cannot be opened again: {error}");
-                }
-            });
-        }
-        self.open_uplink(&mut links, settings)
-    }
-
-    fn open_uplink(
-        &self,
-        links: &mut Links,
-        settings: UplinkSettings,
-    ) -> Result<String, UplinkError> {
-        let before = links.uplink.as_ref().map(|(uplink, _)| uplink);
-        let uplink = Uplink::open(settings, before)?;
-        if before.is_none_or(|before| !before.is_same(&uplink)) {
-            uplink.set_peers(&links.peers);
-            uplink.settle();
-            self.tell(|_| Order::Uplink(Some(uplink.clone())));
-        }
-        let mode = uplink.mode();
-        links.uplink = Some((uplink, settings));
-        Ok(mode)
-    }
-
-    /// Whether there is an uplink, and its interface is not gone.
-    pub fn has_uplink(&self) -> bool {
-        self.links.lock().uplink.as_ref().is_some_and(|(uplink, _)| !uplink.is_gone())
-    }
-
-    /// Says where all other cells are, so that the uplink can find the ways to them, and try how
-    /// packets get there best.
-    pub fn set_peers(&self, peers: Vec<Ipv4Addr>) {
-        let mut links = self.links.lock();
-        if let Some((uplink, _)) = &links.uplink {
-            uplink.set_peers(&peers);
-        }
-        links.peers = peers;
     }
 
     /// All doors: the uplink, the host, the containers in order of port.

@@ -8,8 +8,9 @@ use ipnet::Ipv4Net;
 use sarcenet_dataplane_api::PortRange;
 use sarcenet_tun::{TunDevice, TunError};
 
-use super::Workers;
+use super::{TakenPorts, Workers};
 use crate::link::divert::{self, Divert, DivertError, Settings};
+use crate::link::xdp::XdpError;
 
 /// What is to be taken from the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,10 +21,8 @@ pub struct OutsideSettings {
     pub subnet: Ipv4Net,
     /// Ports, and identifiers of ICMP echo, that source NAT uses.
     pub snat_ports: Option<PortRange>,
-    /// Mapped ports of TCP.
-    pub tcp: Vec<PortRange>,
-    /// Mapped ports of UDP.
-    pub udp: Vec<PortRange>,
+    /// Mapped ports.
+    pub mapped: TakenPorts,
 }
 
 /// Why the kernel's traffic cannot be had.
@@ -35,6 +34,9 @@ pub enum OutsideError {
     /// The host's door has no name.
     #[error("asking for the name of the host TUN: {0}")]
     Host(#[from] TunError),
+    /// The uplink does not leave it to the kernel.
+    #[error(transparent)]
+    Uplink(#[from] XdpError),
     /// It is not diverted.
     #[error(transparent)]
     Divert(#[from] DivertError),
@@ -56,6 +58,8 @@ impl Workers {
     pub fn set_outside(&self, wanted: Option<OutsideSettings>) -> Result<(), OutsideError> {
         let mut outside = self.outside.lock();
         outside.wanted.clone_from(&wanted);
+        let taken = wanted.as_ref().map(|wanted| wanted.mapped.and(wanted.snat_ports));
+        self.set_taken_ports(taken.unwrap_or_default())?;
         let Some(wanted) = wanted else {
             outside.divert = None;
             // Also what a dataplane before this one has left.
@@ -88,10 +92,10 @@ impl Workers {
         };
         match &outside.divert {
             Some(divert) if *divert.settings() == settings => {
-                divert.set_ports(&wanted.tcp, &wanted.udp)?;
+                divert.set_ports(&wanted.mapped)?;
             }
             _ => {
-                let divert = Divert::attach(settings, &wanted.tcp, &wanted.udp)?;
+                let divert = Divert::attach(settings, &wanted.mapped)?;
                 tracing::info!(
                     interface = divert.interface(),
                     "traffic of the outside is taken from the kernel"

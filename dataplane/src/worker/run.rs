@@ -303,19 +303,19 @@ impl Worker {
     }
 
     /// Takes an uplink in place of the one before, and reads its own share of the queues.
-    fn set_uplink(&mut self, uplink: Option<Uplink>) {
+    fn set_uplink(&mut self, uplink: Uplink) {
         if let Some(old) = self.uplink.take() {
             for (queue, fd) in old.fds().enumerate() {
                 self.forget(Token(UPLINK.0 + queue), fd);
             }
         }
         let (worker, workers) = (usize::from(self.pipeline.worker()), self.config.count.max(1));
-        for (queue, fd) in uplink.iter().flat_map(Uplink::fds).enumerate() {
+        for (queue, fd) in uplink.fds().enumerate() {
             if reader_of(queue, workers) == worker {
                 self.watch(Token(UPLINK.0 + queue), fd);
             }
         }
-        self.uplink = uplink;
+        self.uplink = Some(uplink);
     }
 
     fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<ContainerLink>>, read: bool) {

@@ -288,6 +288,36 @@ fn a_stuck_batch_does_not_stop_changes() {
     assert_eq!(engine.update(&update, vec![]).unwrap(), 2);
 }
 
+/// An uplink that takes seconds to be opened keeps nobody from looking.
+#[test]
+fn status_is_told_while_an_uplink_is_being_opened() {
+    let engine = Arc::new(furnished());
+    let doors = engine.doors();
+    let busy = doors.uplink_busy.lock();
+    let before = doors.uplink_asked.load(Ordering::Relaxed);
+    let changer = {
+        let engine = Arc::clone(&engine);
+        let moved = Cell { underlay: [192, 0, 2, 99].into(), ..cell() };
+        let update = Update { generation: 2, cell: Some(moved), ..Update::default() };
+        thread::spawn(move || engine.update(&update, vec![]))
+    };
+    while doors.uplink_asked.load(Ordering::Relaxed) == before {
+        thread::yield_now();
+    }
+    let (told, status) = std::sync::mpsc::channel();
+    let observer = {
+        let engine = Arc::clone(&engine);
+        thread::spawn(move || drop(told.send((engine.status(), engine.generation()))))
+    };
+    let (status, generation) =
+        status.recv_timeout(Duration::from_secs(20)).expect("status, while the uplink is opened");
+    assert_eq!((status.generation, generation, status.peers), (1, 1, 1));
+    drop(busy);
+    observer.join().unwrap();
+    assert_eq!(changer.join().unwrap().unwrap(), 2);
+    assert_eq!(engine.status().generation, 2);
+}
+
 /// Tried until it succeeds, and not without a cell or a reason.
 #[test]
 fn an_uplink_that_is_gone_is_opened_again() {

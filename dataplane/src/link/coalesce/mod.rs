@@ -2,9 +2,9 @@
 //! (`inet_gro_receive`, `tcp_gro_receive`, `udp_gro_receive`).
 //!
 //! What arrives is one buffer that a tunnel socket was read into: one datagram, or several of
-//! equal length behind each other (`UDP_GRO`), each a tunnel header and an inner packet. Payload
-//! stays where it lies; a super-packet is the first datagram and a piece for the payload of each
-//! further one.
+//! equal length behind each other (`UDP_GRO`), each a tunnel header and an inner packet; or packets
+//! without a tunnel header in the same order. Payload stays where it lies; a super-packet is the
+//! first datagram and a piece for the payload of each further one.
 #![forbid(unsafe_code)]
 
 use sarcenet_dataplane_api::DropReason;
@@ -25,34 +25,45 @@ pub const MAX_TRAIN: usize = 128;
 /// that takes it may have been made for.
 const MAX_UDP_SEGMENTS: usize = 64;
 
-const IP: usize = TUNNEL_HEADER_LEN;
-const TRANSPORT: usize = IP + IPV4_HEADER_LEN;
+/// Where the IPv4 header of a packet from there begins, in bytes.
+const fn ip_of(from: Via) -> usize {
+    match from {
+        Via::Tunnel(_) => TUNNEL_HEADER_LEN,
+        Via::Host | Via::Container(_) => 0,
+    }
+}
 
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 
-/// A tunnel datagram that may be part of a super-packet: IPv4 without options, no fragment,
-/// nothing behind the packet.
+/// A datagram that may be part of a super-packet: a tunnel header, if it is the tunnel's, and IPv4
+/// without options, no fragment, nothing behind the packet.
 #[derive(Debug, Clone, Copy)]
 struct Segment {
     piece: Piece,
     protocol: u8,
+    /// Where its IPv4 header begins, in bytes.
+    ip: usize,
     /// Where its payload begins, in bytes.
     header_len: usize,
     checksum: Checksum,
 }
 
 impl Segment {
-    fn parse(datagram: &[u8], piece: Piece) -> Option<Self> {
-        if datagram.len() < TRANSPORT || datagram[IP - 2..IP] != [0x08, 0x00] {
+    fn parse(datagram: &[u8], piece: Piece, ip_at: usize) -> Option<Self> {
+        if datagram.len() < ip_at + IPV4_HEADER_LEN {
             return None;
         }
-        let (head, transport) = datagram[IP..].split_at(IPV4_HEADER_LEN);
+        let (tunnel, packet) = datagram.split_at(ip_at);
+        if !tunnel.is_empty() && !tunnel.ends_with(&[0x08, 0x00]) {
+            return None;
+        }
+        let (head, transport) = packet.split_at(IPV4_HEADER_LEN);
         let ip = Ipv4Packet::new_unchecked(head);
         if head[0] != 0x45
-            || usize::from(ip.total_len()) != datagram.len() - IP
+            || usize::from(ip.total_len()) != packet.len()
             || ip.more_frags()
             || ip.frag_offset() != 0
         {
@@ -77,7 +88,13 @@ impl Segment {
             Some(offset) if partial => Checksum::Partial { start: IPV4_HEADER_LEN as u16, offset },
             _ => Checksum::Unverified,
         };
-        Some(Self { piece, protocol, header_len: TRANSPORT + transport_len, checksum })
+        let header_len = ip_at + IPV4_HEADER_LEN + transport_len;
+        Some(Self { piece, protocol, ip: ip_at, header_len, checksum })
+    }
+
+    /// Where its transport header begins, in bytes.
+    fn transport(&self) -> usize {
+        self.ip + IPV4_HEADER_LEN
     }
 
     fn payload(&self) -> Piece {
@@ -92,7 +109,7 @@ impl Segment {
     /// Computes the checksum where nobody has yet. Returns whether it is right, or partial.
     fn verify(&mut self, batch: &Batch) -> bool {
         if self.checksum == Checksum::Unverified {
-            let (head, transport) = batch.bytes(self.piece)[IP..].split_at(IPV4_HEADER_LEN);
+            let (head, transport) = batch.bytes(self.piece)[self.ip..].split_at(IPV4_HEADER_LEN);
             let sum = pseudo_header_of(head, transport.len() as u32).add(transport);
             let absent = self.protocol == UDP && transport[6..8] == [0, 0];
             if !absent && sum.fold() == 0xffff {
@@ -117,7 +134,7 @@ struct Open {
 impl Open {
     fn new(batch: &Batch, first: Segment) -> Self {
         let alone = first.protocol == TCP && {
-            let flags = batch.bytes(first.piece)[TRANSPORT + 13];
+            let flags = batch.bytes(first.piece)[first.transport() + 13];
             flags & !(ACK | ECE) != 0 || flags & ACK == 0
         };
         let closed = alone || first.payload_len() == 0;
@@ -127,24 +144,25 @@ impl Open {
     /// Whether `next` continues it, by all headers.
     fn accepts(&self, batch: &Batch, next: &Segment) -> bool {
         let size = self.first.payload_len();
+        let (ip, transport) = (self.first.ip, self.first.transport());
         if self.closed
             || next.protocol != self.first.protocol
             || next.header_len != self.first.header_len
             || !(1..=size).contains(&next.payload_len())
-            || self.first.header_len - IP + self.payload + next.payload_len() > 0xffff
+            || self.first.header_len - ip + self.payload + next.payload_len() > 0xffff
         {
             return false;
         }
         let a = &batch.bytes(self.first.piece)[..self.first.header_len];
         let b = &batch.bytes(next.piece)[..self.first.header_len];
         let same = |range: std::ops::Range<usize>| a[range.clone()] == b[range];
-        let ident = |head: &[u8]| u16::from_be_bytes([head[IP + 4], head[IP + 5]]);
-        let dont_fragment = a[IP + 6] & 0x40 != 0;
+        let ident = |head: &[u8]| u16::from_be_bytes([head[ip + 4], head[ip + 5]]);
+        let dont_fragment = a[ip + 6] & 0x40 != 0;
         // Tunnel header, version, length and TOS; flags and offset, TTL and protocol; addresses
         // and ports.
-        let same_flow = same(0..IP + 2)
-            && same(IP + 6..IP + 10)
-            && same(IP + 12..TRANSPORT + 4)
+        let same_flow = same(0..ip + 2)
+            && same(ip + 6..ip + 10)
+            && same(ip + 12..transport + 4)
             && (dont_fragment || ident(b) == ident(a).wrapping_add(self.tail as u16 + 1));
         if !same_flow {
             return false;
@@ -152,13 +170,13 @@ impl Open {
         if self.first.protocol == UDP {
             return self.tail + 1 < MAX_UDP_SEGMENTS;
         }
-        let sequence = |head: &[u8]| TcpPacket::new_unchecked(&head[TRANSPORT..]).seq_number();
+        let sequence = |head: &[u8]| TcpPacket::new_unchecked(&head[transport..]).seq_number();
         // Acknowledgment and data offset; window; urgent pointer and options.
         sequence(b) == sequence(a) + self.payload
-            && same(TRANSPORT + 8..TRANSPORT + 13)
-            && (a[TRANSPORT + 13] ^ b[TRANSPORT + 13]) & !(PSH | FIN) == 0
-            && same(TRANSPORT + 14..TRANSPORT + 16)
-            && same(TRANSPORT + 18..self.first.header_len)
+            && same(transport + 8..transport + 13)
+            && (a[transport + 13] ^ b[transport + 13]) & !(PSH | FIN) == 0
+            && same(transport + 14..transport + 16)
+            && same(transport + 18..self.first.header_len)
     }
 }
 
@@ -175,7 +193,8 @@ impl Default for Coalescer {
 
 impl Coalescer {
     /// Adds what lies in `train` to the batch: datagrams of `stride` bytes (the last may be
-    /// shorter), or a single one. `mtu` is the largest inner packet that a cell sends, in bytes.
+    /// shorter), or a single one. `mtu` is the largest packet that their sender may send, in bytes;
+    /// for those of a tunnel, the largest inner one.
     /// Returns how many packets it made.
     pub fn receive(
         &mut self,
@@ -186,8 +205,9 @@ impl Coalescer {
         from: Via,
         report: &mut Report,
     ) -> usize {
-        if let Some(whole) = Segment::parse(batch.bytes(train), train)
-            && train.len as usize > IP + usize::from(mtu)
+        let ip = ip_of(from);
+        if let Some(whole) = Segment::parse(batch.bytes(train), train, ip)
+            && train.len as usize > ip + usize::from(mtu)
         {
             return super_packet(batch, whole, stride, mtu, from, report);
         }
@@ -197,7 +217,7 @@ impl Coalescer {
         let mut open: Option<Open> = None;
         for at in (train.at..end).step_by(stride as usize).take(MAX_TRAIN) {
             let piece = Piece { at, len: stride.min(end - at) };
-            let Some(mut next) = Segment::parse(batch.bytes(piece), piece) else {
+            let Some(mut next) = Segment::parse(batch.bytes(piece), piece, ip) else {
                 made += self.flush(batch, open.take().as_ref(), from, report);
                 made += push(batch, piece, &[], Offload::default(), from, report);
                 continue;
@@ -209,8 +229,9 @@ impl Coalescer {
             {
                 open.closed = next.payload_len() < open.first.payload_len();
                 if next.protocol == TCP {
-                    let last = batch.bytes(piece)[TRANSPORT + 13] & (PSH | FIN);
-                    batch.bytes_mut(open.first.piece)[TRANSPORT + 13] |= last;
+                    let flags = next.transport() + 13;
+                    let last = batch.bytes(piece)[flags] & (PSH | FIN);
+                    batch.bytes_mut(open.first.piece)[flags] |= last;
                     open.closed |= last != 0;
                 }
                 open.payload += next.payload_len();
@@ -244,7 +265,7 @@ impl Coalescer {
 /// Makes the headers of `first` those of a super-packet.
 fn seal(batch: &mut Batch, first: Segment, payload: usize, size: u16) -> Offload {
     let head = Piece { len: first.header_len as u32, ..first.piece };
-    let (ip, transport) = batch.bytes_mut(head)[IP..].split_at_mut(IPV4_HEADER_LEN);
+    let (ip, transport) = batch.bytes_mut(head)[first.ip..].split_at_mut(IPV4_HEADER_LEN);
     let transport_len = transport.len() + payload;
     set_total_len(ip, (IPV4_HEADER_LEN + transport_len) as u16);
     let pseudo = pseudo_header_of(ip, transport_len as u32).fold();
@@ -272,7 +293,7 @@ fn super_packet(
     from: Via,
     report: &mut Report,
 ) -> usize {
-    let headers = (whole.header_len - IP) as u16;
+    let headers = (whole.header_len - whole.ip) as u16;
     let size = match whole.protocol {
         TCP => mtu.saturating_sub(headers),
         _ => size.unwrap_or(0),

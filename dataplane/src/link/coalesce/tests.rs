@@ -8,6 +8,8 @@ use crate::wire::tunnel::TunnelTemplate;
 use proptest::prelude::*;
 
 const MTU: u16 = 1450;
+const IP: usize = TUNNEL_HEADER_LEN;
+const TRANSPORT: usize = IP + IPV4_HEADER_LEN;
 
 fn tunnel(packet: &[u8]) -> Vec<u8> {
     let mut datagram = vec![0; TUNNEL_HEADER_LEN];
@@ -28,6 +30,31 @@ fn receive_bytes(bytes: &[u8], stride: Option<u16>) -> (Batch, Report) {
     let made = Coalescer::default().receive(&mut batch, train, stride, MTU, CELL, &mut report);
     assert_eq!(made, batch.len());
     (batch, report)
+}
+
+/// What is not the tunnel's is put together the same way, without a tunnel header.
+#[test]
+fn packets_of_the_host() {
+    let payload: Vec<u8> = (0..40_u32 * 1448).map(|n| (n >> 4) as u8).collect();
+    let segments: Vec<_> =
+        (0..).zip(payload.chunks(1448)).map(|(n, part)| tcp_packet(part, 1 + n * 1448)).collect();
+    let (mut batch, mut report) = (Batch::new(), Report::new());
+    let train = place(&mut batch, &segments.concat());
+    let stride = Some(segments[0].len() as u16);
+    let made =
+        Coalescer::default().receive(&mut batch, train, stride, 1500, Via::Host, &mut report);
+    assert_eq!(made, 1);
+    let mut whole = tcp_packet(&payload, 1);
+    let offload = make_super(&mut whole, 1448);
+    assert_eq!((batch.packet(0).from, batch.packet(0).offload), (Via::Host, offload));
+    assert!(batch.copy_out(0) == whole, "not what was sent");
+
+    // A super-packet that nobody has cut: by the MTU.
+    let mut batch = Batch::new();
+    let train = place(&mut batch, &whole);
+    let made = Coalescer::default().receive(&mut batch, train, None, 1500, Via::Host, &mut report);
+    assert_eq!((made, batch.packet(0).offload), (1, offload));
+    report.take(|reason, n| panic!("{n} dropped: {reason}"));
 }
 
 /// Segments of one TCP stream, `size` bytes each.

@@ -23,7 +23,7 @@ use ipnet::Ipv4Net;
 use nix::net::if_::{if_nameindex, if_nametoindex};
 use sarcenet_dataplane_api::PortRange;
 
-use super::bpf::{self, Aligned, LoadError, TakenPorts};
+use super::bpf::{self, Aligned, LoadError, PortTable, TakenPorts};
 use super::interface;
 
 static OBJECT: &Aligned<[u8]> =
@@ -104,7 +104,7 @@ pub struct Divert {
     place: Place,
     /// The kernel's number of the program, for each of the hooks.
     numbers: [u32; 2],
-    ports: TakenPorts,
+    ports: PortTable,
     /// Kept, so that its number is not given to another one.
     program: OwnedFd,
 }
@@ -142,11 +142,7 @@ impl Divert {
     ///
     /// # Errors
     /// [`DivertError`]; what diverted traffic before goes on where it was not replaced.
-    pub fn attach(
-        settings: Settings,
-        tcp: &[PortRange],
-        udp: &[PortRange],
-    ) -> Result<Self, DivertError> {
+    pub fn attach(settings: Settings, mapped: &TakenPorts) -> Result<Self, DivertError> {
         let place = Place::find(&settings)?;
         let source = bpf::Source {
             object: OBJECT,
@@ -155,9 +151,9 @@ impl Divert {
             sizes: &[],
         };
         let (program, [ports]) = bpf::load(&source, [c"taken_ports"])?;
-        let ports = TakenPorts::new(ports);
+        let ports = PortTable::new(ports);
         let mut divert = Self { settings, place, numbers: [0; 2], ports, program };
-        divert.set_ports(tcp, udp)?;
+        divert.set_ports(mapped)?;
         let hooks = divert.place.hooks();
         for (number, (name, hook)) in divert.numbers.iter_mut().zip(&hooks) {
             *number = hook.attach(&divert.program).map_err(|source| DivertError::Filter {
@@ -185,12 +181,8 @@ impl Divert {
     ///
     /// # Errors
     /// [`DivertError::Ports`].
-    pub fn set_ports(&self, tcp: &[PortRange], udp: &[PortRange]) -> Result<(), DivertError> {
-        let with_snat = |mapped: &[PortRange]| {
-            let all = mapped.iter().copied().chain(self.settings.snat_ports);
-            all.collect::<Vec<_>>()
-        };
-        self.ports.set(&with_snat(tcp), &with_snat(udp)).map_err(DivertError::Ports)
+    pub fn set_ports(&self, mapped: &TakenPorts) -> Result<(), DivertError> {
+        self.ports.set(&mapped.and(self.settings.snat_ports)).map_err(DivertError::Ports)
     }
 
     /// Name of the interface with the underlay address.

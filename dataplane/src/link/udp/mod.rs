@@ -239,6 +239,18 @@ impl UdpTunnel {
         scratch: &mut Scratch,
         report: &mut Report,
     ) -> Received {
+        self.receive_for(&self.counters, batch, max, scratch, report)
+    }
+
+    /// The same, counted by the link that this tunnel helps.
+    pub(super) fn receive_for(
+        &self,
+        counters: &LinkCounters,
+        batch: &mut Batch,
+        max: usize,
+        scratch: &mut Scratch,
+        report: &mut Report,
+    ) -> Received {
         let mut received = Received::default();
         let (mut trains, mut bytes, mut errors) = (0, 0, 0);
         while trains < max && bytes < MAX_BATCH_BYTES {
@@ -283,7 +295,7 @@ impl UdpTunnel {
                 break;
             }
         }
-        self.counters.received(received.packets as u64, bytes, errors);
+        counters.received(received.packets as u64, bytes, errors);
         received
     }
 

@@ -9,7 +9,7 @@ use super::error::XdpError;
 use crate::link::interface;
 
 /// An interface of the calling thread's namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Interface {
     pub(super) name: String,
     pub(super) index: u32,
@@ -17,6 +17,8 @@ pub(super) struct Interface {
     pub(super) queues: u32,
     /// Name of its driver; empty when it does not say.
     pub(super) driver: String,
+    /// Of its namespace; by it questions are asked.
+    socket: UdpSocket,
 }
 
 impl Interface {
@@ -29,9 +31,18 @@ impl Interface {
             .map_err(|(interface, source)| XdpError::Interface { interface, source })?
             .ok_or(XdpError::NoInterface(address))?;
         let failed = |source| XdpError::Interface { interface: name.clone(), source };
-        let queues = receive_queues(&name).map_err(failed)?;
-        let driver = driver(&name).map_err(failed)?;
-        Ok(Self { name, index, queues, driver })
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(failed)?;
+        let queues = receive_queues(&socket, &name).map_err(failed)?;
+        let driver = driver(&socket, &name).map_err(failed)?;
+        Ok(Self { name, index, queues, driver, socket })
+    }
+
+    /// How many receive queues it has by now.
+    ///
+    /// # Errors
+    /// It cannot be asked any more.
+    pub(super) fn queues_now(&self) -> io::Result<u32> {
+        receive_queues(&self.socket, &self.name)
     }
 
     /// Whether it is one end of a veth pair.
@@ -82,23 +93,22 @@ unsafe impl Question for DriverInfo {}
 const _: () = assert!(size_of::<Channels>() == 36 && size_of::<DriverInfo>() == 196);
 
 /// How many receive queues an interface uses. One where its driver does not say.
-fn receive_queues(name: &str) -> io::Result<u32> {
+fn receive_queues(socket: &UdpSocket, name: &str) -> io::Result<u32> {
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-    let answered = ask(name, &mut channels)?;
+    let answered = ask(socket, name, &mut channels)?;
     Ok(if answered { (channels.rx + channels.combined).max(1) } else { 1 })
 }
 
 /// Name of an interface's driver. Empty where it does not say.
-fn driver(name: &str) -> io::Result<String> {
+fn driver(socket: &UdpSocket, name: &str) -> io::Result<String> {
     let mut info = DriverInfo { command: ETHTOOL_GDRVINFO, driver: [0; 32], rest: [0; 160] };
-    ask(name, &mut info)?;
+    ask(socket, name, &mut info)?;
     let end = info.driver.iter().position(|&byte| byte == 0).unwrap_or(info.driver.len());
     Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
 }
 
 /// Asks the driver of an interface. Returns whether it knows the question.
-fn ask<Q: Question>(name: &str, question: &mut Q) -> io::Result<bool> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+fn ask<Q: Question>(socket: &UdpSocket, name: &str, question: &mut Q) -> io::Result<bool> {
     // SAFETY: plain data, for which all zeroes is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero.

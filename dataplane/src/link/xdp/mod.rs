@@ -5,14 +5,20 @@
 //! queue of the interface has a socket ([`queue`]) in the best mode that its driver offers; the
 //! headers that the kernel would write are ours to write ([`outer`]), and so are MACs to find
 //! ([`neighbours`]). Super-packets are cut here, and runs of segments that arrive are put together
-//! again, as at the UDP tunnel ([`super::udp`]).
+//! again, as at the UDP tunnel ([`super::udp`]), whose socket receives beside them what only the
+//! kernel can deal with: fragments, super-packets of UDP from this machine, queues without a socket.
+//!
+//! Other packets come this way too: to ports that were taken from the kernel
+//! ([`XdpUplink::set_taken_ports`]). They enter as packets of the cell itself ([`Via::Host`]).
+//!
+//! [`Via::Host`]: crate::packet::Via::Host
 
 mod error;
 mod interface;
 mod neighbours;
 mod netlink;
 mod open;
-mod outer;
+pub mod outer;
 mod queue;
 mod receive;
 mod steering;
@@ -21,30 +27,34 @@ mod tests;
 mod transmit;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use error::XdpError;
 use interface::Interface;
 use neighbours::Neighbours;
-pub use open::Demand;
+pub use open::{Demand, Tuning};
 use queue::{Copying, Queue};
-use sarcenet_dataplane_api::PortRange;
 pub use steering::AttachMode;
 use steering::Steering;
 
-use super::LinkCounters;
+use super::udp::UdpTunnel;
+use super::{LinkCounters, TakenPorts};
 
 /// The AF_XDP uplink of a cell.
 pub struct XdpUplink {
     interface: Interface,
-    local: SocketAddrV4,
-    mtu: AtomicU16,
+    /// Receives what the kernel keeps, and knows where the tunnel is and how large its packets are.
+    kernel: Arc<UdpTunnel>,
     /// Detached before the sockets go: what arrives between is the kernel's again.
     steering: Steering,
     attached: AttachMode,
+    /// Whether the driver is polled.
+    busy: bool,
     queues: Vec<Queue>,
+    /// By how many of the queues, from the first on, packets leave.
+    senders: usize,
     neighbours: Neighbours,
     counters: LinkCounters,
 }
@@ -52,7 +62,7 @@ pub struct XdpUplink {
 impl XdpUplink {
     /// Address and port at which it receives.
     pub fn local(&self) -> SocketAddrV4 {
-        self.local
+        self.kernel.local()
     }
 
     /// Name of its interface.
@@ -62,12 +72,22 @@ impl XdpUplink {
 
     /// Largest inner packet, in bytes.
     pub fn mtu(&self) -> u16 {
-        self.mtu.load(Relaxed)
+        self.kernel.mtu()
     }
 
     /// Changes the largest inner packet.
-    pub fn set_mtu(&self, mtu: u16) {
-        self.mtu.store(mtu, Relaxed);
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub fn set_mtu(&self, mtu: u16) -> Result<(), XdpError> {
+        self.steering.set_largest(mtu)?;
+        self.kernel.set_mtu(mtu);
+        Ok(())
+    }
+
+    /// What receives beside the queues.
+    pub fn kernel(&self) -> &Arc<UdpTunnel> {
+        &self.kernel
     }
 
     /// What it counted.
@@ -75,8 +95,8 @@ impl XdpUplink {
         &self.counters
     }
 
-    /// The mode it really has, as in `xdp native zero-copy 2 queues`, or that its interface is
-    /// gone.
+    /// The mode it really has, as in `xdp native zero-copy 2 queues busy-poll`, or that its
+    /// interface is gone.
     pub fn mode(&self) -> String {
         if self.is_gone() {
             return "xdp gone".to_owned();
@@ -87,7 +107,15 @@ impl XdpUplink {
             _ => "partly-zero-copy",
         };
         let plural = if self.queues.len() == 1 { "" } else { "s" };
-        format!("xdp {} {copying} {} queue{plural}", self.attached, self.queues.len())
+        let busy = if self.busy { " busy-poll" } else { "" };
+        format!("xdp {} {copying} {} queue{plural}{busy}", self.attached, self.queues.len())
+    }
+
+    /// Whether the interface has other queues by now than were opened: it is to be opened anew.
+    /// What arrives at a queue without a socket is received, but by way of the kernel.
+    pub fn is_outgrown(&self) -> bool {
+        // An interface that cannot be asked is gone, or soon will be.
+        self.interface.queues_now().is_ok_and(|now| now as usize != self.queues.len())
     }
 
     /// Whether its interface is gone. It carries nothing any more, and never will.
@@ -104,11 +132,11 @@ impl XdpUplink {
         self.queues.iter().filter(|queue| queue.copying == Copying::Zero).count()
     }
 
-    /// The sockets to wait for, one for each queue, in the order of the queues' numbers. Each
-    /// becomes readable when its queue has frames, and reports an error when the interface goes
-    /// away.
-    pub fn fds(&self) -> impl ExactSizeIterator<Item = BorrowedFd<'_>> {
-        self.queues.iter().map(Queue::fd)
+    /// The sockets to wait for: one for each queue, in the order of the queues' numbers, then that
+    /// of the kernel. Each becomes readable when it has packets, and those of queues report an error
+    /// when the interface goes away.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.queues.iter().map(Queue::fd).chain([self.kernel.as_fd()])
     }
 
     /// Finds the ways to these peers before there is a packet for them, and forgets all others. A
@@ -126,11 +154,11 @@ impl XdpUplink {
         }
     }
 
-    /// Takes these ports at the cell's address from the kernel, and gives back all others.
+    /// Takes these ports at the cell's address from the kernel, and gives all others back.
     ///
     /// # Errors
     /// [`XdpError::Map`].
-    pub fn set_ports(&self, tcp: &[PortRange], udp: &[PortRange]) -> Result<(), XdpError> {
-        self.steering.set_ports(tcp, udp)
+    pub fn set_taken_ports(&self, taken: &TakenPorts) -> Result<(), XdpError> {
+        self.steering.set_taken_ports(taken)
     }
 }

@@ -2,16 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::AtomicU16;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{XdpError, cure};
 use super::interface::Interface;
 use super::neighbours::Neighbours;
-use super::queue::{Copying, Queue};
+use super::queue::{Copying, Memory, Queue};
 use super::steering::{AttachMode, Steering};
 use super::{LinkCounters, XdpUplink};
+use crate::link::udp::UdpTunnel;
 
 /// Places in the rings of a queue, when there are few queues.
 const MAX_RING: u32 = 2048;
@@ -19,8 +19,8 @@ const MAX_RING: u32 = 2048;
 /// Fewest places in the rings of a queue.
 const MIN_RING: u32 = 256;
 
-/// Places in the rings of all queues together, as far as [`MIN_RING`] allows: a place costs three
-/// frames of 4 KiB, so this is 192 MiB at most.
+/// Places in the rings of all queues together, as far as [`MIN_RING`] allows: a place costs two
+/// frames of 4 KiB, and one more where packets are sent, so this is 192 MiB at most.
 const ALL_RINGS: u32 = 16_384;
 
 /// How often and how long after each other an interface or a queue is tried that is still another
@@ -41,15 +41,33 @@ pub enum Demand {
     Attached(AttachMode),
 }
 
+/// How an uplink serves the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// How many workers there are. Worker w reads the queues that are w modulo this number, and
+    /// sends by the first of them.
+    pub workers: usize,
+    /// How long after a frame a queue's driver is polled, rather than its interrupt waited for; not
+    /// at all if zero. Only in native mode: in generic mode packets have left the driver already.
+    pub busy_poll: Duration,
+}
+
 impl XdpUplink {
-    /// Opens the uplink on the interface of the current network namespace that has the address
-    /// `underlay`. `port` is the tunnel's, `mtu` the largest inner packet, in bytes.
+    /// Opens the uplink on the interface of the current network namespace that has the address at
+    /// which `kernel` receives, which takes what the kernel keeps of the tunnel's packets. `mtu` is
+    /// the largest inner packet, in bytes.
     ///
     /// It is steered from here on: what arrives waits to be received.
     ///
     /// # Errors
     /// [`XdpError`]. An interface that does not satisfy the demand is left as it was.
-    pub fn open(underlay: Ipv4Addr, port: u16, mtu: u16, demand: Demand) -> Result<Self, XdpError> {
+    pub fn open(
+        kernel: Arc<UdpTunnel>,
+        mtu: u16,
+        demand: Demand,
+        tuning: Tuning,
+    ) -> Result<Self, XdpError> {
+        let (underlay, port) = (*kernel.local().ip(), kernel.local().port());
         let interface = Interface::with_address(underlay)?;
         if demand == Demand::ZeroCopy {
             look_for_zero_copy(&interface)?;
@@ -57,10 +75,10 @@ impl XdpUplink {
         let mut steering = Steering::load(underlay, port, interface.queues)?;
         // Without sockets in its table the program passes everything on to the kernel.
         let attached = attach_best(&mut steering, &interface, demand)?;
-        let ring = ring_len(interface.queues);
+        steering.set_largest(mtu)?;
         let copying = (demand == Demand::ZeroCopy).then_some(Copying::Zero);
-        let open = |number| open_queue(&interface, number, ring, copying);
-        let queues = (0..interface.queues).map(open).collect::<Result<Vec<_>, _>>()?;
+        let queues = open_queues(&interface, tuning.workers.max(1), copying)?;
+        let busy = attached == AttachMode::Native && poll_busily(&queues, tuning.busy_poll);
         let neighbours = Neighbours::follow(&interface.name, interface.index, underlay)
             .map_err(XdpError::Netlink)?;
         for (number, queue) in (0..).zip(&queues) {
@@ -68,15 +86,64 @@ impl XdpUplink {
         }
         Ok(Self {
             interface,
-            local: SocketAddrV4::new(underlay, port),
-            mtu: AtomicU16::new(mtu),
+            kernel,
             steering,
             attached,
+            busy,
+            senders: queues.len().min(tuning.workers.max(1)),
             queues,
             neighbours,
             counters: LinkCounters::default(),
         })
     }
+}
+
+/// Opens all queues, those of one worker on one memory.
+fn open_queues(
+    interface: &Interface,
+    workers: usize,
+    copying: Option<Copying>,
+) -> Result<Vec<Queue>, XdpError> {
+    let ring = ring_len(interface.queues);
+    let mut memories = Vec::new();
+    let mut queues = Vec::new();
+    for number in 0..interface.queues {
+        let worker = number as usize % workers;
+        let first = number as usize == worker;
+        if first {
+            let share = (interface.queues - number).div_ceil(workers as u32);
+            memories.push(memory(interface, number, share, ring)?);
+        }
+        let memory = &mut memories[worker];
+        queues.push(match open_queue(interface, number, memory, copying, first) {
+            // A driver need not have zero-copy on all queues, and those that share memory are all
+            // alike.
+            Err(XdpError::Socket { source, .. }) if !first && refuses_to_share(&source) => {
+                tracing::info!("queue {number} of {} has memory of its own", interface.name);
+                let mut own = self::memory(interface, number, 1, ring)?;
+                open_queue(interface, number, &mut own, copying, false)?
+            }
+            opened => opened?,
+        });
+    }
+    Ok(queues)
+}
+
+fn refuses_to_share(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL))
+}
+
+/// Has the drivers of all queues polled, if that is asked for. Returns whether they are.
+fn poll_busily(queues: &[Queue], period: Duration) -> bool {
+    let asked = !period.is_zero();
+    asked
+        && queues.iter().all(|queue| {
+            let obtained = queue.poll_busily(period);
+            if let Err(error) = &obtained {
+                tracing::warn!("busy polling: {error}; interrupts are waited for");
+            }
+            obtained.is_ok()
+        })
 }
 
 /// Whether the driver knows zero-copy at all, found out without a program: attaching one in native
@@ -89,7 +156,8 @@ fn look_for_zero_copy(interface: &Interface) -> Result<(), XdpError> {
     if interface.is_veth() {
         return Err(none());
     }
-    match open_queue(interface, 0, MIN_RING, Some(Copying::Zero)) {
+    let mut memory = memory(interface, 0, 1, MIN_RING)?;
+    match open_queue(interface, 0, &mut memory, Some(Copying::Zero), true) {
         Ok(_) => Ok(()),
         Err(XdpError::Socket { source, .. }) if source.raw_os_error() == Some(libc::EOPNOTSUPP) => {
             Err(none())
@@ -150,21 +218,26 @@ fn attach_best(
     }
 }
 
+/// Memory for so many queues, the first of which is `number`.
+fn memory(interface: &Interface, number: u32, queues: u32, ring: u32) -> Result<Memory, XdpError> {
+    Memory::new(queues, ring).map_err(|source| socket_error(interface, number, source))
+}
+
 fn open_queue(
     interface: &Interface,
     number: u32,
-    ring: u32,
+    memory: &mut Memory,
     copying: Option<Copying>,
+    sends: bool,
 ) -> Result<Queue, XdpError> {
     let what = format!("queue {number} of {}", interface.name);
-    patiently(&what, || Queue::open(&interface.name, number, ring, copying)).map_err(|source| {
-        XdpError::Socket {
-            interface: interface.name.clone(),
-            queue: number,
-            cure: cure(&source),
-            source,
-        }
-    })
+    patiently(&what, || Queue::open(&interface.name, number, memory, copying, sends))
+        .map_err(|source| socket_error(interface, number, source))
+}
+
+fn socket_error(interface: &Interface, queue: u32, source: io::Error) -> XdpError {
+    let interface = interface.name.clone();
+    XdpError::Socket { interface, queue, cure: cure(&source), source }
 }
 
 /// Tries again for a while what is refused because another one has it.

@@ -9,7 +9,7 @@
 //! has then checked both.
 #![forbid(unsafe_code)]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use sarcenet_dataplane_api::DropReason;
 use smoltcp::wire::{
@@ -25,7 +25,7 @@ use crate::wire::headers::{
 use crate::wire::tunnel::{ETHERNET_HEADER_LEN, TUNNEL_HEADER_LEN};
 
 /// Length of the outer headers, in bytes.
-pub(super) const OUTER_LEN: usize = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LEN;
+pub const OUTER_LEN: usize = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LEN;
 
 const IP: usize = ETHERNET_HEADER_LEN;
 const TRANSPORT: usize = IP + IPV4_HEADER_LEN;
@@ -38,34 +38,38 @@ const FIRST_SOURCE_PORT: u16 = 49_152;
 
 /// Source port of a flow's datagrams: always the same for one flow, spread over the dynamic range
 /// for many, so that switches and receiving cards spread them too.
-pub(super) fn source_port(flow_hash: u32) -> u16 {
+pub fn source_port(flow_hash: u32) -> u16 {
     let mixed = (flow_hash ^ (flow_hash >> 16)) as u16;
     FIRST_SOURCE_PORT | (mixed & !FIRST_SOURCE_PORT)
 }
 
 /// Where a frame goes on this link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hop {
+pub struct Hop {
     /// MAC of the uplink.
-    pub(super) source: [u8; 6],
+    pub source: [u8; 6],
     /// MAC of the next hop.
-    pub(super) destination: [u8; 6],
+    pub destination: [u8; 6],
 }
 
 /// Outer headers that are to be written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Outer {
-    pub(super) hop: Hop,
-    pub(super) source: Ipv4Addr,
-    pub(super) destination: Ipv4Addr,
-    pub(super) source_port: u16,
+pub struct Outer {
+    /// MACs.
+    pub hop: Hop,
+    /// Address of this cell.
+    pub source: Ipv4Addr,
+    /// Address of the other cell.
+    pub destination: Ipv4Addr,
+    /// By [`source_port`].
+    pub source_port: u16,
     /// The tunnel's port.
-    pub(super) port: u16,
+    pub port: u16,
 }
 
 impl Outer {
     /// Writes the headers in front of a datagram of `len` bytes, which sum up to `sum`.
-    pub(super) fn emit(&self, len: usize, sum: Sum, out: &mut [u8; OUTER_LEN]) {
+    pub fn emit(&self, len: usize, sum: Sum, out: &mut [u8; OUTER_LEN]) {
         let mut ethernet = EthernetFrame::new_unchecked(&mut out[..]);
         ethernet.set_dst_addr(EthernetAddress(self.hop.destination));
         ethernet.set_src_addr(EthernetAddress(self.hop.source));
@@ -105,7 +109,7 @@ impl Outer {
 
 /// Sum of a tunnel datagram whose inner packet is TCP or UDP with a right checksum, from its
 /// headers, which `head` holds. None when it is another packet.
-pub(super) fn sum_by_headers(head: &[u8], datagram_len: usize) -> Option<Sum> {
+pub fn sum_by_headers(head: &[u8], datagram_len: usize) -> Option<Sum> {
     let inner = head.get(TUNNEL_HEADER_LEN..)?;
     if head[TUNNEL_HEADER_LEN - 2..TUNNEL_HEADER_LEN] != [0x08, 0x00] {
         return None;
@@ -135,13 +139,23 @@ pub(super) fn sum_by_headers(head: &[u8], datagram_len: usize) -> Option<Sum> {
     Some(checksum::sum(&head[..TUNNEL_HEADER_LEN + header_len]).add_u16(!pseudo.fold()))
 }
 
-/// Outer headers that were received and are plausible.
+/// What a frame carries, by headers that are plausible.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Received {
-    pub(super) source: Ipv4Addr,
-    pub(super) source_port: u16,
-    /// Bytes of the datagram behind the outer headers.
-    pub(super) len: usize,
+pub struct Received {
+    /// Who sent it: address and port.
+    pub source: SocketAddrV4,
+    /// Port it was sent to, and the protocol.
+    to: (u16, u8),
+    /// Bytes of the datagram behind the outer headers, or of the packet when it is not the
+    /// tunnel's.
+    pub len: usize,
+    /// The outer UDP header, for a datagram of the tunnel.
+    outer: Option<OuterSum>,
+}
+
+/// What is known about the outer UDP checksum before the datagram is read.
+#[derive(Debug, Clone, Copy)]
+struct OuterSum {
     checksum: u16,
     /// Sum of the pseudo-header.
     pseudo: Sum,
@@ -150,12 +164,13 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Reads the headers at the beginning of a frame for the tunnel at `local` and `port`.
+    /// Reads the headers at the beginning of a frame for the cell at `local`, whose tunnel has
+    /// `port`.
     ///
     /// # Errors
-    /// [`DropReason::Untracked`] for a packet that is not the tunnel's,
+    /// [`DropReason::Untracked`] for a packet that the steering program would not have taken,
     /// [`DropReason::BadHeaderChecksum`], [`DropReason::Malformed`].
-    pub(super) fn parse(frame: &[u8], local: Ipv4Addr, port: u16) -> Result<Self, DropReason> {
+    pub fn parse(frame: &[u8], local: Ipv4Addr, port: u16) -> Result<Self, DropReason> {
         let malformed = DropReason::Malformed;
         let (Some(ip), Some(udp)) = (frame.get(IP..TRANSPORT), frame.get(TRANSPORT..OUTER_LEN))
         else {
@@ -172,44 +187,62 @@ impl Received {
         if !ipv4_checksum_ok(ip) {
             return Err(DropReason::BadHeaderChecksum);
         }
-        let datagram = UdpPacket::new_unchecked(udp);
-        if packet.next_header() != IpProtocol::Udp
-            || packet.dst_addr() != local
-            || datagram.dst_port() != port
-        {
+        let protocol = u8::from(packet.next_header());
+        if packet.dst_addr() != local || !matches!(protocol, TCP | UDP) {
             return Err(DropReason::Untracked);
+        }
+        // Ports stand at the same place in both.
+        let datagram = UdpPacket::new_unchecked(udp);
+        let source = SocketAddrV4::new(packet.src_addr(), datagram.src_port());
+        let to = (datagram.dst_port(), protocol);
+        let total_len = usize::from(packet.total_len());
+        if to != (port, UDP) {
+            let len = total_len;
+            let whole = len >= IPV4_HEADER_LEN + UDP_HEADER_LEN;
+            return if whole { Ok(Self { source, to, len, outer: None }) } else { Err(malformed) };
         }
         let udp_len = datagram.len();
         // Padding may follow, within the packet as behind it; an empty datagram is no packet.
         if usize::from(udp_len) <= UDP_HEADER_LEN
-            || usize::from(packet.total_len()) < IPV4_HEADER_LEN + usize::from(udp_len)
+            || total_len < IPV4_HEADER_LEN + usize::from(udp_len)
         {
             return Err(malformed);
         }
+        let pseudo = checksum::pseudo_header(*source.ip(), local, UDP, u32::from(udp_len));
+        let header = checksum::sum(udp).fold();
         Ok(Self {
-            source: packet.src_addr(),
-            source_port: datagram.src_port(),
+            source,
+            to,
             len: usize::from(udp_len) - UDP_HEADER_LEN,
-            checksum: datagram.checksum(),
-            pseudo: checksum::pseudo_header(
-                packet.src_addr(),
-                packet.dst_addr(),
-                UDP,
-                u32::from(udp_len),
-            ),
-            header: checksum::sum(udp).fold(),
+            outer: Some(OuterSum { checksum: datagram.checksum(), pseudo, header }),
         })
+    }
+
+    /// Whether it is the tunnel's.
+    pub fn is_tunnel(&self) -> bool {
+        self.outer.is_some()
+    }
+
+    /// Bytes of the frame in front of what it carries.
+    pub fn skip(&self) -> usize {
+        if self.is_tunnel() { OUTER_LEN } else { ETHERNET_HEADER_LEN }
+    }
+
+    /// Whether both belong to one conversation, in the same direction.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.source, self.to) == (other.source, other.to)
     }
 
     /// Whether nothing speaks against the datagram, by its outer checksum: there is none (RFC 7348
     /// section 5); or it is partial still, as between interfaces of one machine; or it agrees with
-    /// the inner one, which is checked by who gets the packet; or it is right.
-    pub(super) fn agrees(&self, datagram: &[u8]) -> bool {
-        if self.checksum == 0 || self.checksum == self.pseudo.fold() {
+    /// the inner one, which is checked by who gets the packet; or it is right. Of other packets
+    /// nothing is known.
+    pub fn agrees(&self, datagram: &[u8]) -> bool {
+        let Some(OuterSum { checksum: found, pseudo, header }) = self.outer else { return true };
+        if found == 0 || found == pseudo.fold() {
             return true;
         }
-        let right =
-            |sum: Sum| self.pseudo.add_u16(self.header).add_u16(sum.fold()).fold() == 0xffff;
+        let right = |sum: Sum| pseudo.add_u16(header).add_u16(sum.fold()).fold() == 0xffff;
         sum_by_headers(datagram, datagram.len()).is_some_and(right)
             || right(checksum::sum(datagram))
     }

@@ -2,13 +2,12 @@
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::net::Ipv4Addr;
 
 use sarcenet_dataplane_api::DropReason;
 use smoltcp::wire::Ipv4Packet;
 
 use super::XdpUplink;
-use super::outer::{self, OUTER_LEN};
+use super::outer;
 use super::queue::{Next, Queue, Receiver};
 use crate::link::coalesce::{Coalescer, MAX_TRAIN};
 use crate::link::{MAX_BATCH_BYTES, Received, Report, Scratch};
@@ -25,10 +24,11 @@ const FEW: u64 = 64;
 
 /// Datagrams of one conversation behind each other in one buffer, all of one length but the last:
 /// what a socket with `UDP_GRO` would hand out.
+/// Packets that are not the tunnel's are collected the same way.
 #[derive(Clone, Copy)]
 struct Train {
-    source: Ipv4Addr,
-    source_port: u16,
+    /// The headers of the first.
+    from: outer::Received,
     /// The buffer.
     buffer: Piece,
     /// Bytes of it that are used.
@@ -41,8 +41,8 @@ struct Train {
 }
 
 impl Train {
-    fn is_from(&self, from: &outer::Received) -> bool {
-        (self.source, self.source_port) == (from.source, from.source_port)
+    fn via(&self) -> Via {
+        if self.from.is_tunnel() { Via::Tunnel(*self.from.source.ip()) } else { Via::Host }
     }
 
     fn takes(&self, len: usize) -> bool {
@@ -61,7 +61,9 @@ struct Collector<'a> {
     trains: [Option<Train>; OPEN],
     /// Train that is closed next when there are too many.
     oldest: usize,
+    /// Largest inner packet of the tunnel, and largest packet of the interface, in bytes.
     mtu: u16,
+    device_mtu: u16,
     /// Packets that were added to the batch.
     packets: usize,
     /// Datagrams that are in trains and may yet become a packet each.
@@ -84,7 +86,7 @@ impl XdpUplink {
         report: &mut Report,
     ) -> io::Result<Received> {
         let Some(queue) = self.queues.get(queue) else {
-            return Ok(Received { packets: 0, drained: true });
+            return Ok(self.kernel.receive_for(&self.counters, batch, max, scratch, report));
         };
         let mut rx = queue.rx.lock();
         let (mut bytes, mut frames, mut errors) = (0, 0_u64, 0);
@@ -97,6 +99,7 @@ impl XdpUplink {
             trains: [None; OPEN],
             oldest: 0,
             mtu: self.mtu(),
+            device_mtu: u16::try_from(self.neighbours.device_mtu()).unwrap_or(u16::MAX),
             packets: 0,
             promised: 0,
         };
@@ -115,7 +118,7 @@ impl XdpUplink {
             };
             frames += 1;
             let first = rx.bytes(packet.clone()).next().unwrap_or_default();
-            let taken = outer::Received::parse(first, *self.local.ip(), self.local.port())
+            let taken = outer::Received::parse(first, *self.local().ip(), self.local().port())
                 .and_then(|from| collector.add(&rx, packet, &from, &mut buffers));
             match taken {
                 Ok(len) => bytes += len as u64,
@@ -132,6 +135,9 @@ impl XdpUplink {
             collector.count_lost(&mut rx);
         }
         rx.behind = !drained;
+        if rx.poll(frames > 0) {
+            drained = false;
+        }
         let packets = collector.packets;
         self.counters.received(packets as u64 + errors, bytes, errors);
         drop(rx);
@@ -171,7 +177,7 @@ impl Collector<'_> {
         let mut slot = self
             .trains
             .iter()
-            .position(|train| train.as_ref().is_some_and(|train| train.is_from(from)));
+            .position(|train| train.as_ref().is_some_and(|train| train.from.is_like(from)));
         if let Some(at) = slot
             && self.trains[at].is_some_and(|train| !train.takes(from.len))
         {
@@ -183,11 +189,11 @@ impl Collector<'_> {
             None => self.open(from, buffers)?,
         };
         // What is larger than any cell sends is a super-packet, or a train already.
-        let alone = from.len > self.largest();
+        let alone = from.len > self.largest(from);
         let Some(train) = &mut self.trains[at] else { return Err(DropReason::NoBuffer) };
         let place = Piece { at: train.buffer.at + train.used as u32, len: from.len as u32 };
         let mut rest = self.batch.bytes_mut(place);
-        let mut skip = OUTER_LEN;
+        let mut skip = from.skip();
         for bytes in rx.bytes(packet) {
             let bytes = bytes.get(skip..).unwrap_or_default();
             skip = 0;
@@ -223,15 +229,8 @@ impl Collector<'_> {
         });
         let buffer = self.batch.take_buffer().ok_or(DropReason::NoBuffer)?;
         *buffers -= 1;
-        self.trains[at] = Some(Train {
-            source: from.source,
-            source_port: from.source_port,
-            buffer,
-            used: 0,
-            stride: from.len,
-            count: 0,
-            closed: false,
-        });
+        self.trains[at] =
+            Some(Train { from: *from, buffer, used: 0, stride: from.len, count: 0, closed: false });
         Ok(at)
     }
 
@@ -240,16 +239,23 @@ impl Collector<'_> {
         let Some(train) = self.trains[at].take() else { return };
         self.promised -= train.count;
         let bytes = Piece { len: train.used as u32, ..train.buffer };
-        let stride =
-            if train.count > 1 { Some(train.stride as u16) } else { self.hidden_stride(bytes) };
-        let from = Via::Tunnel(train.source);
+        let stride = match train.count {
+            1 if train.from.is_tunnel() => self.hidden_stride(bytes),
+            1 => None,
+            _ => Some(train.stride as u16),
+        };
+        let mtu = if train.from.is_tunnel() { self.mtu } else { self.device_mtu };
         self.packets +=
-            self.coalescer.receive(self.batch, bytes, stride, self.mtu, from, self.report);
+            self.coalescer.receive(self.batch, bytes, stride, mtu, train.via(), self.report);
     }
 
-    /// Longest datagram that a cell sends, in bytes.
-    fn largest(&self) -> usize {
-        TUNNEL_HEADER_LEN + usize::from(self.mtu)
+    /// Longest datagram that a cell sends, or packet that anybody does, in bytes.
+    fn largest(&self, from: &outer::Received) -> usize {
+        if from.is_tunnel() {
+            TUNNEL_HEADER_LEN + usize::from(self.mtu)
+        } else {
+            usize::from(self.device_mtu)
+        }
     }
 
     /// Length of the datagrams in what looks like one, but is a train of them that the kernel of
@@ -259,7 +265,7 @@ impl Collector<'_> {
         let bytes = self.batch.bytes(train);
         let inner = bytes.get(TUNNEL_HEADER_LEN..TUNNEL_HEADER_LEN + IPV4_HEADER_LEN)?;
         let stride = TUNNEL_HEADER_LEN + usize::from(Ipv4Packet::new_unchecked(inner).total_len());
-        let longer = bytes.len() > self.largest();
+        let longer = bytes.len() > TUNNEL_HEADER_LEN + usize::from(self.mtu);
         // Flags and tag may differ, the network identifier does not.
         let begins_again = bytes.get(stride + 4..stride + 8) == bytes.get(4..8);
         (longer && begins_again && stride < bytes.len()).then_some(stride as u16)

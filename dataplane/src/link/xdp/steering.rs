@@ -7,10 +7,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use sarcenet_dataplane_api::PortRange;
-
 use super::error::XdpError;
-use crate::link::bpf::{self, Aligned, TakenPorts, check, update};
+use crate::link::bpf::{self, Aligned, PortTable, TakenPorts, check, update};
 
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o")));
 
@@ -52,7 +50,8 @@ impl fmt::Display for AttachMode {
 pub(super) struct Steering {
     program: OwnedFd,
     sockets: OwnedFd,
-    ports: TakenPorts,
+    ports: PortTable,
+    largest: OwnedFd,
     link: Option<OwnedFd>,
 }
 
@@ -72,8 +71,9 @@ impl Steering {
             constants: &cell,
             sizes: &[(c"sockets", queues)],
         };
-        let (program, [sockets, ports]) = bpf::load(&source, [c"sockets", c"taken_ports"])?;
-        Ok(Self { program, sockets, ports: TakenPorts::new(ports), link: None })
+        let (program, [sockets, ports, largest]) =
+            bpf::load(&source, [c"sockets", c"taken_ports", c"largest"])?;
+        Ok(Self { program, sockets, ports: PortTable::new(ports), largest, link: None })
     }
 
     /// Attaches it to an interface, until it is dropped.
@@ -111,14 +111,23 @@ impl Steering {
         })
     }
 
-    /// Takes these ports at the cell's address from the kernel, and gives back all others.
+    /// Takes these ports at the cell's address from the kernel, and gives all others back.
     ///
     /// # Errors
     /// [`XdpError::Map`]; some of the ports may be changed then.
-    pub(super) fn set_ports(&self, tcp: &[PortRange], udp: &[PortRange]) -> Result<(), XdpError> {
+    pub(super) fn set_taken_ports(&self, taken: &TakenPorts) -> Result<(), XdpError> {
         self.ports
-            .set(tcp, udp)
+            .set(taken)
             .map_err(|source| XdpError::Map { what: "taken ports".to_owned(), source })
+    }
+
+    /// Says how long the largest inner packet is, in bytes.
+    ///
+    /// # Errors
+    /// [`XdpError::Map`].
+    pub(super) fn set_largest(&self, mtu: u16) -> Result<(), XdpError> {
+        update(&self.largest, 0, &u32::from(mtu))
+            .map_err(|source| XdpError::Map { what: "the MTU".to_owned(), source })
     }
 
     /// What the program says about a frame, as if it came in at queue 0.

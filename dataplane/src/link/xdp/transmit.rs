@@ -49,7 +49,7 @@ impl XdpUplink {
         scratch: &mut Scratch,
         report: &mut Report,
     ) -> usize {
-        let queue = &self.queues[worker % self.queues.len()];
+        let queue = &self.queues[worker % self.senders];
         let guard = crossbeam_epoch::pin();
         let mut tx = queue.tx.lock();
         tx.reclaim();
@@ -93,10 +93,10 @@ impl Sending<'_> {
         let Way::Known(hop) = self.way(peer) else { return Err(DropReason::NextHopUnknown) };
         let outer = Outer {
             hop,
-            source: *self.uplink.local.ip(),
+            source: *self.uplink.local().ip(),
             destination: peer,
             source_port: source_port(packet.flow_hash),
-            port: self.uplink.local.port(),
+            port: self.uplink.local().port(),
         };
         let offload = packet.offload;
         let as_it_is = offload.segmentation.size().is_none()

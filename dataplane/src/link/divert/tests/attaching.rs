@@ -89,8 +89,8 @@ fn a_dataplane_without_privileges_can_do_all_of_it() {
     let site = Site::new();
     site.cell.run(|| {
         drop_privileges().unwrap();
-        let divert = Divert::attach(settings(), &[], &[]).unwrap();
-        divert.set_ports(&[SNAT], &[]).unwrap();
+        let divert = Divert::attach(settings(), &TakenPorts::default()).unwrap();
+        divert.set_ports(&TakenPorts { tcp: vec![SNAT], udp: Vec::new() }).unwrap();
         assert!(divert.is_in_force());
         detach().unwrap();
         assert!(!divert.is_in_force());
@@ -142,7 +142,7 @@ fn errors_say_what_to_do() {
     let site = Site::new();
     let said = site.cell.run(|| {
         caps::clear(None, caps::CapSet::Effective).unwrap();
-        let load = Divert::attach(settings(), &[], &[]).err().unwrap().to_string();
+        let load = Divert::attach(settings(), &TakenPorts::default()).err().unwrap().to_string();
         let program = Hook { interface: LOOPBACK };
         let netlink = program.attach(&std::fs::File::open("/dev/null").unwrap().into());
         (load, netlink.unwrap_err().raw_os_error())

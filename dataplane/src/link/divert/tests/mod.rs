@@ -65,8 +65,8 @@ impl Site {
 
     fn try_divert(&self) -> Result<Divert, DivertError> {
         self.cell.run(|| {
-            let mapped = [PortRange { first: MAPPED, last: MAPPED }];
-            Divert::attach(settings(), &mapped, &mapped)
+            let mapped = vec![PortRange { first: MAPPED, last: MAPPED }];
+            Divert::attach(settings(), &TakenPorts { tcp: mapped.clone(), udp: mapped })
         })
     }
 

@@ -255,10 +255,11 @@ fn ports_are_taken_and_given_back() {
     let program = Program::new();
     let judge = |protocol, port| program.judge(At::Underlay, &to_cell(protocol, port));
     let range = |first, last| PortRange { first, last };
-    program
-        .divert
-        .set_ports(&[range(61_001, 61_130)], &[range(0, 0), range(65_535, 65_535)])
-        .unwrap();
+    let mapped = TakenPorts {
+        tcp: vec![range(61_001, 61_130)],
+        udp: vec![range(0, 0), range(65_535, 65_535)],
+    };
+    program.divert.set_ports(&mapped).unwrap();
     for (protocol, port, expected) in [
         (TCP, 61_000, KERNELS),
         (TCP, 61_001, OURS),
@@ -274,7 +275,7 @@ fn ports_are_taken_and_given_back() {
     ] {
         assert_eq!(judge(protocol, port), expected, "protocol {protocol}, port {port}");
     }
-    program.divert.set_ports(&[], &[]).unwrap();
+    program.divert.set_ports(&TakenPorts::default()).unwrap();
     assert_eq!(judge(TCP, 61_001), KERNELS);
     assert_eq!(judge(TCP, 20_000), OURS, "source NAT keeps its ports");
 }
@@ -284,7 +285,8 @@ fn without_source_nat_only_mapped_ports_are_diverted() {
     let site = Site::new();
     let divert = site.cell.run(|| {
         let settings = Settings { snat_ports: None, ..settings() };
-        Divert::attach(settings, &[PortRange { first: MAPPED, last: MAPPED }], &[]).unwrap()
+        let tcp = vec![PortRange { first: MAPPED, last: MAPPED }];
+        Divert::attach(settings, &TakenPorts { tcp, udp: Vec::new() }).unwrap()
     });
     let underlay = site.cell.run(|| if_nametoindex("up0").unwrap());
     let program = Program { site, divert, underlay };

@@ -3,7 +3,10 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
+use nix::sys::socket::{MsgFlags, recv};
 use xsk_rs::{FillQueue, FrameDesc, RxQueue, Umem};
 
 use super::WINDOW;
@@ -31,6 +34,15 @@ pub(in crate::link::xdp) struct Receiver {
     pub(in crate::link::xdp) behind: bool,
     /// Frames that the kernel had thrown away when it was asked last.
     lost: u64,
+    busy: Option<BusyPoll>,
+}
+
+/// Polling a driver, in place of waiting for its interrupts.
+struct BusyPoll {
+    /// How long after the last frame.
+    period: Duration,
+    /// When that is over.
+    end: Instant,
 }
 
 impl Receiver {
@@ -38,7 +50,7 @@ impl Receiver {
     pub(super) fn new(ring: RxQueue, fill: FillQueue, umem: Umem, frames: &[FrameDesc]) -> Self {
         let window = vec![FrameDesc::default(); WINDOW].into_boxed_slice();
         let mut receiver =
-            Self { ring, fill, umem, window, start: 0, end: 0, behind: false, lost: 0 };
+            Self { ring, fill, umem, window, start: 0, end: 0, behind: false, lost: 0, busy: None };
         receiver.give(frames);
         receiver
     }
@@ -90,6 +102,25 @@ impl Receiver {
             // What the kernel says is seen by who reads: this only lets it work.
             let _ = self.ring.poll(0);
         }
+    }
+
+    /// Polls the driver from now on, for so long after each frame.
+    pub(super) fn poll_busily(&mut self, period: Duration) {
+        self.busy = Some(BusyPoll { period, end: Instant::now() });
+    }
+
+    /// Has the driver look for frames, if it is polled. `found` says whether there were any since
+    /// the last call. Returns whether to come again without being woken.
+    pub(in crate::link::xdp) fn poll(&mut self, found: bool) -> bool {
+        let Some(busy) = &mut self.busy else { return false };
+        let now = Instant::now();
+        if found {
+            busy.end = now + busy.period;
+        }
+        // Nothing is received by it. What the kernel has to say about the interface is asked for
+        // elsewhere.
+        let _ = recv(self.ring.fd().as_raw_fd(), &mut [], MsgFlags::MSG_DONTWAIT);
+        now < busy.end
     }
 
     fn produce(&mut self, frames: Range<usize>) {

@@ -1,5 +1,7 @@
 //! What goes wrong, is counted, and does no harm.
 
+use std::process::Command;
+
 use super::*;
 use crate::link::testing::make_super;
 use crate::link::xdp::open::ring_len;
@@ -30,14 +32,22 @@ fn an_interface_has_one_uplink_and_the_next_waits_for_it() {
 fn errors_say_what_to_do() {
     let underlay = Underlay::new();
     let nobody = Ipv4Addr::new(10, 77, 0, 99);
-    let error = underlay.0[0].run(move || XdpUplink::open(nobody, PORT, MTU, Demand::Best).err());
+    underlay.0[0].ip(&format!("addr add {nobody}/24 dev up0"));
+    let error = underlay.0[0].run(move || {
+        let kernel = UdpTunnel::bind(nobody, PORT, MTU).unwrap();
+        let line = format!("addr del {nobody}/24 dev up0");
+        let removed = Command::new("ip").args(line.split(' ')).status().unwrap();
+        assert!(removed.success());
+        XdpUplink::open(Arc::new(kernel), MTU, Demand::Best, TUNING).err()
+    });
     let text = error.expect("an address that no interface has").to_string();
     assert!(text.contains("10.77.0.99"), "{text}");
     // Capabilities are a thread's own, so a thread of its own can lose them.
-    let error = underlay.0[0].run(|| {
+    let kernel = underlay.kernel(0);
+    let error = underlay.0[0].run(move || {
         let all = caps::read(None, caps::CapSet::Effective).unwrap();
         caps::clear(None, caps::CapSet::Effective).unwrap();
-        let error = XdpUplink::open(CELLS[0], PORT, MTU, Demand::Best).err();
+        let error = XdpUplink::open(kernel, MTU, Demand::Best, TUNING).err();
         caps::set(None, caps::CapSet::Effective, &all).unwrap();
         error
     });
@@ -49,7 +59,7 @@ fn errors_say_what_to_do() {
 #[test]
 fn demands_that_a_veth_meets_and_does_not_meet() {
     let underlay = Underlay::new();
-    let open = |demand| underlay.0[0].run(move || XdpUplink::open(CELLS[0], PORT, MTU, demand));
+    let open = |demand| underlay.open_with(0, demand, TUNING);
     let error = open(Demand::ZeroCopy).err().expect("zero-copy on a veth");
     assert!(matches!(error, XdpError::NoZeroCopy { .. }), "{error}");
     assert!(error.to_string().contains("driver veth"), "{error}");
@@ -189,10 +199,11 @@ fn a_full_ring_is_counted_and_recovers() {
 #[test]
 fn no_other_rights_are_needed() {
     let underlay = Underlay::new();
-    let uplink = underlay.0[0].run(|| {
+    let kernel = underlay.kernel(0);
+    let uplink = underlay.0[0].run(move || {
         let kept = crate::process::drop_privileges().unwrap();
         assert!(kept.len() <= 4, "{kept:?}");
-        XdpUplink::open(CELLS[0], PORT, MTU, Demand::Attached(AttachMode::Native)).unwrap()
+        XdpUplink::open(kernel, MTU, Demand::Attached(AttachMode::Native), TUNING).unwrap()
     });
     resolve(&uplink, CELLS[1]);
 }
@@ -241,7 +252,7 @@ fn a_namespace_that_is_destroyed() {
     let uplink = underlay.open(0, AttachMode::Native);
     resolve(&uplink, CELLS[1]);
     // The veth's other end ends with its namespace, and takes ours with it.
-    let Underlay([here, there]) = underlay;
+    let Underlay([here, there], _) = underlay;
     drop(there);
     gone(&uplink);
     drop(here);

@@ -3,20 +3,23 @@
 
 mod errors;
 mod outer;
+mod queues;
 mod steering;
+mod taken;
 mod traffic;
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use sarcenet_dataplane_api::DropReason;
 
 use super::neighbours::Way;
-use super::{AttachMode, Demand, XdpError, XdpUplink};
+use super::{AttachMode, Demand, TakenPorts, Tuning, XdpError, XdpUplink};
 use crate::link::testing::{place, tcp_packet, udp_packet};
 use crate::link::tests::PATIENCE;
 use crate::link::tests::support::namespace::Namespace;
+use crate::link::udp::UdpTunnel;
 use crate::link::{Report, Scratch};
 use crate::packet::{Batch, Offload, Verdict, Via};
 use crate::wire::tunnel::TunnelTemplate;
@@ -24,9 +27,10 @@ use crate::wire::tunnel::TunnelTemplate;
 const CELLS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
 const PORT: u16 = 4789;
 const MTU: u16 = 1450;
+const TUNING: Tuning = Tuning { workers: 1, busy_poll: Duration::ZERO };
 
-/// Two cells joined by a veth pair, named `up0` in both.
-struct Underlay([Namespace; 2]);
+/// Two cells joined by a veth pair, named `up0` in both, and the kernel's sockets of their tunnels.
+struct Underlay([Namespace; 2], [OnceLock<Arc<UdpTunnel>>; 2]);
 
 impl Underlay {
     fn new() -> Self {
@@ -34,6 +38,19 @@ impl Underlay {
     }
 
     fn with_mtu(mtu: u16) -> Self {
+        Self::with(&format!("mtu {mtu}"))
+    }
+
+    /// With interfaces that have as many receive and transmit queues, of which `used` are used.
+    fn with_queues(queues: u32, used: u32) -> Self {
+        let underlay = Self::with(&format!("numrxqueues {queues} numtxqueues {queues}"));
+        for cell in &underlay.0 {
+            cell.command(&format!("ethtool -L up0 rx {used} tx {used}"));
+        }
+        underlay
+    }
+
+    fn with(properties: &str) -> Self {
         let cells = [Namespace::new(), Namespace::new()];
         for cell in &cells {
             cell.run(|| {
@@ -41,20 +58,35 @@ impl Underlay {
             });
         }
         let other = cells[1].id;
-        cells[0]
-            .ip(&format!("link add up0 mtu {mtu} type veth peer name up0 mtu {mtu} netns {other}"));
+        cells[0].ip(&format!(
+            "link add up0 {properties} type veth peer name up0 {properties} netns {other}"
+        ));
         for (cell, address) in cells.iter().zip(CELLS) {
             cell.ip(&format!("addr add {address}/24 dev up0"));
             cell.ip("link set up0 up");
         }
         cells[0].wait_for_carrier("up0");
-        Self(cells)
+        Self(cells, Default::default())
+    }
+
+    /// What receives beside the queues of a cell's uplink.
+    fn kernel(&self, cell: usize) -> Arc<UdpTunnel> {
+        let bind = move || UdpTunnel::bind(CELLS[cell], PORT, MTU).expect("a tunnel socket");
+        Arc::clone(self.1[cell].get_or_init(|| Arc::new(self.0[cell].run(bind))))
+    }
+
+    fn open_with(
+        &self,
+        cell: usize,
+        demand: Demand,
+        tuning: Tuning,
+    ) -> Result<Arc<XdpUplink>, XdpError> {
+        let kernel = self.kernel(cell);
+        self.0[cell].run(move || XdpUplink::open(kernel, MTU, demand, tuning).map(Arc::new))
     }
 
     fn try_open(&self, cell: usize, attach: AttachMode) -> Result<Arc<XdpUplink>, XdpError> {
-        self.0[cell].run(move || {
-            XdpUplink::open(CELLS[cell], PORT, MTU, Demand::Attached(attach)).map(Arc::new)
-        })
+        self.open_with(cell, Demand::Attached(attach), TUNING)
     }
 
     /// Opens the uplink of a cell.
@@ -117,7 +149,7 @@ fn send(uplink: &XdpUplink, batch: &Batch) -> (usize, Report) {
 fn receive(uplink: &XdpUplink, batch: &mut Batch, report: &mut Report) {
     let mut scratch = Scratch::new();
     until("a packet arrives", || {
-        for queue in 0..uplink.fds().len() {
+        for queue in 0..uplink.fds().count() {
             uplink.receive(queue, batch, 64, &mut scratch, report).unwrap();
         }
         !batch.is_empty()
@@ -129,7 +161,7 @@ fn receive(uplink: &XdpUplink, batch: &mut Batch, report: &mut Report) {
 fn receive_now(uplink: &XdpUplink) -> (usize, Report) {
     let (mut scratch, mut report) = (Scratch::new(), Report::new());
     let mut packets = 0;
-    for queue in 0..uplink.fds().len() {
+    for queue in 0..uplink.fds().count() {
         let mut batch = Batch::new();
         packets +=
             uplink.receive(queue, &mut batch, 64, &mut scratch, &mut report).unwrap().packets;

@@ -1,5 +1,7 @@
 //! Outer headers, without any device.
 
+use std::net::SocketAddrV4;
+
 use proptest::prelude::*;
 use smoltcp::wire::{EthernetFrame, IpAddress, Ipv4Packet, UdpPacket};
 
@@ -46,7 +48,7 @@ proptest! {
         prop_assert_eq!(udp.payload(), &datagram[..]);
 
         let received = parse(&frame).unwrap();
-        prop_assert_eq!((received.source, received.source_port), (CELLS[0], 50_000));
+        prop_assert_eq!(received.source, SocketAddrV4::new(CELLS[0], 50_000));
         prop_assert_eq!(received.len, datagram.len());
         prop_assert!(received.agrees(&datagram));
     }
@@ -134,17 +136,24 @@ fn what_is_not_the_tunnels() {
         frame[24..26].fill(0);
         let check = checksum::sum(&frame[14..34]).checksum();
         frame[24..26].copy_from_slice(&check.to_be_bytes());
-        parse(&frame).unwrap_err()
+        parse(&frame)
     };
-    assert_eq!(with(&[(12, 0x86), (13, 0xdd)]), DropReason::Malformed, "IPv6");
-    assert_eq!(with(&[(14, 0x46)]), DropReason::Malformed, "options");
-    assert_eq!(with(&[(20, 0x20)]), DropReason::Malformed, "first fragment");
-    assert_eq!(with(&[(21, 1)]), DropReason::Malformed, "later fragment");
-    assert_eq!(with(&[(23, 6)]), DropReason::Untracked, "TCP");
-    assert_eq!(with(&[(33, 99)]), DropReason::Untracked, "another address");
-    assert_eq!(with(&[(37, 0)]), DropReason::Untracked, "another port");
-    assert_eq!(with(&[(38, 0), (39, 8)]), DropReason::Malformed, "nothing in it");
-    assert_eq!(with(&[(38, 0xff)]), DropReason::Malformed, "longer than the packet");
+    let refused = |changes: &[(usize, u8)]| with(changes).unwrap_err();
+    assert_eq!(refused(&[(12, 0x86), (13, 0xdd)]), DropReason::Malformed, "IPv6");
+    assert_eq!(refused(&[(14, 0x46)]), DropReason::Malformed, "options");
+    assert_eq!(refused(&[(20, 0x20)]), DropReason::Malformed, "first fragment");
+    assert_eq!(refused(&[(21, 1)]), DropReason::Malformed, "later fragment");
+    assert_eq!(refused(&[(23, 47)]), DropReason::Untracked, "GRE");
+    assert_eq!(refused(&[(33, 99)]), DropReason::Untracked, "another address");
+    assert_eq!(refused(&[(38, 0), (39, 8)]), DropReason::Malformed, "nothing in it");
+    assert_eq!(refused(&[(38, 0xff)]), DropReason::Malformed, "longer than the packet");
+    // The cell's own, if its port was taken: the whole packet without the Ethernet header.
+    for (what, changes) in [("TCP", (23, 6)), ("another port", (37, 0))] {
+        let received = with(&[changes]).unwrap();
+        assert!(!received.is_tunnel(), "{what}");
+        assert_eq!((received.skip(), received.len), (14, good.len() - 14), "{what}");
+    }
+    assert_eq!(refused(&[(23, 6), (17, 27)]), DropReason::Malformed, "shorter than its headers");
     let mut wrong = good.clone();
     wrong[24] ^= 1;
     assert_eq!(parse(&wrong).unwrap_err(), DropReason::BadHeaderChecksum);

@@ -7,6 +7,10 @@ use std::process::Command;
 use super::*;
 use sarcenet_dataplane_api::PortRange;
 
+const fn range(first: u16, last: u16) -> PortRange {
+    PortRange { first, last }
+}
+
 /// `XDP_PASS` and `XDP_REDIRECT` of `linux/bpf.h`.
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
@@ -76,9 +80,12 @@ fn ports_are_taken_and_given_back() {
     let underlay = Underlay::new();
     let uplink = underlay.open(0, AttachMode::Generic);
     let judge = |protocol, port| uplink.steering.judge(&frame(protocol, port)).unwrap();
-    let range = |first, last| PortRange { first, last };
-    let set = |tcp: &[_], udp: &[_]| uplink.set_ports(tcp, udp).unwrap();
-    set(&[range(61_001, 61_130)], &[range(0, 0), range(65_535, 65_535)]);
+    let none = TakenPorts::default();
+    let mut taken = TakenPorts {
+        tcp: vec![range(61_001, 61_130)],
+        udp: vec![range(0, 0), range(65_535, 65_535)],
+    };
+    uplink.set_taken_ports(&taken).unwrap();
     for (protocol, port, expected) in [
         (TCP, 61_000, PASS),
         (TCP, 61_001, REDIRECT),
@@ -94,15 +101,47 @@ fn ports_are_taken_and_given_back() {
     ] {
         assert_eq!(judge(protocol, port), expected, "protocol {protocol}, port {port}");
     }
-    set(&[range(61_001, 61_063), range(61_065, 61_130)], &[range(0, 65_535)]);
+    taken.tcp = vec![range(61_065, 61_130), range(61_001, 61_063)];
+    uplink.set_taken_ports(&taken).unwrap();
     assert_eq!(judge(TCP, 61_064), PASS);
     assert_eq!(judge(TCP, 61_063), REDIRECT);
     assert_eq!(judge(TCP, 61_065), REDIRECT);
-    assert_eq!(judge(UDP, 61_064), REDIRECT);
-    set(&[], &[]);
-    assert_eq!(judge(TCP, 61_063), PASS);
+    uplink.set_taken_ports(&TakenPorts { udp: vec![range(0, 65_535)], ..none.clone() }).unwrap();
+    assert_eq!((judge(UDP, 53), judge(TCP, 61_065)), (REDIRECT, PASS));
+    uplink.set_taken_ports(&none).unwrap();
     assert_eq!(judge(UDP, 0), PASS);
     assert_eq!(judge(UDP, PORT), REDIRECT);
+}
+
+/// Only the kernel knows how super-packets of UDP are to be cut.
+#[test]
+fn super_packets_of_udp_stay_with_the_kernel() {
+    let underlay = Underlay::new();
+    let uplink = underlay.open(0, AttachMode::Generic);
+    uplink
+        .set_taken_ports(&TakenPorts { tcp: vec![range(80, 80)], udp: vec![range(443, 443)] })
+        .unwrap();
+    let judge = |frame: &[u8]| uplink.steering.judge(frame).unwrap();
+    let plain = |protocol, port, len: u16| {
+        let mut frame = frame(protocol, port);
+        frame[16..18].copy_from_slice(&len.to_be_bytes());
+        frame
+    };
+    assert_eq!(judge(&plain(UDP, 443, MTU + 50)), REDIRECT);
+    assert_eq!(judge(&plain(UDP, 443, MTU + 51)), PASS);
+    assert_eq!(judge(&plain(TCP, 80, 65_000)), REDIRECT, "the MTU says how TCP is cut");
+    let tunnel = |protocol, len: u16| {
+        let mut inner = udp_packet(b"payload");
+        inner[9] = protocol;
+        inner[2..4].copy_from_slice(&len.to_be_bytes());
+        [&frame(UDP, PORT)[..42], &datagram(&inner)].concat()
+    };
+    assert_eq!(judge(&tunnel(UDP, MTU)), REDIRECT);
+    assert_eq!(judge(&tunnel(UDP, MTU + 1)), PASS);
+    assert_eq!(judge(&tunnel(TCP, MTU + 1)), REDIRECT);
+    assert_eq!(judge(&tunnel(UDP, MTU + 1)[..83]), REDIRECT, "cut off: nothing to look at");
+    uplink.set_mtu(MTU + 1).unwrap();
+    assert_eq!(judge(&tunnel(UDP, MTU + 1)), REDIRECT);
 }
 
 /// The host's own traffic is what it was, in both modes, and what is ours reaches us.
@@ -122,32 +161,29 @@ fn the_kernels_traffic_stays_the_kernels() {
         server.read_exact(&mut said).unwrap();
         assert_eq!(&said, b"SSH-2.0-test");
 
-        let (dns, tunnel) = (underlay.socket(0, 53), underlay.socket(0, PORT));
-        tunnel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let taken = underlay.socket(0, 8053);
-        taken.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (dns, taken) = (underlay.socket(0, 53), underlay.socket(0, 8053));
         let peer = underlay.socket(1, 0);
         peer.send_to(b"query", (CELLS[0], 53)).unwrap();
         let mut buffer = [0; 4000];
         assert_eq!(dns.recv(&mut buffer).unwrap(), 5);
-        // Larger than the MTU: fragments, which only the kernel puts together.
-        peer.send_to(&[7; 3000], (CELLS[0], PORT)).unwrap();
-        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(tunnel.recv(&mut buffer).unwrap(), 3000);
-        tunnel.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
 
-        // Ours.
-        peer.send_to(&datagram(&udp_packet(b"hello")), (CELLS[0], PORT)).unwrap();
+        // Ours. What is larger than the MTU comes in fragments, which the kernel puts together.
+        for payload in [&b"hello"[..], &[7; 3000]] {
+            peer.send_to(&datagram(&udp_packet(payload)), (CELLS[0], PORT)).unwrap();
+            let (mut batch, mut report) = (Batch::new(), Report::new());
+            receive(&uplink, &mut batch, &mut report);
+            assert_eq!((batch.len(), batch.packet(0).from), (1, Via::Tunnel(CELLS[1])));
+            assert!(batch.copy_out(0) == datagram(&udp_packet(payload)), "not what was sent");
+            nothing_dropped(report);
+        }
+        let whole = uplink.kernel().counters().rx();
+        assert_eq!(whole, (0, 0), "counted twice");
+        uplink.set_taken_ports(&TakenPorts { udp: vec![range(8053, 8053)], tcp: vec![] }).unwrap();
+        peer.send_to(b"mapped", (CELLS[0], 8053)).unwrap();
         let (mut batch, mut report) = (Batch::new(), Report::new());
         receive(&uplink, &mut batch, &mut report);
-        assert_eq!(batch.packet(0).from, Via::Tunnel(CELLS[1]));
-        assert!(tunnel.recv(&mut buffer).is_err(), "the kernel had it too");
-        nothing_dropped(report);
-        uplink.set_ports(&[], &[PortRange { first: 8053, last: 8053 }]).unwrap();
-        peer.send_to(b"mapped", (CELLS[0], 8053)).unwrap();
-        until("the mapped port's packet arrives", || {
-            receive_now(&uplink).1.count(DropReason::Untracked) == 1
-        });
+        assert_eq!((batch.len(), batch.packet(0).from), (1, Via::Host));
+        taken.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         assert!(taken.recv(&mut buffer).is_err(), "the kernel had it too");
 
         // With us gone everything is the kernel's.
@@ -155,8 +191,11 @@ fn the_kernels_traffic_stays_the_kernels() {
         let shown = self::shown(&underlay);
         assert!(!shown.contains("xdp"), "still attached: {shown}");
         peer.send_to(b"tunnel", (CELLS[0], PORT)).unwrap();
-        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
-        assert_eq!(tunnel.recv(&mut buffer).unwrap(), 6);
+        let (mut batch, mut scratch, mut report) = (Batch::new(), Scratch::new(), Report::new());
+        until("it arrives at the kernel's socket", || {
+            underlay.kernel(0).receive(&mut batch, 64, &mut scratch, &mut report).packets == 1
+        });
+        assert_eq!(batch.copy_out(0), b"tunnel");
         peer.send_to(b"mapped", (CELLS[0], 8053)).unwrap();
         taken.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(taken.recv(&mut buffer).unwrap(), 6);
