@@ -33,7 +33,7 @@ pub use sarcenet::{Binaries, SarcenetCell};
 pub use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
 pub use sarcenet_dataplane_api::UplinkMode;
 pub use traffic::{
-    Bulk, BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp, bulk_transfer,
-    serve_http_forever,
+    Bulk, BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp,
+    bulk_transfer, serve_http_forever,
 };
 pub use world::{Cell, World, eventually};

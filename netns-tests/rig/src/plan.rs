@@ -159,11 +159,7 @@ impl Plan {
     }
 
     /// The network file that Sarcenet's agents read.
-    pub(crate) fn network_file(
-        &self,
-        policies: &[Policy],
-        groups: &[SecurityGroup],
-    ) -> String {
+    pub(crate) fn network_file(&self, policies: &[Policy], groups: &[SecurityGroup]) -> String {
         let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
         let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\ncells:\n");
         for cell in self.cell_plans() {

@@ -15,7 +15,10 @@ use crate::capture::Capture;
 use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
-use crate::outside::{ContainerSpec, DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup, unlimited_icmp_errors};
+use crate::outside::{
+    ContainerSpec, DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup,
+    unlimited_icmp_errors,
+};
 use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
@@ -46,6 +49,15 @@ impl Cell {
         match self {
             Self::Sarcenet(cell) => cell.plan(),
             Self::Kernel(cell) => cell.plan(),
+        }
+    }
+
+    /// How many events it has recorded with a log prefix beginning like this: `OK_`, `DENY_`,
+    /// `DENY_C2C_`, `DENY_ORL_`, and what it is about.
+    pub fn logged(&self, prefix: &str) -> Result<u64> {
+        match self {
+            Self::Sarcenet(cell) => cell.logged(prefix),
+            Self::Kernel(cell) => cell.logged(prefix),
         }
     }
 
@@ -113,7 +125,8 @@ impl World {
             revision: 0,
         };
         let state = Mutex::new(state);
-        let mut world = Self { id, directory, plan, cells: Vec::new(), hub: None, outside: None, state };
+        let mut world =
+            Self { id, directory, plan, cells: Vec::new(), hub: None, outside: None, state };
         world.build()?;
         Ok(world)
     }
@@ -274,6 +287,9 @@ impl World {
         };
         let on = &self.cells[cell];
         let namespace = self.create_namespace(&format!("{}-{number}", on.plan().name))?;
+        if self.outside.is_some() {
+            unlimited_icmp_errors(&namespace)?;
+        }
         // A Garden handle: 8-4-4-4-4 hex digits, different in the first ones, because chain names
         // are made of those.
         let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);

@@ -32,7 +32,9 @@ fn traffic(rule: &GroupRule, range: &str) -> Vec<String> {
             let ports = ports.as_deref().unwrap_or_default().split(',').filter_map(port_range);
             ports
                 .map(|ports| {
-                    format!("-p {protocol} -m iprange --dst-range {range} -m {protocol} --dport {ports}")
+                    format!(
+                        "-p {protocol} -m iprange --dst-range {range} -m {protocol} --dport {ports}"
+                    )
                 })
                 .collect()
         }
@@ -40,7 +42,9 @@ fn traffic(rule: &GroupRule, range: &str) -> Vec<String> {
             // Unsigned bytes, so that -1 is 255; a rule without a type means 0.
             let (kind, code) = icmp.unwrap_or((0, 0));
             let [kind, code] = [kind & 0xff, code & 0xff];
-            vec![format!("-p icmp -m iprange --dst-range {range} -m icmp --icmp-type {kind}/{code}")]
+            vec![format!(
+                "-p icmp -m iprange --dst-range {range} -m icmp --icmp-type {kind}/{code}"
+            )]
         }
         _ => vec![format!("-m iprange --dst-range {range}")],
     }

@@ -172,11 +172,8 @@ COMMIT
         rule("-p tcp -m state --state INVALID -j DROP");
         if let Some(limit) = self.outside.and_then(|outside| outside.connections) {
             let ConnectionLimit { burst, per_second, logging, dry_run } = limit;
-            let target = if logging || dry_run {
-                self.rate_log_chain()
-            } else {
-                "REJECT".to_owned()
-            };
+            let target =
+                if logging || dry_run { self.rate_log_chain() } else { "REJECT".to_owned() };
             let expire = u64::from(burst.div_ceil(per_second)) * 1000;
             rule(&format!(
                 "-p tcp -m conntrack --ctstate NEW -m hashlimit --hashlimit-above {per_second}/sec --hashlimit-burst {burst} --hashlimit-mode dstip,dstport --hashlimit-name {} --hashlimit-htable-expire {expire} -j {target}",
@@ -338,8 +335,10 @@ mod tests {
             outside: Some(&outside),
         };
         let rules = [GroupRule::tcp("10.0.11.0/24", "80,443"), GroupRule::all("1.1.1.1")];
-        let groups =
-            [SecurityGroup::running("g", "s", &rules), SecurityGroup::running("h", "other", &rules)];
+        let groups = [
+            SecurityGroup::running("g", "s", &rules),
+            SecurityGroup::running("h", "other", &rules),
+        ];
         let mut text = String::new();
         chains.asg_text(&groups, &mut text);
         let expected = "\

@@ -49,8 +49,7 @@ impl SecurityGroup {
             staging_spaces.join(", ")
         );
         for GroupRule { protocol, destination, ports, icmp, log } in rules {
-            let _ =
-                write!(text, "      - {{protocol: {protocol}, destination: \"{destination}\"");
+            let _ = write!(text, "      - {{protocol: {protocol}, destination: \"{destination}\"");
             if let Some(ports) = ports {
                 let _ = write!(text, ", ports: \"{ports}\"");
             }

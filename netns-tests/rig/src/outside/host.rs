@@ -62,11 +62,9 @@ impl OutsideHost {
              link set narrow up\n\
              route add default via {GATEWAY}\n"
         ))?;
-        for (destination, via) in [
-            (network::ROUTED, WIDE),
-            (network::OWN_ADDRESS, WIDE),
-            (network::NARROW, NARROW),
-        ] {
+        for (destination, via) in
+            [(network::ROUTED, WIDE), (network::OWN_ADDRESS, WIDE), (network::NARROW, NARROW)]
+        {
             router.ip(&format!("route add {destination} via {via}\n"))?;
             namespace.ip(&format!("route add local {destination} dev lo\n"))?;
         }

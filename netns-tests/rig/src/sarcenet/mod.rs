@@ -129,6 +129,21 @@ impl SarcenetCell {
         Ok(status.drops.iter().filter(|d| d.reason.token() == token).map(|d| d.packets).sum())
     }
 
+    /// How many events have been recorded with a prefix beginning like this.
+    pub fn logged(&self, prefix: &str) -> Result<u64> {
+        let path = self.root.join("var/log/sarcenet/events.jsonl");
+        let lines = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("read {}", path.display()))?,
+        };
+        let is_one = |line: &&str| {
+            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|record| {
+                record["prefix"].as_str().is_some_and(|text| text.starts_with(prefix))
+            })
+        };
+        Ok(lines.lines().filter(is_one).count() as u64)
+    }
+
     /// Process identifiers of the dataplane and the agent.
     pub fn pids(&self) -> (u32, u32) {
         let processes = self.processes();
