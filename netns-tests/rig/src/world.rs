@@ -1,6 +1,6 @@
 //! Cells, their underlay and their containers.
 
-mod groups;
+mod rules;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,10 +27,6 @@ use crate::sarcenet::SarcenetCell;
 const BASE: &str = "/dev/shm/sarcenet-rig";
 /// The file in a world's directory that names its namespaces, for those who come later.
 const NAMESPACES: &str = "namespaces";
-/// How long a change of policies may take to reach every cell.
-const POLICY_PATIENCE: Duration = Duration::from_secs(5);
-/// How long tens of thousands of policies may take.
-const BULK_PATIENCE: Duration = Duration::from_mins(1);
 /// How often the rig looks whether something has happened.
 const TICK: Duration = Duration::from_millis(2);
 
@@ -40,7 +36,7 @@ pub enum Cell {
     /// With the real programs.
     Sarcenet(Box<SarcenetCell>),
     /// With the kernel's devices.
-    Kernel(KernelCell),
+    Kernel(Box<KernelCell>),
 }
 
 impl Cell {
@@ -103,7 +99,7 @@ impl World {
             "worlds are made of network namespaces, which only root can make"
         );
         if plan.outside.is_some() {
-            plan.apps.push(AppTag { id: groups::NOBODY.to_owned(), tag: u16::MAX });
+            plan.apps.push(AppTag { id: rules::NOBODY.to_owned(), tag: u16::MAX });
         }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -166,12 +162,12 @@ impl World {
                 CellKind::Kernel(backend) => {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
                     KernelCell::start(plan, namespace, backend, &self.plan, &peers)
-                        .map(Cell::Kernel)
+                        .map(|cell| Cell::Kernel(Box::new(cell)))
                 }
                 CellKind::Routed => {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
                     KernelCell::start_routed(plan, namespace, self.plan.underlay_mtu, &peers)
-                        .map(Cell::Kernel)
+                        .map(|cell| Cell::Kernel(Box::new(cell)))
                 }
             };
             self.cells.push(cell.with_context(|| format!("start {}", plan.name))?);
@@ -307,76 +303,6 @@ impl World {
             Cell::Sarcenet(cell) => cell.detach(&container.namespace, &container.handle),
             Cell::Kernel(_) => anyhow::bail!("kernel cells keep their containers"),
         }
-    }
-
-    /// Puts policies in force on every cell, and returns when they are.
-    pub fn allow(&self, policies: &[Policy]) -> Result<()> {
-        self.change(policies, true)
-    }
-
-    /// Takes them out of force on every cell, and returns when they are.
-    pub fn revoke(&self, policies: &[Policy]) -> Result<()> {
-        self.change(policies, false)
-    }
-
-    fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
-        let mut state = self.state();
-        state.policies.retain(|policy| !policies.contains(policy));
-        if allow {
-            state.policies.extend_from_slice(policies);
-        }
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_policies(&state.policies)?;
-            }
-        }
-        if let Some(first) = self.sarcenet_cells().next() {
-            for policy in policies {
-                first.change_policy(policy, allow)?;
-            }
-        }
-        for cell in self.sarcenet_cells() {
-            eventually(POLICY_PATIENCE, || {
-                let have = cell.policies()?;
-                let done = policies.iter().all(|policy| have.contains(policy) == allow);
-                ensure!(done, "{} has the policies {have:?}", cell.plan().name);
-                Ok(())
-            })
-            .with_context(|| format!("allow={allow} {policies:?}"))?;
-            // The agent knows; now its dataplane too.
-            cell.wait_ready()?;
-        }
-        Ok(())
-    }
-
-    /// Puts exactly these policies in force on every cell, however many, and returns when they
-    /// are.
-    pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
-        let mut state = self.state();
-        state.policies = policies.to_vec();
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_policies(policies)?;
-            }
-        }
-        self.write_network_file(&state)?;
-        let expected = policies.len() + usize::from(state.newest().is_some());
-        for cell in self.sarcenet_cells() {
-            eventually(BULK_PATIENCE, || {
-                let status = cell.agent()?.status()?;
-                ensure!(
-                    status.policies as usize == expected && status.dataplane.ready,
-                    "{} has {} of {} policies; mistakes in {}: {:?}",
-                    cell.plan().name,
-                    status.policies,
-                    expected,
-                    status.config.path,
-                    status.config.mistakes
-                );
-                Ok(())
-            })?;
-        }
-        Ok(())
     }
 
     /// The ends of all logs, for people.

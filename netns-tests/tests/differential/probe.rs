@@ -10,6 +10,9 @@ use crate::packet::{ACK, Content, Ends, FIN, ICMP, Outgoing, RST, SYN, Seen};
 use crate::random::Random;
 use crate::rules::{CONTAINERS, HOST_PORTS, Rules, SERVED};
 
+/// The overlay of all cells.
+const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
+
 /// A place, in words that mean the same on each cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -45,7 +48,7 @@ impl Probe {
             let to = if random.chance(75) { Place::Cell } else { container };
             let port = match random.below(10) {
                 0..=5 if !mapped.is_empty() => *random.pick(mapped),
-                6..=7 => HOST_PORTS + random.below(5000) as u16,
+                6..=7 => HOST_PORTS + random.below(4500) as u16,
                 _ => *random.pick(&SERVED),
             };
             return Self { from, to, content: content(random, port) };
@@ -132,6 +135,8 @@ impl Cell {
             _ if outside.iter().any(|network| network.contains(&address)) => "outside",
             // Whichever of its addresses a cell refuses from.
             _ if address.is_link_local() || address == self.subnet.network() => "cell",
+            // The other cell refuses in the name of its tunnel.
+            _ if OVERLAY.contains(&address) => "other cell",
             _ => "somebody",
         }
     }
@@ -163,7 +168,9 @@ impl Sightings {
             let arrived = self.markers.get(&(place, sent.marker)).into_iter().flatten();
             // Where it was sent it is seen as well.
             for seen in arrived.filter(|seen| place != home(probe.from) || !same(seen, sent)) {
-                if seen.ends.protocol != probe.content.protocol() || seen.about.is_some() {
+                // Answers to echo requests bring back what was in those.
+                let echoed = matches!(probe.content, Content::Icmp(kind, code) if seen.icmp != Some((kind, code)));
+                if seen.ends.protocol != probe.content.protocol() || echoed {
                     continue;
                 }
                 fate.insert(arrival(cell, sent, seen, place));

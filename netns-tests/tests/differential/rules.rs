@@ -33,12 +33,12 @@ impl Rules {
     pub(crate) fn random(random: &mut Random, apps: &[String]) -> Self {
         let mut rules = Self::default();
         for space in 0..2 {
-            for _ in 0..random.below(9) {
+            for _ in 0..random.below(12) {
                 let rule = rules.rule(random);
                 rules.groups[space].push(rule);
             }
         }
-        for _ in 0..random.below(6) {
+        for _ in 0..random.between(2, 9) {
             let (from, to) = (random.pick(apps).clone(), random.pick(apps).clone());
             let (first, last) = rules.port_range(random);
             let make = if random.chance(60) { tcp } else { udp };
@@ -69,7 +69,7 @@ impl Rules {
 
     fn destination(&mut self, random: &mut Random) -> String {
         let address = outside_address(random);
-        match random.below(10) {
+        match random.below(12) {
             0..=2 => {
                 self.addresses.push(address);
                 address.to_string()
@@ -101,7 +101,11 @@ impl Rules {
 
     fn port_range(&mut self, random: &mut Random) -> (u16, u16) {
         let first = *random.pick(&PORTS);
-        let length = if random.chance(50) { 0 } else { random.below(2000) as u16 };
+        let length = match random.below(20) {
+            0..=8 => 0,
+            9..=17 => random.below(2000) as u16,
+            _ => u16::MAX,
+        };
         let last = first.saturating_add(length);
         self.ports.extend([first, last]);
         (first, last)

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -19,10 +19,22 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long to wait for something that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
-/// Numbers that no other check has: of spaces, addresses and ports.
+/// A number that no other check has.
 fn fresh() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// An outside address that no other check has, unless that began long before.
+pub(crate) fn fresh_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    OutsideHost::address(network::PLAIN, 1 + NEXT.fetch_add(1, Ordering::Relaxed) % 120)
+}
+
+/// A host port of the range that is for mappings, which no other check has.
+pub(crate) fn fresh_host_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    62_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 3500
 }
 
 /// A container on the first cell, in a space of its own.
@@ -78,19 +90,9 @@ impl Case {
         Ok(self.world.outside()?.namespace())
     }
 
-    /// An outside address of this check alone.
-    pub(crate) fn address(&self) -> Ipv4Addr {
-        OutsideHost::address(network::PLAIN, 1 + fresh() % 120)
-    }
-
     /// The address of the first cell.
     pub(crate) fn cell_address(&self) -> Ipv4Addr {
         self.world.cells()[0].plan().underlay
-    }
-
-    /// A host port of the range that is for mappings, of this check alone.
-    pub(crate) fn host_port(&self) -> u16 {
-        62_000 + u16::try_from(fresh() % 3900).unwrap_or_default()
     }
 }
 

@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use sarcenet_rig::GroupRule;
 use sarcenet_rig::outside::{DNS_SERVER, HOST_SERVICE};
 
-use crate::case::{Case, at, connects, is_answered, is_refused, is_refused_udp, ping};
+use crate::case::{
+    Case, at, connects, fresh_host_port, is_answered, is_refused, is_refused_udp, ping,
+};
 
 /// What listens on the cell is out of reach of its containers, at each of its addresses, whatever
 /// their groups admit.
@@ -14,7 +16,7 @@ pub(crate) fn is_protected(case: &Case) -> Result<()> {
     let from = case.container.namespace();
     let cell = &case.world.cells()[0];
     let _open = case.open(&[GroupRule::all("0.0.0.0/0")])?;
-    let port = case.host_port();
+    let port = fresh_host_port();
     let listen = at(Ipv4Addr::UNSPECIFIED, port);
     let _servers =
         (cell.namespace().serve_http("cell", listen)?, cell.namespace().serve_udp(listen)?);

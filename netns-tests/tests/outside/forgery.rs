@@ -7,7 +7,7 @@ use sarcenet_netns_tests::{Datagram, TUNNEL_PORT, Tunneled};
 use sarcenet_rig::outside::network;
 use sarcenet_rig::{Capture, GroupRule, OutsideHost, udp};
 
-use crate::case::{Case, SILENCE, at, is_answered, is_refused_udp};
+use crate::case::{Case, SILENCE, at, fresh_address, is_answered, is_refused_udp};
 
 /// Port of the servers here.
 const PORT: u16 = 9090;
@@ -17,7 +17,7 @@ const FORGED: &[u8] = b"forged";
 /// A packet whose source is not the container's own address never leaves the cell.
 pub(crate) fn spoofed_sources_stay_in(case: &Case) -> Result<()> {
     let from = &case.container;
-    let target = at(case.address(), PORT);
+    let target = at(fresh_address(), PORT);
     let _open = case.open(&[GroupRule::all("0.0.0.0/0")])?;
     let server = case.outside()?.serve_udp(target)?;
     let neighbour = case.world.attach_as(0, &case.spec()?)?;

@@ -9,7 +9,8 @@ use sarcenet_rig::{
 };
 
 use crate::case::{
-    Case, PATIENCE, at, connects, curl, is_answered, is_refused, is_refused_udp, ping,
+    Case, PATIENCE, at, connects, curl, fresh_address, is_answered, is_refused, is_refused_udp,
+    ping,
 };
 
 /// Everything.
@@ -19,7 +20,7 @@ const ANYWHERE: &str = "0.0.0.0/0";
 pub(crate) fn do_not_open_the_overlay(case: &Case) -> Result<()> {
     let from = case.container.namespace();
     let _open = case.open(&[GroupRule::all(ANYWHERE)])?;
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let _outside = case.outside()?.serve_http("outside", outside)?;
     connects(from, outside)?;
     for cell in [0, 1] {
@@ -35,7 +36,7 @@ pub(crate) fn do_not_open_the_overlay(case: &Case) -> Result<()> {
 pub(crate) fn policies_do_not_open_the_way_out(case: &Case) -> Result<()> {
     let from = case.container.namespace();
     let to = case.world.attach_as(1, &case.spec()?)?;
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let host = case.outside()?;
     let _servers = (host.serve_http("outside", outside)?, to.serve_http(8080)?);
     let names = [&case.container, &to].map(|container| container.app().unwrap_or_default());
@@ -50,7 +51,7 @@ pub(crate) fn policies_do_not_open_the_way_out(case: &Case) -> Result<()> {
 
 /// Staging containers have the groups that are bound for staging alone, all others the rest.
 pub(crate) fn staging_has_its_own(case: &Case) -> Result<()> {
-    let [running, staging] = [case.address(), case.address()];
+    let [running, staging] = [fresh_address(), fresh_address()];
     let host = case.outside()?;
     let _servers = [running, staging]
         .map(|address| host.serve_http("outside", at(address, 80)))
@@ -78,7 +79,7 @@ pub(crate) fn staging_has_its_own(case: &Case) -> Result<()> {
 /// A group that is bound opens the way for containers that run already and for later ones.
 pub(crate) fn take_effect_at_once(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let host = case.outside()?;
     let _servers = (host.serve_http("outside", outside)?, host.serve_udp(outside)?);
     is_refused(from, outside)?;
@@ -100,7 +101,7 @@ pub(crate) fn take_effect_at_once(case: &Case) -> Result<()> {
 /// packets each way.
 pub(crate) fn leave_conversations_when_they_go(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let _server = case.outside()?.serve_http("outside", outside)?;
     let open = case.open(&[GroupRule::tcp(outside.ip(), "8080")])?;
     let mut conversation = from.http(outside, PATIENCE)?;
@@ -119,7 +120,7 @@ pub(crate) fn leave_conversations_when_they_go(case: &Case) -> Result<()> {
 /// replies.
 pub(crate) fn icmp_types_are_exact(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let address = case.address();
+    let address = fresh_address();
     let unnamed = GroupRule { icmp: None, ..GroupRule::icmp(address, 0, 0) };
     for (rule, admits_echo) in [
         (GroupRule::icmp(address, 8, 0), true),
@@ -199,7 +200,7 @@ pub(crate) fn denied_networks_come_first(case: &Case) -> Result<()> {
     ] {
         let container = case.world.attach_as(0, &case.spec()?.workload(workload))?;
         let from = container.namespace();
-        connects(from, at(case.address(), 4343))?;
+        connects(from, at(fresh_address(), 4343))?;
         for (network, denied) in networks.into_iter().zip(denied) {
             for number in [0, 15] {
                 let to = at(OutsideHost::address(network, number), 4343);
@@ -215,7 +216,7 @@ pub(crate) fn denied_networks_come_first(case: &Case) -> Result<()> {
 /// is answered with an error, and the error quotes what was sent.
 pub(crate) fn refuse_with_port_unreachable(case: &Case) -> Result<()> {
     let from = &case.container;
-    let target = at(case.address(), 8080);
+    let target = at(fresh_address(), 8080);
     let host = case.outside()?;
     let _servers = (host.serve_http("outside", target)?, host.serve_udp(target)?);
     let capture = Capture::start(from.namespace(), "eth0")?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sarcenet_rig::{Bulk, GroupRule, Outcome, eventually};
 
-use crate::case::{Case, PATIENCE, at, connects};
+use crate::case::{Case, PATIENCE, at, connects, fresh_address, fresh_host_port};
 
 /// Connections that a container may open at once to one destination; then one a second.
 pub(crate) const BURST: u32 = 40;
@@ -18,9 +18,9 @@ const BURST_BITS: u64 = 2_000_000;
 /// TCP in bulk keeps to the rate each way, and reaches most of it.
 pub(crate) fn bandwidth_is_kept(case: &Case) -> Result<()> {
     let container = case.world.attach_as(0, &case.spec()?.bandwidth(RATE, BURST_BITS))?;
-    let address = case.address();
+    let address = fresh_address();
     let _open = case.open(&[GroupRule::all(address)])?;
-    let target = at(address, 5300 + case.host_port() % 1000);
+    let target = at(address, 5300 + fresh_host_port() % 1000);
     for reverse in [false, true] {
         let bulk = Bulk {
             from: container.namespace(),
@@ -47,7 +47,7 @@ pub(crate) fn bandwidth_is_kept(case: &Case) -> Result<()> {
 /// the others are refused at once. Other destinations, ports and containers are not concerned.
 pub(crate) fn connections_are_limited(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let [address, other] = [case.address(), case.address()];
+    let [address, other] = [fresh_address(), fresh_address()];
     let _open = case.open(&[GroupRule::tcp(address, "80,81"), GroupRule::tcp(other, "80")])?;
     let host = case.outside()?;
     let targets = [at(address, 80), at(address, 81), at(other, 80)];

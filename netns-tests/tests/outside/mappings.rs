@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use sarcenet_rig::GroupRule;
 
-use crate::case::{Case, PATIENCE, at, connects, curl, is_refused, sees};
+use crate::case::{Case, PATIENCE, at, connects, curl, fresh_host_port, is_refused, sees};
 
 /// Bytes of a large transfer.
 const LARGE: usize = 4 << 20;
@@ -12,7 +12,7 @@ const LARGE: usize = 4 << 20;
 /// other cells, under their own addresses. Ports that are not mapped lead nowhere, and a policy or
 /// group is not asked for.
 pub(crate) fn lead_to_the_container(case: &Case) -> Result<()> {
-    let (first, second) = (case.host_port(), case.host_port());
+    let (first, second) = (fresh_host_port(), fresh_host_port());
     let spec = case.spec()?.mapping(first, 8080).mapping(second, 2222);
     let container = case.world.attach_as(0, &spec)?;
     let _servers = (container.serve_http(8080)?, container.serve_http(2222)?);
@@ -28,7 +28,7 @@ pub(crate) fn lead_to_the_container(case: &Case) -> Result<()> {
         sees(other.namespace(), at(cell, port), other.plan().underlay)?;
     }
     drop(unmapped);
-    is_refused(host, at(cell, case.host_port()))?;
+    is_refused(host, at(cell, fresh_host_port()))?;
     // The same ports of the other cell are not mapped.
     is_refused(host, at(case.world.cells()[1].plan().underlay, first))?;
     // The container's own address is not the way in.
@@ -39,7 +39,7 @@ pub(crate) fn lead_to_the_container(case: &Case) -> Result<()> {
 
 /// Large transfers by a mapped port arrive whole both ways, several at a time.
 pub(crate) fn carry_every_byte(case: &Case) -> Result<()> {
-    let port = case.host_port();
+    let port = fresh_host_port();
     let container = case.world.attach_as(0, &case.spec()?.mapping(port, 8080))?;
     let _server = container.serve_http(8080)?;
     let host = case.outside()?;
@@ -56,7 +56,7 @@ pub(crate) fn carry_every_byte(case: &Case) -> Result<()> {
 /// A container that dials a mapped port of its own cell is refused, whatever its groups admit;
 /// by way of another cell it is admitted, and seen with its own cell's address.
 pub(crate) fn are_closed_to_the_own_cells_containers(case: &Case) -> Result<()> {
-    let port = case.host_port();
+    let port = fresh_host_port();
     let container = case.world.attach_as(0, &case.spec()?.mapping(port, 8080))?;
     let _server = container.serve_http(8080)?;
     let _open = case.open(&[GroupRule::all("0.0.0.0/0")])?;

@@ -3,7 +3,9 @@
 use anyhow::{Result, ensure};
 use sarcenet_rig::{GroupRule, eventually, tcp, udp};
 
-use crate::case::{Case, PATIENCE, at, connects, is_answered, is_refused, is_refused_udp};
+use crate::case::{
+    Case, PATIENCE, at, connects, fresh_address, is_answered, is_refused, is_refused_udp,
+};
 use crate::limits::BURST;
 
 /// Packets of a kind that may be recorded only once a second.
@@ -31,7 +33,7 @@ impl Case {
 /// Connections beyond the limit are admitted, and recorded.
 pub(crate) fn a_dry_run_refuses_nothing(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let target = at(case.address(), 80);
+    let target = at(fresh_address(), 80);
     let _open = case.open(&[GroupRule::tcp(target.ip(), "80")])?;
     let _server = case.outside()?.serve_http("outside", target)?;
     for _ in 0..BURST / 2 {
@@ -87,7 +89,7 @@ pub(crate) fn between_apps(case: &Case) -> Result<()> {
 /// Admitted connections to the outside are recorded once each, refusals once a second.
 pub(crate) fn on_the_way_out(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let target = at(case.address(), 80);
+    let target = at(fresh_address(), 80);
     let host = case.outside()?;
     let _servers = (host.serve_http("outside", target)?, host.serve_udp(target)?);
     is_refused(from, target)?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use sarcenet_rig::outside::{NARROW_MTU, ROUTER, SNAT_PORTS, network};
 use sarcenet_rig::{GroupRule, OutsideHost, UdpAnswer, ask_udp, eventually};
 
-use crate::case::{Case, PATIENCE, at, connects, is_answered, ping, sees};
+use crate::case::{Case, PATIENCE, at, connects, fresh_address, is_answered, ping, sees};
 
 /// Bytes of a large transfer.
 const LARGE: usize = 4 << 20;
@@ -16,7 +16,7 @@ const LARGE: usize = 4 << 20;
 /// whole both ways.
 pub(crate) fn hides_containers(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let _open = case.open(&[GroupRule::all(outside.ip())])?;
     let host = case.outside()?;
     let (_http, server) = (host.serve_http("outside", outside)?, host.serve_udp(outside)?);
@@ -50,7 +50,7 @@ pub(crate) fn leaves_some_networks_alone(case: &Case) -> Result<()> {
 
 /// Two containers talk to one server from the same port of theirs: each gets its own answers.
 pub(crate) fn keeps_containers_apart(case: &Case) -> Result<()> {
-    let outside = at(case.address(), 9090);
+    let outside = at(fresh_address(), 9090);
     let _open = case.open(&[GroupRule::all(outside.ip())])?;
     let server = case.outside()?.serve_udp(outside)?;
     let second = case.world.attach_as(0, &case.spec()?)?;
@@ -76,7 +76,7 @@ pub(crate) fn keeps_containers_apart(case: &Case) -> Result<()> {
 
 /// Echo requests with the same identifier from two containers are each answered.
 pub(crate) fn carries_echo(case: &Case) -> Result<()> {
-    let address = case.address();
+    let address = fresh_address();
     let _open = case.open(&[GroupRule::icmp(address, 8, 0)])?;
     let second = case.world.attach_as(0, &case.spec()?)?;
     for _ in 0..3 {
@@ -92,7 +92,7 @@ pub(crate) fn carries_echo(case: &Case) -> Result<()> {
 /// are about the translated packets, and must come back as about the container's own.
 pub(crate) fn carries_errors_of_routers(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let outside = at(case.address(), 8080);
+    let outside = at(fresh_address(), 8080);
     let _open = case.open(&[GroupRule::all(outside.ip())])?;
     let _server = case.outside()?.serve_http("outside", outside)?;
     for method in [&["-U"][..], &["-I"], &["-T", "-p", "8080"], &[]] {
@@ -144,7 +144,7 @@ pub(crate) fn carries_path_mtu(case: &Case) -> Result<()> {
 /// Datagrams beyond the MTU, in fragments both ways, arrive whole.
 pub(crate) fn carries_fragments(case: &Case) -> Result<()> {
     let from = case.container.namespace();
-    let outside = at(case.address(), 9090);
+    let outside = at(fresh_address(), 9090);
     let _open = case.open(&[GroupRule::all(outside.ip())])?;
     let _server = case.outside()?.serve_udp(outside)?;
     for length in [1450, 4000, 20_000] {

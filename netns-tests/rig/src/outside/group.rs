@@ -100,6 +100,7 @@ impl GroupRule {
         Self::plain("all", destination)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "texts and addresses alike, owned or not")]
     fn plain(protocol: &'static str, destination: impl ToString) -> Self {
         let destination = destination.to_string();
         Self { protocol, destination, ports: None, icmp: None, log: false }

@@ -1,16 +1,92 @@
-//! Security groups of a world, and the network file that names them.
+//! Policies and security groups of a world, and the network file that names them.
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_agent_api::Policy;
 
-use super::{Cell, POLICY_PATIENCE, State, World, eventually};
+use super::{Cell, State, World, eventually};
 use crate::outside::{OutsideHost, SecurityGroup};
 use crate::plan::tcp;
 
+/// How long a change of policies may take to reach every cell.
+const POLICY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long tens of thousands of policies may take.
+const BULK_PATIENCE: Duration = Duration::from_mins(1);
 /// An app without containers. Its policy with itself tells how new an agent's configuration is.
 pub(super) const NOBODY: &str = "nobody";
 
 impl World {
+    /// Puts policies in force on every cell, and returns when they are.
+    pub fn allow(&self, policies: &[Policy]) -> Result<()> {
+        self.change(policies, true)
+    }
+
+    /// Takes them out of force on every cell, and returns when they are.
+    pub fn revoke(&self, policies: &[Policy]) -> Result<()> {
+        self.change(policies, false)
+    }
+
+    fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
+        let mut state = self.state();
+        state.policies.retain(|policy| !policies.contains(policy));
+        if allow {
+            state.policies.extend_from_slice(policies);
+        }
+        for cell in &self.cells {
+            if let Cell::Kernel(cell) = cell {
+                cell.set_policies(&state.policies)?;
+            }
+        }
+        if let Some(first) = self.sarcenet_cells().next() {
+            for policy in policies {
+                first.change_policy(policy, allow)?;
+            }
+        }
+        for cell in self.sarcenet_cells() {
+            eventually(POLICY_PATIENCE, || {
+                let have = cell.policies()?;
+                let done = policies.iter().all(|policy| have.contains(policy) == allow);
+                ensure!(done, "{} has the policies {have:?}", cell.plan().name);
+                Ok(())
+            })
+            .with_context(|| format!("allow={allow} {policies:?}"))?;
+            // The agent knows; now its dataplane too.
+            cell.wait_ready()?;
+        }
+        Ok(())
+    }
+
+    /// Puts exactly these policies in force on every cell, however many, and returns when they
+    /// are.
+    pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
+        let mut state = self.state();
+        state.policies = policies.to_vec();
+        for cell in &self.cells {
+            if let Cell::Kernel(cell) = cell {
+                cell.set_policies(policies)?;
+            }
+        }
+        self.write_network_file(&state)?;
+        let expected = policies.len() + usize::from(state.newest().is_some());
+        for cell in self.sarcenet_cells() {
+            eventually(BULK_PATIENCE, || {
+                let status = cell.agent()?.status()?;
+                ensure!(
+                    status.policies as usize == expected && status.dataplane.ready,
+                    "{} has {} of {} policies; mistakes in {}: {:?}",
+                    cell.plan().name,
+                    status.policies,
+                    expected,
+                    status.config.path,
+                    status.config.mistakes
+                );
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
     /// The host outside.
     pub fn outside(&self) -> Result<&OutsideHost> {
         self.outside.as_ref().context("the plan has no outside")
