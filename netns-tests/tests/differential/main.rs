@@ -20,8 +20,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use sarcenet_rig::{
-    Backend, Capture, CellKind, Container, HttpServer, Namespace, Outcome, OutsidePlan, Plan,
-    SecurityGroup, World,
+    AttachKind, Backend, Capture, CellKind, Container, HttpServer, Namespace, Outcome, OutsidePlan,
+    Plan, SecurityGroup, World,
 };
 
 use packet::{Content, Seen};
@@ -66,22 +66,34 @@ struct Population {
     _servers: Vec<HttpServer>,
 }
 
+/// A Sarcenet cell does what a kernel cell does.
+#[test]
+fn sarcenet_cell_agrees() {
+    differ([CellKind::KERNEL, CellKind::Sarcenet], AttachKind::Tun, Duration::from_secs(45));
+}
+
+/// So it does with containers on veths.
+#[test]
+fn sarcenet_cell_with_veths_agrees() {
+    differ([CellKind::KERNEL, CellKind::Sarcenet], AttachKind::Veth, Duration::from_secs(15));
+}
+
 /// Kernel cells with both kinds of iptables do the same: the test asks for nothing that depends on
 /// chance.
 #[test]
 fn kernel_cells_agree() {
     let cells = [CellKind::KERNEL, CellKind::Kernel(Backend::Nft)];
-    differ(cells, Duration::from_secs(10));
+    differ(cells, AttachKind::Veth, Duration::from_secs(10));
 }
 
 /// Tries for so long, or for as long as the environment says; every unknown difference is shown.
-fn differ(cells: [CellKind; 2], duration: Duration) {
+fn differ(cells: [CellKind; 2], attach: AttachKind, duration: Duration) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seed = number("SARCENET_DIFFERENTIAL_SEED").unwrap_or(now.as_nanos() as u64);
     let duration = number("SARCENET_DIFFERENTIAL_SECONDS").map_or(duration, Duration::from_secs);
     println!("SARCENET_DIFFERENTIAL_SEED={seed}");
-    let mut bench = Bench::new(cells, seed).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut bench = Bench::new(cells, attach, seed).unwrap_or_else(|error| panic!("{error:#}"));
     let report = bench.run(duration);
     match report {
         Ok(report) => println!("{report}"),
@@ -90,8 +102,8 @@ fn differ(cells: [CellKind; 2], duration: Duration) {
 }
 
 impl Bench {
-    fn new(cells: [CellKind; 2], seed: u64) -> Result<Self> {
-        let plan = Plan::new("d", &cells).outside(OutsidePlan::default());
+    fn new(cells: [CellKind; 2], attach: AttachKind, seed: u64) -> Result<Self> {
+        let plan = Plan::new("d", &cells).attach(attach).outside(OutsidePlan::default());
         let world = World::new(plan)?;
         let apps = (0..rules::CONTAINERS)
             .map(|_| world.take_app().map(|app| app.id))

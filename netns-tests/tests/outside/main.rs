@@ -1,6 +1,7 @@
 //! What apps see of the outside, and the outside of them: security groups, address translation,
 //! mapped ports, the cell itself, limits, and what is recorded of it. Every check is written once
-//! and runs on kernel cells, to show that it asks for what the kernel stack does. The numbers are
+//! and runs on Sarcenet cells, with both ways of attaching containers and both of the uplink, and on
+//! kernel cells, to show that it asks for what the kernel stack does. The numbers are
 //! those of the list of user-visible behaviours (contract section 15).
 #![forbid(unsafe_code)]
 
@@ -31,6 +32,14 @@ struct Kind {
 impl Kind {
     const fn new(cells: CellKind) -> Self {
         Self { cells, attach: AttachKind::Tun, uplink: UplinkMode::Udp, recorded: false }
+    }
+
+    const fn attach(self, attach: AttachKind) -> Self {
+        Self { attach, ..self }
+    }
+
+    const fn uplink(self, uplink: UplinkMode) -> Self {
+        Self { uplink, ..self }
     }
 
     const fn recorded(self) -> Self {
@@ -68,6 +77,8 @@ fn world(kind: Kind) -> &'static World {
     world
 }
 
+/// Sarcenet cells.
+const OURS: Kind = Kind::new(CellKind::Sarcenet);
 /// Kernel cells.
 const KERNEL: Kind = Kind::new(CellKind::KERNEL);
 /// The same with iptables on nftables.
@@ -76,6 +87,13 @@ const KERNEL_NFT: Kind = Kind::new(CellKind::Kernel(Backend::Nft));
 /// One test per behaviour and kind of world.
 macro_rules! behaviours {
     (plain { $($name:ident: $check:path,)+ } recorded { $($recorded:ident: $look:path,)+ }) => {
+        behaviours!(@kind tun_udp, OURS, { $($name: $check,)+ } { $($recorded: $look,)+ });
+        behaviours!(@kind tun_xdp, OURS.uplink(UplinkMode::Xdp),
+            { $($name: $check,)+ } { $($recorded: $look,)+ });
+        behaviours!(@kind veth_udp, OURS.attach(AttachKind::Veth),
+            { $($name: $check,)+ } { $($recorded: $look,)+ });
+        behaviours!(@kind veth_xdp, OURS.attach(AttachKind::Veth).uplink(UplinkMode::Xdp),
+            { $($name: $check,)+ } { $($recorded: $look,)+ });
         behaviours!(@kind kernel, KERNEL, { $($name: $check,)+ } { $($recorded: $look,)+ });
         behaviours!(@kind kernel_nft, KERNEL_NFT, { $($name: $check,)+ } { $($recorded: $look,)+ });
     };
