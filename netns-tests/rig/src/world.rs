@@ -27,6 +27,10 @@ use crate::sarcenet::SarcenetCell;
 const BASE: &str = "/dev/shm/sarcenet-rig";
 /// The file in a world's directory that names its namespaces, for those who come later.
 const NAMESPACES: &str = "namespaces";
+/// How long a change of policies may take to reach every cell.
+const POLICY_PATIENCE: Duration = Duration::from_secs(5);
+/// How long tens of thousands of policies may take.
+const BULK_PATIENCE: Duration = Duration::from_mins(1);
 /// How often the rig looks whether something has happened.
 const TICK: Duration = Duration::from_millis(2);
 

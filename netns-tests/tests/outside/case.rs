@@ -15,7 +15,7 @@ use sarcenet_rig::{
 use super::Kind;
 
 /// How long an answer may take that must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long to wait for something that must not come.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 

@@ -1,18 +1,12 @@
 //! Policies and security groups of a world, and the network file that names them.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_agent_api::Policy;
 
-use super::{Cell, State, World, eventually};
+use super::{BULK_PATIENCE, Cell, POLICY_PATIENCE, State, World, eventually};
 use crate::outside::{OutsideHost, SecurityGroup};
 use crate::plan::tcp;
 
-/// How long a change of policies may take to reach every cell.
-const POLICY_PATIENCE: Duration = Duration::from_secs(5);
-/// How long tens of thousands of policies may take.
-const BULK_PATIENCE: Duration = Duration::from_mins(1);
 /// An app without containers. Its policy with itself tells how new an agent's configuration is.
 pub(super) const NOBODY: &str = "nobody";
 
