@@ -75,6 +75,16 @@ impl Capture {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How many have passed so far.
+    pub fn len(&self) -> usize {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether none has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Those that are tunnel frames.
     pub fn tunnel_frames(&self) -> Vec<TunnelFrame> {
         self.frames().iter().filter_map(|frame| TunnelFrame::parse(&frame.bytes)).collect()

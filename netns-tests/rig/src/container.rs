@@ -4,18 +4,20 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
 use std::process::{Child, Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::namespace::Namespace;
-use crate::traffic::{self, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, tcp, udp};
+use crate::traffic::{HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer};
 
 /// What a cell answers when it attaches a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attachment {
     /// Overlay address.
     pub(crate) address: Ipv4Addr,
     /// MTU of its `eth0` in bytes.
     pub(crate) mtu: u16,
+    /// DNS servers for it.
+    pub(crate) nameservers: Vec<Ipv4Addr>,
 }
 
 /// A running container.
@@ -37,6 +39,11 @@ impl Container {
     /// MTU that its cell said it has, in bytes.
     pub fn mtu(&self) -> u16 {
         self.attachment.mtu
+    }
+
+    /// The DNS servers that its cell named.
+    pub fn nameservers(&self) -> &[Ipv4Addr] {
+        &self.attachment.nameservers
     }
 
     /// Its app.
@@ -71,34 +78,28 @@ impl Container {
 
     /// Opens a TCP connection and closes it at once; gives up after `patience`.
     pub fn connect(&self, to: SocketAddrV4, patience: Duration) -> Result<Outcome> {
-        self.namespace.run(|| tcp::connect(to, patience))
+        self.namespace.connect(to, patience)
     }
 
     /// Opens a TCP connection and keeps it.
     pub fn stream(&self, to: SocketAddrV4, patience: Duration) -> Result<TcpStream> {
-        self.namespace
-            .run(|| TcpStream::connect_timeout(&to.into(), patience))?
-            .with_context(|| format!("connect from {} to {to}", self.address()))
+        self.namespace.stream(to, patience)
     }
 
     /// Opens an HTTP connection on which several requests can be made.
     pub fn http(&self, to: SocketAddrV4, patience: Duration) -> Result<HttpClient> {
-        HttpClient::new(self.stream(to, patience)?, patience)
+        self.namespace.http(to, patience)
     }
 
     /// Serves HTTP on a port of the container until the server is dropped.
     pub fn serve_http(&self, port: u16) -> Result<HttpServer> {
-        let name = self.app.clone().unwrap_or_else(|| self.namespace.name().to_owned());
-        let listener = self
-            .namespace
-            .run(|| tcp::listen(port))?
-            .with_context(|| format!("listen on port {port} in {}", self.namespace.name()))?;
-        HttpServer::start(listener, name)
+        let name = self.app.as_deref().unwrap_or(self.namespace.name());
+        self.namespace.serve_http(name, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
     }
 
     /// Answers UDP datagrams on a port of the container until the server is dropped.
     pub fn serve_udp(&self, port: u16) -> Result<UdpServer> {
-        UdpServer::start(self.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?)
+        self.namespace.serve_udp(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))
     }
 
     /// Sends one UDP datagram and waits for an answer or a refusal.
@@ -108,14 +109,11 @@ impl Container {
         payload: &[u8],
         patience: Duration,
     ) -> Result<UdpAnswer> {
-        let socket = self.udp_socket(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
-        udp::ask(&socket, to, payload, patience)
+        self.namespace.ask_udp(to, payload, patience)
     }
 
     /// A UDP socket in the container.
     pub fn udp_socket(&self, local: SocketAddrV4) -> Result<UdpSocket> {
-        self.namespace
-            .run(|| traffic::bind(|| UdpSocket::bind(local)))?
-            .with_context(|| format!("bind {local}/udp in {}", self.namespace.name()))
+        self.namespace.udp_socket(local)
     }
 }

@@ -2,17 +2,19 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvfrom, sendto,
-    setsockopt, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recvfrom,
+    sendto, setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use crate::container::Container;
+use crate::namespace::Namespace;
 
 /// Anywhere outside (TEST-NET-1, RFC 5737), discard service.
 const ANYWHERE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
@@ -47,6 +49,42 @@ impl Container {
         for packet in packets {
             sendto(socket.as_raw_fd(), packet, &address, MsgFlags::empty())
                 .with_context(|| format!("send {} bytes from {}", packet.len(), self.address()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Packets that are sent without a pause.
+const TRAIN: usize = 32;
+/// Pause between those.
+const PAUSE: Duration = Duration::from_millis(2);
+
+impl Namespace {
+    /// Sends packets, from the IP header on, where the namespace's routes lead; at a pace at which
+    /// nobody loses any.
+    pub fn send_packets(&self, packets: &[Vec<u8>]) -> Result<()> {
+        let socket = self
+            .run(|| {
+                socket(
+                    AddressFamily::Inet,
+                    SockType::Raw,
+                    SockFlag::SOCK_CLOEXEC,
+                    SockProtocol::Raw,
+                )
+            })?
+            .context("open a raw socket")?;
+        for train in packets.chunks(TRAIN) {
+            for packet in train {
+                let destination: [u8; 4] = packet
+                    .get(16..20)
+                    .and_then(|bytes| bytes.try_into().ok())
+                    .context("a packet without an IPv4 header")?;
+                let to = SockaddrIn::from(SocketAddrV4::new(destination.into(), 0));
+                sendto(socket.as_raw_fd(), packet, &to, MsgFlags::empty()).with_context(|| {
+                    format!("send {} bytes from {} to {to}", packet.len(), self.name())
+                })?;
+            }
+            std::thread::sleep(PAUSE);
         }
         Ok(())
     }

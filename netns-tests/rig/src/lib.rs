@@ -16,6 +16,7 @@ mod container;
 mod inject;
 mod kernel;
 mod namespace;
+pub mod outside;
 mod plan;
 mod reaper;
 mod sarcenet;
@@ -26,12 +27,13 @@ pub use capture::{Capture, Frame, TunnelFrame};
 pub use container::Container;
 pub use kernel::KernelCell;
 pub use namespace::Namespace;
+pub use outside::{ContainerSpec, GroupRule, OutsideHost, OutsidePlan, SecurityGroup, Workload};
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
 pub use sarcenet::{Binaries, SarcenetCell};
 pub use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
 pub use sarcenet_dataplane_api::UplinkMode;
 pub use traffic::{
-    BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp, bulk_transfer,
-    serve_http_forever,
+    Bulk, BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp,
+    bulk_transfer, serve_http_forever,
 };
 pub use world::{Cell, World, eventually};

@@ -8,6 +8,8 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
 use sarcenet_dataplane_api::UplinkMode;
 
+use crate::outside::{OutsidePlan, SecurityGroup};
+
 /// The overlay of every world.
 pub(crate) const OVERLAY: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 255, 0, 0), 16);
 /// Network identifier of the tunnel.
@@ -89,6 +91,9 @@ pub struct Plan {
     pub bridge: bool,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
+    /// How containers may reach the outside; none for a world without one. Cells of a world with
+    /// an outside are joined by a bridge.
+    pub outside: Option<OutsidePlan>,
 }
 
 impl Plan {
@@ -104,6 +109,7 @@ impl Plan {
             uplink: UplinkMode::Auto,
             bridge: cells.len() > 2,
             dataplane_arguments: Vec::new(),
+            outside: None,
         }
     }
 
@@ -135,6 +141,13 @@ impl Plan {
         self
     }
 
+    /// The same with an outside.
+    #[must_use]
+    pub fn outside(mut self, outside: OutsidePlan) -> Self {
+        self.outside = Some(outside);
+        self.bridge()
+    }
+
     /// Addresses of the cells.
     pub(crate) fn cell_plans(&self) -> Vec<CellPlan> {
         (0_u8..).zip(&self.cells).map(|(index, &kind)| CellPlan::new(index, kind)).collect()
@@ -146,12 +159,15 @@ impl Plan {
     }
 
     /// The network file that Sarcenet's agents read.
-    pub(crate) fn network_file(&self, policies: &[Policy]) -> String {
+    pub(crate) fn network_file(&self, policies: &[Policy], groups: &[SecurityGroup]) -> String {
         let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
         let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\ncells:\n");
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
             let _ = writeln!(text, "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}");
+        }
+        if let Some(outside) = &self.outside {
+            text.push_str(&outside.network_file(groups));
         }
         text.push_str("apps:\n");
         for AppTag { id, tag } in &self.apps {

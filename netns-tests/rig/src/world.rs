@@ -1,5 +1,7 @@
 //! Cells, their underlay and their containers.
 
+mod rules;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,6 +15,10 @@ use crate::capture::Capture;
 use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
+use crate::outside::{
+    ContainerSpec, DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup,
+    unlimited_icmp_errors,
+};
 use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
@@ -34,7 +40,7 @@ pub enum Cell {
     /// With the real programs.
     Sarcenet(Box<SarcenetCell>),
     /// With the kernel's devices.
-    Kernel(KernelCell),
+    Kernel(Box<KernelCell>),
 }
 
 impl Cell {
@@ -43,6 +49,15 @@ impl Cell {
         match self {
             Self::Sarcenet(cell) => cell.plan(),
             Self::Kernel(cell) => cell.plan(),
+        }
+    }
+
+    /// How many events it has recorded with a log prefix beginning like this: `OK_`, `DENY_`,
+    /// `DENY_C2C_`, `DENY_ORL_`, and what it is about.
+    pub fn logged(&self, prefix: &str) -> Result<u64> {
+        match self {
+            Self::Sarcenet(cell) => cell.logged(prefix),
+            Self::Kernel(cell) => cell.logged(prefix),
         }
     }
 
@@ -64,6 +79,7 @@ pub struct World {
     cells: Vec<Cell>,
     /// Where the bridge between the cells is, if there is one.
     hub: Option<Namespace>,
+    outside: Option<OutsideHost>,
     state: Mutex<State>,
 }
 
@@ -74,15 +90,21 @@ struct State {
     containers: u32,
     apps_taken: usize,
     policies: Vec<Policy>,
+    groups: Vec<SecurityGroup>,
+    /// How often the groups have changed.
+    revision: u16,
 }
 
 impl World {
     /// Builds it. Needs root.
-    pub fn new(plan: Plan) -> Result<Self> {
+    pub fn new(mut plan: Plan) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "worlds are made of network namespaces, which only root can make"
         );
+        if plan.outside.is_some() {
+            plan.apps.push(AppTag { id: rules::NOBODY.to_owned(), tag: u16::MAX });
+        }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}{}-{number}", plan.label, std::process::id());
@@ -91,7 +113,7 @@ impl World {
         reaper.directory(&directory)?;
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        std::fs::write(directory.join("network.yaml"), plan.network_file(&[]))
+        std::fs::write(directory.join("network.yaml"), plan.network_file(&[], &[]))
             .context("write the network file")?;
         let state = State {
             reaper,
@@ -99,9 +121,12 @@ impl World {
             containers: 0,
             apps_taken: 0,
             policies: Vec::new(),
+            groups: Vec::new(),
+            revision: 0,
         };
         let state = Mutex::new(state);
-        let mut world = Self { id, directory, plan, cells: Vec::new(), hub: None, state };
+        let mut world =
+            Self { id, directory, plan, cells: Vec::new(), hub: None, outside: None, state };
         world.build()?;
         Ok(world)
     }
@@ -113,6 +138,21 @@ impl World {
             .map(|cell| self.create_namespace(&cell.name))
             .collect::<Result<Vec<_>>>()?;
         self.hub = self.join(&plans, &namespaces).context("make the underlay")?;
+        if let (Some(hub), true) = (&self.hub, self.plan.outside.is_some()) {
+            let [host, router] =
+                [self.create_namespace("outside")?, self.create_namespace("router")?];
+            let mtu = self.plan.underlay_mtu;
+            self.outside = Some(OutsideHost::connect(host, router, hub, &plans, mtu)?);
+            for cell in &namespaces {
+                cell.ip(&format!(
+                    "route add default via {ROUTER}\n\
+                     addr add {DNS_SERVER}/32 dev lo\n\
+                     addr add {}/32 dev lo\n",
+                    HOST_SERVICE.ip()
+                ))?;
+                unlimited_icmp_errors(cell)?;
+            }
+        }
         for (plan, namespace) in plans.iter().zip(namespaces) {
             let cell = match plan.kind {
                 CellKind::Sarcenet => SarcenetCell::start(
@@ -125,14 +165,13 @@ impl World {
                 .map(|cell| Cell::Sarcenet(Box::new(cell))),
                 CellKind::Kernel(backend) => {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
-                    let mtu = self.plan.overlay_mtu();
-                    KernelCell::start(plan, namespace, backend, mtu, &self.plan.apps, &peers)
-                        .map(Cell::Kernel)
+                    KernelCell::start(plan, namespace, backend, &self.plan, &peers)
+                        .map(|cell| Cell::Kernel(Box::new(cell)))
                 }
                 CellKind::Routed => {
                     let peers: Vec<_> = plans.iter().filter(|peer| *peer != plan).collect();
                     KernelCell::start_routed(plan, namespace, self.plan.underlay_mtu, &peers)
-                        .map(Cell::Kernel)
+                        .map(|cell| Cell::Kernel(Box::new(cell)))
                 }
             };
             self.cells.push(cell.with_context(|| format!("start {}", plan.name))?);
@@ -235,6 +274,12 @@ impl World {
 
     /// Makes a container of an app on a cell.
     pub fn attach(&self, cell: usize, app: Option<&str>) -> Result<Container> {
+        let app = app.map(str::to_owned);
+        self.attach_as(cell, &ContainerSpec { app, ..ContainerSpec::default() })
+    }
+
+    /// Makes a container on a cell.
+    pub fn attach_as(&self, cell: usize, spec: &ContainerSpec) -> Result<Container> {
         let number = {
             let mut state = self.state();
             state.containers += 1;
@@ -242,15 +287,18 @@ impl World {
         };
         let on = &self.cells[cell];
         let namespace = self.create_namespace(&format!("{}-{number}", on.plan().name))?;
+        if self.outside.is_some() {
+            unlimited_icmp_errors(&namespace)?;
+        }
         // A Garden handle: 8-4-4-4-4 hex digits, different in the first ones, because chain names
         // are made of those.
         let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);
         let attachment = match on {
-            Cell::Sarcenet(on) => on.attach(&namespace, &handle, app, self.plan.attach),
-            Cell::Kernel(on) => on.attach(&namespace, &handle, app),
+            Cell::Sarcenet(on) => on.attach(&namespace, &handle, spec, self.plan.attach),
+            Cell::Kernel(on) => on.attach(&namespace, &handle, spec),
         }
         .with_context(|| format!("attach a container to {}", on.plan().name))?;
-        Ok(Container { namespace, handle, app: app.map(str::to_owned), cell, attachment })
+        Ok(Container { namespace, handle, app: spec.app.clone(), cell, attachment })
     }
 
     /// Detaches a container of a Sarcenet cell.
@@ -259,79 +307,6 @@ impl World {
             Cell::Sarcenet(cell) => cell.detach(&container.namespace, &container.handle),
             Cell::Kernel(_) => anyhow::bail!("kernel cells keep their containers"),
         }
-    }
-
-    /// Puts policies in force on every cell, and returns when they are.
-    pub fn allow(&self, policies: &[Policy]) -> Result<()> {
-        self.change(policies, true)
-    }
-
-    /// Takes them out of force on every cell, and returns when they are.
-    pub fn revoke(&self, policies: &[Policy]) -> Result<()> {
-        self.change(policies, false)
-    }
-
-    fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
-        let mut state = self.state();
-        state.policies.retain(|policy| !policies.contains(policy));
-        if allow {
-            state.policies.extend_from_slice(policies);
-        }
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_policies(&state.policies)?;
-            }
-        }
-        if let Some(first) = self.sarcenet_cells().next() {
-            for policy in policies {
-                first.change_policy(policy, allow)?;
-            }
-        }
-        for cell in self.sarcenet_cells() {
-            eventually(POLICY_PATIENCE, || {
-                let have = cell.policies()?;
-                let done = policies.iter().all(|policy| have.contains(policy) == allow);
-                ensure!(done, "{} has the policies {have:?}", cell.plan().name);
-                Ok(())
-            })
-            .with_context(|| format!("allow={allow} {policies:?}"))?;
-            // The agent knows; now its dataplane too.
-            cell.wait_ready()?;
-        }
-        Ok(())
-    }
-
-    /// Puts exactly these policies in force on every cell, however many, and returns when they
-    /// are.
-    pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
-        let mut state = self.state();
-        state.policies = policies.to_vec();
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_policies(policies)?;
-            }
-        }
-        // Whoever reads the file must never see half of it.
-        let (file, new) = (self.network_file(), self.directory.join("network.yaml.new"));
-        std::fs::write(&new, self.plan.network_file(policies))
-            .and_then(|()| std::fs::rename(&new, &file))
-            .with_context(|| format!("write {}", file.display()))?;
-        for cell in self.sarcenet_cells() {
-            eventually(BULK_PATIENCE, || {
-                let status = cell.agent()?.status()?;
-                ensure!(
-                    status.policies as usize == policies.len() && status.dataplane.ready,
-                    "{} has {} of {} policies; mistakes in {}: {:?}",
-                    cell.plan().name,
-                    status.policies,
-                    policies.len(),
-                    status.config.path,
-                    status.config.mistakes
-                );
-                Ok(())
-            })?;
-        }
-        Ok(())
     }
 
     /// The ends of all logs, for people.

@@ -1,6 +1,8 @@
 //! A cell as Silk makes it: a VXLAN device with Group Based Policy, a veth per container, and
 //! iptables rules.
 
+mod bandwidth;
+mod egress;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -13,8 +15,9 @@ use sarcenet_agent_api::Policy;
 
 use crate::container::Attachment;
 use crate::namespace::{Namespace, fed};
-use crate::plan::{AppTag, Backend, CellPlan, OVERLAY, TUNNEL_PORT, VNI, mac};
-use rules::{ContainerChains, accept_rules, policy_text};
+use crate::outside::{ContainerSpec, DNS_SERVER, OutsidePlan, PortMapping, SecurityGroup};
+use crate::plan::{AppTag, Backend, CellPlan, OVERLAY, Plan, TUNNEL_PORT, VNI, mac};
+use rules::{ContainerChains, PolicyChain, accept_rules};
 
 /// Address of the host end of every container's veth.
 const HOST_END: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 1);
@@ -25,13 +28,6 @@ const FIRST_HOST_PORT: u16 = 61000;
 /// Port on which apps listen by default.
 const APP_PORT: u16 = 8080;
 
-/// A host port that leads to a container's port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct PortMapping {
-    host: u16,
-    container: u16,
-}
-
 /// A running kernel cell.
 #[derive(Debug)]
 pub struct KernelCell {
@@ -41,6 +37,7 @@ pub struct KernelCell {
     backend: Option<Backend>,
     container_mtu: u16,
     apps: Vec<AppTag>,
+    outside: Option<OutsidePlan>,
     state: Mutex<State>,
 }
 
@@ -49,6 +46,9 @@ struct State {
     attached: u8,
     /// Containers with an app, by address.
     containers: BTreeMap<Ipv4Addr, String>,
+    /// All containers, with their handles.
+    all: Vec<(String, Ipv4Addr, ContainerSpec)>,
+    groups: Vec<SecurityGroup>,
     policies: Vec<Policy>,
     /// Number of the policy chain in force; they are counted up where Silk uses the time.
     chain: Option<u64>,
@@ -59,8 +59,7 @@ impl KernelCell {
         plan: &CellPlan,
         namespace: Namespace,
         backend: Backend,
-        overlay_mtu: u16,
-        apps: &[AppTag],
+        world: &Plan,
         peers: &[&CellPlan],
     ) -> Result<Self> {
         namespace.sysctl("ipv4/ip_forward", "1")?;
@@ -92,8 +91,9 @@ impl KernelCell {
             plan: plan.clone(),
             namespace,
             backend: Some(backend),
-            container_mtu: overlay_mtu,
-            apps: apps.to_vec(),
+            container_mtu: world.overlay_mtu(),
+            apps: world.apps.clone(),
+            outside: world.outside.clone(),
             state: Mutex::default(),
         };
         cell.enforce(&mut cell.state())?;
@@ -117,6 +117,7 @@ impl KernelCell {
             backend: None,
             container_mtu,
             apps: Vec::new(),
+            outside: None,
             state: Mutex::default(),
         })
     }
@@ -139,7 +140,7 @@ impl KernelCell {
         &self,
         container: &Namespace,
         handle: &str,
-        app: Option<&str>,
+        spec: &ContainerSpec,
     ) -> Result<Attachment> {
         let mut state = self.state();
         let [a, b, c, _] = self.plan.subnet.network().octets();
@@ -174,20 +175,62 @@ impl KernelCell {
         ))?;
         container.sysctl("ipv6/conf/eth0/disable_ipv6", "1")?;
 
-        let mappings =
-            [PortMapping { host: FIRST_HOST_PORT + u16::from(last), container: APP_PORT }];
-        let chains = ContainerChains {
-            handle,
-            address: ip,
-            underlay: self.plan.underlay,
-            mappings: &mappings,
-        };
-        self.restore(&chains.restore_text())?;
-        if let Some(app) = app {
-            state.containers.insert(ip, app.to_owned());
+        if let Some(bandwidth) = spec.bandwidth {
+            bandwidth::limit(&self.namespace, &host, last, bandwidth)?;
+        }
+
+        let mut spec = spec.clone();
+        if spec.mappings.is_empty() {
+            let host = FIRST_HOST_PORT + u16::from(last);
+            spec.mappings.push(PortMapping { host, container: APP_PORT });
+        }
+        let chains = self.chains(handle, ip, &spec);
+        self.restore(&chains.restore_text(&state.groups))?;
+        state.all.push((handle.to_owned(), ip, spec.clone()));
+        if let Some(app) = spec.app {
+            state.containers.insert(ip, app);
             self.enforce(&mut state)?;
         }
-        Ok(Attachment { address: ip, mtu })
+        let nameservers = self.outside.iter().map(|_| DNS_SERVER).collect();
+        Ok(Attachment { address: ip, mtu, nameservers })
+    }
+
+    fn chains<'a>(
+        &'a self,
+        handle: &'a str,
+        address: Ipv4Addr,
+        spec: &'a ContainerSpec,
+    ) -> ContainerChains<'a> {
+        let (underlay, outside) = (self.plan.underlay, self.outside.as_ref());
+        ContainerChains { handle, address, underlay, spec, outside }
+    }
+
+    /// Puts these security groups in force instead of those before.
+    pub(crate) fn set_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
+        let mut state = self.state();
+        state.groups = groups.to_vec();
+        let mut text = "*filter\n".to_owned();
+        for (handle, ip, spec) in &state.all {
+            self.chains(handle, *ip, spec).asg_text(groups, &mut text);
+        }
+        text.push_str("COMMIT\n");
+        self.restore(&text)
+    }
+
+    /// How many packets have come to rules that log with a prefix beginning like this. The kernel
+    /// writes no log for other namespaces than the first one, but counts.
+    pub fn logged(&self, prefix: &str) -> Result<u64> {
+        let backend = self.backend.context("it has no rules")?;
+        let mut command = Command::new(backend.iptables());
+        command.args(["--wait", "--list-rules", "--verbose"]);
+        let rules = self.namespace.checked(&mut command)?;
+        // -A CHAIN ... -c PACKETS BYTES -j LOG --log-prefix "PREFIX "
+        let prefix = format!("--log-prefix \"{prefix}");
+        let packets = |rule: &str| {
+            let (_, counters) = rule.split_once(" -c ")?;
+            counters.split(' ').next()?.parse::<u64>().ok()
+        };
+        Ok(rules.lines().filter(|rule| rule.contains(&prefix)).filter_map(packets).sum())
     }
 
     /// Puts these policies in force instead of those before.
@@ -218,7 +261,9 @@ impl KernelCell {
         let old = state.chain.map(chain_name);
         let next = state.chain.map_or(1, |chain| chain + 1);
         let State { containers, policies, .. } = &*state;
-        let text = policy_text(old.as_deref(), &chain_name(next), containers, &self.apps, policies);
+        let logged = self.outside.as_ref().is_some_and(|outside| outside.logging);
+        let chain = PolicyChain { containers, apps: &self.apps, policies, logged };
+        let text = chain.restore_text(old.as_deref(), &chain_name(next));
         self.restore(&text)?;
         state.chain = Some(next);
         Ok(())

@@ -19,6 +19,7 @@ use sarcenet_dataplane_api::client::Client;
 
 use crate::container::Attachment;
 use crate::namespace::Namespace;
+use crate::outside::{Bandwidth, ContainerSpec, PortMapping};
 use crate::plan::CellPlan;
 pub use binaries::Binaries;
 use process::Process;
@@ -128,6 +129,21 @@ impl SarcenetCell {
         Ok(status.drops.iter().filter(|d| d.reason.token() == token).map(|d| d.packets).sum())
     }
 
+    /// How many events have been recorded with a prefix beginning like this.
+    pub fn logged(&self, prefix: &str) -> Result<u64> {
+        let path = self.root.join("var/log/sarcenet/events.jsonl");
+        let lines = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            read => read.with_context(|| format!("read {}", path.display()))?,
+        };
+        let is_one = |line: &&str| {
+            serde_json::from_str::<serde_json::Value>(line).is_ok_and(|record| {
+                record["prefix"].as_str().is_some_and(|text| text.starts_with(prefix))
+            })
+        };
+        Ok(lines.lines().filter(is_one).count() as u64)
+    }
+
     /// Process identifiers of the dataplane and the agent.
     pub fn pids(&self) -> (u32, u32) {
         let processes = self.processes();
@@ -184,16 +200,10 @@ impl SarcenetCell {
         &self,
         container: &Namespace,
         handle: &str,
-        app: Option<&str>,
+        spec: &ContainerSpec,
         kind: AttachKind,
     ) -> Result<Attachment> {
-        let config = match app {
-            Some(app) => serde_json::json!({
-                "attach": kind,
-                "metadata": {"policy_group_id": app},
-            }),
-            None => serde_json::json!({"attach": kind}),
-        };
+        let config = network_configuration(spec, kind);
         let result = self.cni("ADD", container, handle, config)?;
         let result: serde_json::Value = serde_json::from_str(&result)
             .with_context(|| format!("read the CNI result {result:?}"))?;
@@ -218,7 +228,10 @@ impl SarcenetCell {
             .and_then(serde_json::Value::as_u64)
             .and_then(|mtu| u16::try_from(mtu).ok())
             .context("eth0 has no MTU")?;
-        Ok(Attachment { address, mtu })
+        let nameservers = result.pointer("/dns/nameservers").cloned().unwrap_or_default();
+        let nameservers: Option<Vec<Ipv4Addr>> =
+            serde_json::from_value(nameservers).context("read the CNI result's DNS servers")?;
+        Ok(Attachment { address, mtu, nameservers: nameservers.unwrap_or_default() })
     }
 
     /// Detaches a container.
@@ -280,4 +293,43 @@ impl SarcenetCell {
         let processes = self.processes();
         format!("{}\n{}", processes.dataplane.log_tail(), processes.agent.log_tail())
     }
+}
+
+/// What a container runtime tells of a container (contract section 7.1), but the keys that are the
+/// same for all.
+fn network_configuration(spec: &ContainerSpec, kind: AttachKind) -> serde_json::Value {
+    let ContainerSpec { app, space, workload, mappings, bandwidth } = spec;
+    let mut metadata = serde_json::json!({"container_workload": workload.name()});
+    if let Some(app) = app {
+        metadata["app_id"] = app.as_str().into();
+        metadata["policy_group_id"] = app.as_str().into();
+    }
+    if let Some(space) = space {
+        metadata["space_id"] = space.as_str().into();
+        metadata["org_id"] = "organisation".into();
+    }
+    let mut config = serde_json::json!({"attach": kind, "metadata": metadata});
+    let mut runtime = serde_json::Map::new();
+    if !mappings.is_empty() {
+        let ports: Vec<_> = mappings
+            .iter()
+            .map(|PortMapping { host, container }| {
+                serde_json::json!({"host_port": host, "container_port": container})
+            })
+            .collect();
+        runtime.insert("portMappings".to_owned(), ports.into());
+    }
+    if let Some(Bandwidth { bits_per_second: rate, burst_bits: burst }) = bandwidth {
+        runtime.insert(
+            "bandwidth".to_owned(),
+            serde_json::json!({
+                "ingressRate": rate, "ingressBurst": burst,
+                "egressRate": rate, "egressBurst": burst,
+            }),
+        );
+    }
+    if !runtime.is_empty() {
+        config["runtimeConfig"] = runtime.into();
+    }
+    config
 }

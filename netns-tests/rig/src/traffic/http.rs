@@ -1,7 +1,7 @@
 //! A minimal HTTP/1.1 server and client that keep their connections open.
 
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,7 +37,8 @@ impl HttpServer {
 /// Serves HTTP as [`HttpServer`] does, on the calling thread and in its namespace, until the
 /// process ends.
 pub fn serve_http_forever(port: u16, name: &str) -> Result<()> {
-    let listener = tcp::listen(port).with_context(|| format!("listen on port {port}"))?;
+    let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    let listener = tcp::listen(local).with_context(|| format!("listen on port {port}"))?;
     accept(&listener, name);
     Ok(())
 }

@@ -1,14 +1,15 @@
 //! Small servers and clients, exact about what they saw and when.
 
 mod bulk;
+mod endpoint;
 mod http;
-pub(crate) mod tcp;
-pub(crate) mod udp;
+mod tcp;
+mod udp;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-pub use bulk::{BulkResult, bulk_transfer};
+pub use bulk::{Bulk, BulkResult, bulk_transfer};
 pub use http::{HttpClient, HttpServer, serve_http_forever};
 pub use tcp::Outcome;
 pub use udp::{UdpAnswer, UdpServer, ask as ask_udp};
@@ -18,7 +19,7 @@ const PORT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Binds a socket; waits while its port is taken. A program that another thread is just starting
 /// has copies of all sockets until its exec(2), also of those that are closed here meanwhile.
-pub(crate) fn bind<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+fn bind<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
         match bind() {

@@ -1,7 +1,7 @@
 //! Opening TCP connections.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -71,7 +71,7 @@ pub(crate) fn connect(to: SocketAddrV4, patience: Duration) -> Outcome {
     }
 }
 
-/// Listens on all addresses of the calling thread's namespace.
-pub(crate) fn listen(port: u16) -> io::Result<TcpListener> {
-    super::bind(|| TcpListener::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))
+/// Listens in the calling thread's namespace.
+pub(crate) fn listen(local: SocketAddrV4) -> io::Result<TcpListener> {
+    super::bind(|| TcpListener::bind(local))
 }

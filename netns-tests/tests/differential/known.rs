@@ -1,0 +1,74 @@
+//! Differences between a kernel cell and a Sarcenet cell that are meant. The reasons are in
+//! `docs/differences.md`, under the headings that are named here.
+
+use sarcenet_rig::outside::network;
+
+use crate::packet::{ACK, Content, SYN};
+use crate::probe::{Place, Probe};
+
+const SILENCE: &str = "silence";
+
+/// The heading under which a difference is explained, if one does: what became of a packet on the
+/// kernel cell and on the other one.
+pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'static str> {
+    let Probe { from, to, content } = *probe;
+    let refused = |fate: &str| fate.starts_with("ICMP 3/3 from ") && !fate.contains(';');
+    let stray = match content {
+        Content::Tcp(_, flags) => flags != SYN && flags != ACK,
+        Content::Icmp(kind, _) => !matches!(kind, 8 | 13 | 15 | 17),
+        Content::Udp(_) | Content::Other(_) => false,
+    };
+    let named = matches!(content, Content::Tcp(..) | Content::Udp(_) | Content::Icmp(8, _));
+    let translated = match to {
+        Place::Outside(address) => !network::OWN_ADDRESS.contains(&address),
+        _ => false,
+    };
+    if refused(kernel) && refused(ours) {
+        return Some("Refusals come from the sender's cell");
+    }
+    if stray && refused(kernel) && ours == SILENCE {
+        return Some("Strays are not answered");
+    }
+    if !named && kernel == SILENCE && refused(ours) {
+        return Some("Refusals of other protocols");
+    }
+    if translated
+        && kernel.contains("arrives at outside from itself")
+        && !ours.contains("arrives at outside from itself")
+    {
+        return Some("Nothing leaves untranslated");
+    }
+    if matches!((from, to), (Place::Container(_), Place::Cell))
+        && kernel.contains("arrives at container from itself translated")
+        && refused(ours)
+    {
+        return Some("No way round by the own cell");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What matters to anybody is no known difference.
+    #[test]
+    fn verdicts_are_never_meant_to_differ() {
+        let outside = Place::Outside(network::PLAIN.network());
+        let from = Place::Container(0);
+        for content in [Content::Tcp(80, SYN), Content::Udp(53), Content::Icmp(8, 0)] {
+            let probe = Probe { from, to: outside, content };
+            let admitted = "arrives at outside from cell; reset from target";
+            for (kernel, ours) in [
+                (admitted, SILENCE),
+                (admitted, "ICMP 3/3 from cell"),
+                ("ICMP 3/3 from cell", admitted),
+                ("ICMP 3/3 from cell", SILENCE),
+                (admitted, "arrives at outside from itself"),
+            ] {
+                let fates = [kernel, ours].map(str::to_owned);
+                assert_eq!(reason(&probe, &fates), None, "{content:?} {fates:?}");
+            }
+        }
+    }
+}
