@@ -63,7 +63,8 @@ drop_reasons! {
     PolicyRevoked = "policy_revoked",
     /// To the outside, which this container may not reach; refused with ICMP port unreachable.
     EgressDenied = "egress_denied",
-    /// To the cell itself, which containers may not reach; refused with ICMP port unreachable.
+    /// To the cell itself, which containers may not reach, or to the tunnel's port of another cell;
+    /// refused with ICMP port unreachable.
     HostDenied = "host_denied",
     /// To the outside, but every port of the cell's address is in use for that destination, or the
     /// container has as many conversations as it may; refused with ICMP port unreachable.

@@ -74,7 +74,7 @@ pub(super) fn route(
         Some(to) => Ok(Route::Through(to)),
         None if cell.overlay.contains(&destination) => Err(DropReason::NoRoute),
         None => match from {
-            Via::Container(_) => leave(topology, key),
+            Via::Container(_) => leave(topology, cell, key),
             Via::Host if topology.is_kernels(destination) => Ok(enter(topology, key)),
             Via::Host | Via::Tunnel(_) => Err(DropReason::NoRoute),
         },
@@ -87,7 +87,7 @@ fn is_own(topology: &Topology, address: Ipv4Addr) -> bool {
 }
 
 /// A container's packet to an address outside the overlay.
-fn leave(topology: &Topology, key: &FlowKey) -> Result<Route, DropReason> {
+fn leave(topology: &Topology, cell: &Cell, key: &FlowKey) -> Result<Route, DropReason> {
     if topology.is_local(key.destination) {
         let service = protocol(key).map(|protocol| HostService {
             address: key.destination,
@@ -98,6 +98,13 @@ fn leave(topology: &Topology, key: &FlowKey) -> Result<Route, DropReason> {
             Some(service) if topology.is_service(&service) => Ok(Route::Through(Via::Host)),
             _ => Err(DropReason::HostDenied),
         };
+    }
+    // Under the cell's address it would be believed there, whatever tag is in it.
+    if protocol(key) == Some(Protocol::Udp)
+        && key.destination_port == cell.tunnel_port
+        && topology.peer_at(key.destination).is_some()
+    {
+        return Err(DropReason::HostDenied);
     }
     match topology.masquerade(key.destination) {
         Some(true) => Ok(Route::Masqueraded),

@@ -66,7 +66,7 @@ pub(super) fn rows() -> Vec<Row> {
         ),
         row("another cell's underlay address is outside: no VXLAN from containers").refuses(
             udp(A, nobody([10, 77, 0, 12]), 4789),
-            EgressDenied,
+            HostDenied,
             PORT_UNREACHABLE,
         ),
         row("multicast and broadcast are not carried")

@@ -136,8 +136,23 @@ fn leaving() -> Vec<Row> {
             .refuses(udp(A, nobody([10, 77, 0, 11]), 53), HostDenied, PORT_UNREACHABLE)
             .refuses(udp(A, nobody([192, 0, 2, 11]), 53), HostDenied, PORT_UNREACHABLE)
             .refuses(udp(A, nobody([127, 0, 0, 1]), 53), HostDenied, PORT_UNREACHABLE),
+        outside("nothing enters the tunnel of another cell under the address of this one")
+            .refuses(udp(A, OTHER_CELL, 4_789), HostDenied, PORT_UNREACHABLE)
+            .translates(
+                udp(A, OTHER_CELL, 4_788),
+                Via::Host,
+                seen(udp(A, OTHER_CELL, 4_788), CELL, OTHER_CELL),
+            )
+            .translates(
+                tcp(A, OTHER_CELL, 443, SYN),
+                Via::Host,
+                seen(tcp(A, OTHER_CELL, 443, SYN), CELL, OTHER_CELL),
+            ),
     ]
 }
+
+/// The underlay address of another cell.
+const OTHER_CELL: End = nobody([10, 77, 0, 12]);
 
 /// The cell's DNS server.
 const HOST_SERVICE: End =
