@@ -1,7 +1,7 @@
 //! Without a policy nothing passes between apps, and senders are told at once.
 
 use sarcenet_dataplane_api::DropReason::{
-    EgressDenied, NoRoute, NotConfigured, NotUnicast, PolicyDenied,
+    EgressDenied, HostDenied, NoRoute, NotConfigured, NotUnicast, PolicyDenied,
 };
 
 use super::packet::{SYN, other, ping, tcp, udp};
