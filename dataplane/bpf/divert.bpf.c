@@ -8,6 +8,8 @@
  *   - ICMP echo replies to that address whose identifier is one of the source NAT's;
  *   - ICMP errors to that address about a packet that left from such a port, or with such an
  *     identifier;
+ *   - packets of protocols without ports or identifiers, and ICMP errors about such packets from
+ *     the cell, while there is source NAT: they may be answers to a container;
  *   - later fragments of what was diverted.
  *
  * Not at loopback: whatever is for containers, whose addresses others see where nothing is
@@ -100,6 +102,23 @@ static __attribute__((always_inline)) int is_our_id(__be16 id)
 	return cell.first_id <= ntohs(id) && ntohs(id) <= cell.last_id;
 }
 
+/* Whether a protocol other than TCP, UDP and ICMP may be that of a conversation of ours: any is
+ * while there is source NAT, but those that cells use among themselves.
+ */
+static __attribute__((always_inline)) int is_portless(__u8 protocol)
+{
+	switch (protocol) {
+	case IPPROTO_IGMP:
+	case IPPROTO_IPIP:
+	case IPPROTO_IPV6:
+	case IPPROTO_ESP:
+	case IPPROTO_AH:
+		return 0;
+	default:
+		return cell.first_id <= cell.last_id;
+	}
+}
+
 /* Whether an ICMP error is about a packet of ours, which it quotes from `offset` on. */
 static __attribute__((always_inline)) int quotes_ours(const struct __sk_buff *packet, __u32 offset)
 {
@@ -123,7 +142,7 @@ static __attribute__((always_inline)) int quotes_ours(const struct __sk_buff *pa
 		return load(packet, offset, &icmp, sizeof(icmp)) && icmp.type == ECHO &&
 		       is_our_id(icmp.echo_id);
 	default:
-		return 0;
+		return is_portless(ip.protocol);
 	}
 }
 
@@ -155,7 +174,7 @@ static __attribute__((always_inline)) int is_ours(const struct __sk_buff *packet
 			return 0;
 		}
 	default:
-		return 0;
+		return is_portless(ip->protocol);
 	}
 }
 

@@ -81,6 +81,16 @@ impl Meter {
         self.start.saturating_add(passed as u64)
     }
 
+    /// How long a burst takes at the rate, in nanoseconds, at most a day.
+    pub(super) const fn time_of_burst(&self) -> u64 {
+        const DAY: u128 = 86_400 * NANOS as u128;
+        let time = match self.rate {
+            0 => 0,
+            rate => self.burst as u128 * NANOS as u128 / rate as u128,
+        };
+        if time < DAY { time as u64 } else { DAY as u64 }
+    }
+
     /// The mark of a bucket that has held more than the burst, brought up to the burst.
     const fn filled(&self, mark: u64, clock: u64) -> u64 {
         let full = clock.saturating_sub(self.burst);

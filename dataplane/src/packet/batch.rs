@@ -174,6 +174,7 @@ impl Batch {
             offload,
             from,
             verdict: Verdict::Pending,
+            not_before: 0,
             flow_hash: 0,
             trace: None,
         });

@@ -68,6 +68,9 @@ pub struct Packet {
     pub from: Via,
     /// What was decided.
     pub verdict: Verdict,
+    /// When it may be transmitted, in nanoseconds since start: later than now if the container that
+    /// it goes to has got as much as it may for now.
+    pub not_before: u64,
     /// Hash of its flow, the same for both directions; spreads flows over source ports.
     pub flow_hash: u32,
     /// Number of its walk in the worker's trace log, when it is being traced.

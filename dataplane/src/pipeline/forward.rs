@@ -32,14 +32,15 @@ impl<'g> Run<'g> {
         if is_routed && Ipv4Packet::new_unchecked(batch.head(i)).hop_limit() <= 1 {
             return Err(DropReason::TtlExceeded);
         }
-        if let Via::Container(port) = out.to {
-            self.spend_rate(port, headers)?;
-        }
         let too_big = headers.largest > self.cell.mtu && out.to != Via::Host;
         if too_big && !self.may_fragment(batch, i) {
             return Err(DropReason::TooBig);
         }
         let peer = self.peer_behind(out.to)?;
+        let departure = match out.to {
+            Via::Container(port) => self.departure(port, headers)?,
+            Via::Host | Via::Tunnel(_) => self.now_ns,
+        };
         if let Some(translation) = &out.translation {
             self.translate(batch, i, headers.kind, *translation)?;
         }
@@ -49,9 +50,11 @@ impl<'g> Run<'g> {
         if too_big {
             let further = fragment::cut(batch, i, self.cell.mtu).ok_or(DropReason::NoBuffer)?;
             for fragment in further {
+                batch.packet_mut(fragment).not_before = departure;
                 self.send(batch, fragment, out, peer);
             }
         }
+        batch.packet_mut(i).not_before = departure;
         self.send(batch, i, out, peer);
         Ok(())
     }
@@ -82,15 +85,15 @@ impl<'g> Run<'g> {
         written.map_err(|_| DropReason::Malformed)
     }
 
-    /// Takes a packet from what its container may be sent.
+    /// When a packet may leave for a container, in nanoseconds since start.
     #[inline]
-    fn spend_rate(&self, port: PortId, headers: &Headers) -> Result<(), DropReason> {
+    fn departure(&self, port: PortId, headers: &Headers) -> Result<u64, DropReason> {
         let container = self.topology.container(port);
         let Some(bucket) = container.and_then(|container| container.grants.receive.as_ref()) else {
-            return Ok(());
+            return Ok(self.now_ns);
         };
         let bits = u64::from(headers.total_len) * 8;
-        if bucket.take(self.now_ns, bits) { Ok(()) } else { Err(DropReason::RateLimit) }
+        bucket.book(self.now_ns, bits).ok_or(DropReason::RateLimit)
     }
 
     /// The peer that a door leads to; none for other doors than the tunnel.

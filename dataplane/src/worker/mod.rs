@@ -8,6 +8,7 @@
 mod acks;
 mod config;
 mod cores;
+mod held;
 mod outgoing;
 mod outside;
 mod pacing;

@@ -1,23 +1,24 @@
 //! One worker: receive, decide, transmit, and sleep when there is nothing.
 #![forbid(unsafe_code)]
 
+mod links;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use sarcenet_dataplane_api::{DropReason, PortId};
 
 use super::acks::AckFilter;
+use super::held::Held;
 use super::outgoing::Outgoing;
 use super::pacing::Pacing;
 use super::ready::Ready;
 use super::spin::Spin;
-use super::{Command, Order, Statistics, WorkerConfig, cores, reader_of};
+use super::{Command, Statistics, WorkerConfig, cores};
 use crate::link::container::ContainerLink;
 use crate::link::uplink::Uplink;
 use crate::link::{Received, Report, Scratch, sys};
@@ -70,6 +71,8 @@ pub(super) struct Worker {
     acks: AckFilter,
     /// Packets to be sent.
     outgoing: Vec<Outgoing>,
+    /// Packets to be sent later.
+    held: Held,
     next_sweep: Instant,
 }
 
@@ -103,6 +106,7 @@ impl Worker {
             report: Report::new(),
             acks: AckFilter::default(),
             outgoing: Vec::with_capacity(crate::packet::MAX_PACKETS),
+            held: Held::new(),
             next_sweep: started,
         })
     }
@@ -150,6 +154,7 @@ impl Worker {
                 continue;
             }
             let now = Instant::now();
+            self.release(self.now_ns());
             if !spin.again(now) {
                 let timeout = self.until_something(now);
                 add(&self.statistics.sleeps, 1);
@@ -194,7 +199,9 @@ impl Worker {
             for (PortId(port), until_ns) in self.pipeline.take_in_debt() {
                 self.pacing.rest(Token(usize::from(port)), until_ns);
             }
-            self.transmit();
+            // First what is due by now, so that nothing of this batch comes before it.
+            self.release(now_ns);
+            self.transmit(now_ns);
             add(&self.statistics.batches, 1);
             add(&self.statistics.packets, packets as u64);
         }
@@ -247,12 +254,26 @@ impl Worker {
         }
     }
 
-    /// Hands every packet that is to be sent to its door.
-    fn transmit(&mut self) {
+    /// Sends what was to wait until now.
+    fn release(&mut self, now_ns: u64) {
+        while self.held.is_due(now_ns) {
+            let mut due = self.held.take_due(now_ns);
+            std::mem::swap(&mut self.batch, &mut due);
+            self.transmit(now_ns);
+            std::mem::swap(&mut self.batch, &mut due);
+            self.held.give_back(due);
+        }
+    }
+
+    /// Hands every packet that is to be sent by now to its door, and keeps those for later.
+    fn transmit(&mut self, now_ns: u64) {
         self.outgoing.clear();
         for (index, packet) in self.batch.packets().iter().enumerate() {
-            if let Verdict::Forward(via) = packet.verdict {
+            let Verdict::Forward(via) = packet.verdict else { continue };
+            if packet.not_before <= now_ns {
                 self.outgoing.push(Outgoing::new(via, packet.flow_hash, index as u16));
+            } else if !self.held.keep(&self.batch, packet) {
+                self.report.dropped(DropReason::RateLimit, 1);
             }
         }
         self.outgoing.sort_unstable();
@@ -288,97 +309,12 @@ impl Worker {
         }
     }
 
-    /// Follows all orders. Returns whether to go on.
-    fn obey(&mut self) -> bool {
-        while let Ok(Command { order, done }) = self.orders.try_recv() {
-            match order {
-                Order::Tun { port, link, read } => self.set_tun(port, Some(link), read),
-                Order::NoTun { port } => self.set_tun(port, None, false),
-                Order::Uplink(uplink) => self.set_uplink(uplink),
-                Order::Stop => return false,
-            }
-            drop(done);
-        }
-        true
-    }
-
-    /// Takes an uplink in place of the one before, and reads its own share of the queues.
-    fn set_uplink(&mut self, uplink: Uplink) {
-        if let Some(old) = self.uplink.take() {
-            for (queue, fd) in old.fds().enumerate() {
-                self.forget(Token(UPLINK.0 + queue), fd);
-            }
-        }
-        let (worker, workers) = (usize::from(self.pipeline.worker()), self.config.count.max(1));
-        for (queue, fd) in uplink.fds().enumerate() {
-            if reader_of(queue, workers) == worker {
-                self.watch(Token(UPLINK.0 + queue), fd);
-            }
-        }
-        self.uplink = Some(uplink);
-    }
-
-    fn set_tun(&mut self, port: Option<PortId>, link: Option<Arc<ContainerLink>>, read: bool) {
-        let token = port.map_or(HOST, |PortId(port)| Token(usize::from(port)));
-        let place = if token == HOST {
-            &mut self.host
-        } else {
-            if self.containers.len() <= token.0 {
-                self.containers.resize(token.0 + 1, None);
-            }
-            &mut self.containers[token.0]
-        };
-        let old = std::mem::replace(place, link.clone());
-        if let Some(old) = old {
-            self.forget(token, old.as_fd());
-        }
-        if let Some(link) = link
-            && read
-        {
-            self.watch(token, link.as_fd());
-        }
-    }
-
-    /// Begins to read a link.
-    fn watch(&mut self, token: Token, fd: BorrowedFd<'_>) {
-        let registry = self.poll.registry();
-        match registry.register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE) {
-            Ok(()) => self.reads.push(token),
-            Err(error) => tracing::error!("watching {}: {error}", Door(token)),
-        }
-    }
-
-    /// Ends to read a link, if this worker did.
-    fn forget(&mut self, token: Token, fd: BorrowedFd<'_>) {
-        let Some(at) = self.reads.iter().position(|&read| read == token) else { return };
-        self.reads.swap_remove(at);
-        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd.as_raw_fd())) {
-            tracing::error!("no longer watching {}: {error}", Door(token));
-        }
-    }
-
-    /// Leaves a link, or a queue of the uplink, alone whose device is gone. It stays, for its
-    /// counters and for the status, until it is removed.
-    fn park(&mut self, token: Token, error: &io::Error) {
-        tracing::info!("the device of {} is gone: {error}", Door(token));
-        if token >= UPLINK {
-            let uplink = self.uplink.clone();
-            if let Some(fd) = uplink.iter().flat_map(Uplink::fds).nth(token.0 - UPLINK.0) {
-                self.forget(token, fd);
-            }
-            return;
-        }
-        let link = if token == HOST { self.host.clone() } else { self.containers[token.0].clone() };
-        if let Some(link) = link {
-            self.forget(token, link.as_fd());
-        }
-    }
-
     /// How long the worker may sleep when no link becomes ready.
     fn until_something(&self, now: Instant) -> Option<Duration> {
         let flows = self.shared.flows.status().used;
         let sweep = (flows > 0).then(|| self.next_sweep.saturating_duration_since(now));
-        sweep.into_iter().chain(self.pacing.next(self.now_ns())).min()
+        let now_ns = self.now_ns();
+        sweep.into_iter().chain(self.pacing.next(now_ns)).chain(self.held.next(now_ns)).min()
     }
 
     /// Nanoseconds since start.
@@ -397,19 +333,6 @@ impl Worker {
             let part = status.capacity.div_ceil(SWEEP_PART * self.config.count.max(1) as u64);
             let ticks = (now.duration_since(self.started).as_nanos() / TICK_NS) as u32;
             self.shared.flows.sweep(ticks, part as usize);
-        }
-    }
-}
-
-/// A link, as messages name it.
-struct Door(Token);
-
-impl std::fmt::Display for Door {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            HOST => f.write_str("the host link"),
-            door if door >= UPLINK => write!(f, "queue {} of the uplink", door.0 - UPLINK.0),
-            Token(port) => write!(f, "container port {port}"),
         }
     }
 }

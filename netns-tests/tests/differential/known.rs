@@ -1,6 +1,7 @@
 //! Differences between a kernel cell and a Sarcenet cell that are meant. The reasons are in
 //! `docs/differences.md`, under the headings that are named here.
 
+use sarcenet_netns_tests::TUNNEL_PORT;
 use sarcenet_rig::outside::network;
 
 use crate::packet::{ACK, Content, SYN};
@@ -18,6 +19,7 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
         Content::Icmp(kind, _) => !matches!(kind, 8 | 13 | 15 | 17),
         Content::Udp(_) | Content::Other(_) => false,
     };
+    let reset = kernel.starts_with("reset from ");
     let named = matches!(content, Content::Tcp(..) | Content::Udp(_) | Content::Icmp(8, _));
     let translated = match to {
         Place::Outside(address) => !network::OWN_ADDRESS.contains(&address),
@@ -26,8 +28,24 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
     if refused(kernel) && refused(ours) {
         return Some("Refusals come from the sender's cell");
     }
-    if stray && refused(kernel) && ours == SILENCE {
+    let is_answer = matches!(content, Content::Icmp(0 | 14 | 16 | 18, _));
+    if stray && (refused(kernel) || reset || is_answer) && ours == SILENCE {
         return Some("Strays are not answered");
+    }
+    if matches!((from, to), (Place::Container(_), Place::Remote(_)))
+        && matches!(content, Content::Tcp(_, ACK))
+        && ours == SILENCE
+    {
+        return Some("Connections are not taken up towards another cell");
+    }
+    if matches!(to, Place::Outside(_) | Place::OtherCell)
+        && matches!(content, Content::Icmp(kind, _) if kind != 8)
+        && refused(ours)
+    {
+        return Some("Of ICMP only echo leaves");
+    }
+    if to == Place::OtherCell && content == Content::Udp(TUNNEL_PORT) && refused(ours) {
+        return Some("The tunnels of other cells");
     }
     if !named && kernel == SILENCE && refused(ours) {
         return Some("Refusals of other protocols");

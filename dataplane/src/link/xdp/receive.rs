@@ -61,9 +61,9 @@ struct Collector<'a> {
     trains: [Option<Train>; OPEN],
     /// Train that is closed next when there are too many.
     oldest: usize,
-    /// Largest inner packet of the tunnel, and largest packet of the interface, in bytes.
+    /// Largest inner packet of the tunnel, in bytes. From outside, no TCP segment for a container is
+    /// longer either: its MSS option has said so.
     mtu: u16,
-    device_mtu: u16,
     /// Packets that were added to the batch.
     packets: usize,
     /// Datagrams that are in trains and may yet become a packet each.
@@ -99,7 +99,6 @@ impl XdpUplink {
             trains: [None; OPEN],
             oldest: 0,
             mtu: self.mtu(),
-            device_mtu: u16::try_from(self.neighbours.device_mtu()).unwrap_or(u16::MAX),
             packets: 0,
             promised: 0,
         };
@@ -244,18 +243,14 @@ impl Collector<'_> {
             1 => None,
             _ => Some(train.stride as u16),
         };
-        let mtu = if train.from.is_tunnel() { self.mtu } else { self.device_mtu };
-        self.packets +=
-            self.coalescer.receive(self.batch, bytes, stride, mtu, train.via(), self.report);
+        let (mtu, via) = (self.mtu, train.via());
+        self.packets += self.coalescer.receive(self.batch, bytes, stride, mtu, via, self.report);
     }
 
-    /// Longest datagram that a cell sends, or packet that anybody does, in bytes.
+    /// Longest datagram that a cell sends, or segment that somebody sends to a container, in bytes.
     fn largest(&self, from: &outer::Received) -> usize {
-        if from.is_tunnel() {
-            TUNNEL_HEADER_LEN + usize::from(self.mtu)
-        } else {
-            usize::from(self.device_mtu)
-        }
+        let tunnel = if from.is_tunnel() { TUNNEL_HEADER_LEN } else { 0 };
+        tunnel + usize::from(self.mtu)
     }
 
     /// Length of the datagrams in what looks like one, but is a train of them that the kernel of

@@ -47,13 +47,20 @@ pub(super) fn rows() -> Vec<Row> {
     vec![
         row("a container is sent no more than it may be")
             .allow(udp_rule(A, B, 53))
-            .given(|world| limit_rate(world, B, 4, 400))
+            .given(|world| limit_rate(world, B, 10, 1))
             .passes(udp(A, B, 53), A, B)
             .drops(udp(A, B, 53), RateLimit)
             .wait(20)
             .pipeline_only(PipelineOnly::TakesTime)
             .drops(udp(A, B, 53), RateLimit)
             .wait(25)
+            .passes(udp(A, B, 53), A, B),
+        row("what a container may not have yet, it gets in time")
+            .allow(udp_rule(A, B, 53))
+            .given(|world| limit_rate(world, B, 50_000, 1_000))
+            .passes(udp(A, B, 53), A, B)
+            .passes(udp(A, B, 53), A, B)
+            .passes(udp(A, B, 53), A, B)
             .passes(udp(A, B, 53), A, B),
         row("a time to live that ends here is answered")
             .allow(udp_rule(A, B, 53))

@@ -143,11 +143,7 @@ fn leaving() -> Vec<Row> {
                 Via::Host,
                 seen(udp(A, OTHER_CELL, 4_788), CELL, OTHER_CELL),
             )
-            .translates(
-                tcp(A, OTHER_CELL, 443, SYN),
-                Via::Host,
-                seen(tcp(A, OTHER_CELL, 443, SYN), CELL, OTHER_CELL),
-            ),
+            .refuses(tcp(A, OTHER_CELL, 4_789, SYN), EgressDenied, PORT_UNREACHABLE),
     ]
 }
 

@@ -165,8 +165,9 @@ fn everything_else_stays_with_the_kernel() {
             ("above source NAT", to_cell(TCP, SNAT.last + 1)),
             ("a port whose bytes are swapped", to_cell(TCP, MAPPED.swap_bytes())),
             ("a taken source port", packet(TCP, CELLS[1], CELLS[0], &ports(MAPPED, 22))),
-            ("another protocol", to_cell(47, MAPPED)),
-            ("SCTP", to_cell(132, MAPPED)),
+            ("ESP", to_cell(50, MAPPED)),
+            ("IP in IP", to_cell(4, MAPPED)),
+            ("IGMP", to_cell(2, MAPPED)),
             ("ping of the cell", packet(ICMP, CELLS[1], CELLS[0], &icmp(8, 20_000))),
             ("a reply below", packet(ICMP, CELLS[1], CELLS[0], &icmp(0, SNAT.first - 1))),
             ("a reply above", packet(ICMP, CELLS[1], CELLS[0], &icmp(0, SNAT.last + 1))),
@@ -174,7 +175,7 @@ fn everything_else_stays_with_the_kernel() {
             ("a timestamp reply", packet(ICMP, CELLS[1], CELLS[0], &icmp(14, 20_000))),
             ("about a foreign port", about(3, &quoted(TCP, 443))),
             ("about a foreign packet", about(3, &others(20_000))),
-            ("about a foreign protocol", about(3, &quoted(47, 20_000))),
+            ("about a foreign protocol", about(3, &quoted(50, 20_000))),
             ("about an echo reply", about(3, &packet(ICMP, CELLS[0], CELLS[1], &icmp(0, 20_000)))),
             ("about a foreign echo", about(3, &packet(ICMP, CELLS[0], CELLS[1], &icmp(8, 9)))),
             ("about a later fragment", about(3, &fragment(quoted(TCP, 20_000), 7, 100))),
@@ -193,6 +194,17 @@ fn everything_else_stays_with_the_kernel() {
     // Seen because the interface is promiscuous; the kernel drops it.
     let frame = frame(At::Loopback, [8, 0], &to_cell(TCP, MAPPED));
     assert_eq!(program.judge_frame(At::Underlay, &frame), KERNELS, "to another host's MAC");
+}
+
+#[test]
+fn other_protocols_are_diverted_while_there_is_source_nat() {
+    let program = Program::new();
+    let quoted = packet(47, CELLS[0], CELLS[1], &ports(0, 0));
+    let others = packet(47, CELLS[1], CELLS[0], &ports(0, 0));
+    let packets =
+        [("GRE", to_cell(47, 0)), ("SCTP", to_cell(132, 0)), ("about", about(3, &quoted))];
+    program.assert(OURS, &packets);
+    program.assert(KERNELS, &[("about a packet of somebody else", about(3, &others))]);
 }
 
 #[test]
@@ -294,6 +306,7 @@ fn without_source_nat_only_mapped_ports_are_diverted() {
     program.assert(
         KERNELS,
         &[
+            ("GRE", to_cell(47, 0)),
             ("UDP", to_cell(UDP, MAPPED)),
             ("a port", to_cell(TCP, 20_000)),
             ("identifier 0", packet(ICMP, CELLS[1], CELLS[0], &icmp(0, 0))),

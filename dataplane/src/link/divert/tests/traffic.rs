@@ -22,7 +22,8 @@ fn what_is_given_back_reaches_the_cells_own_listeners() {
         let [packets, _] = during(&counters, || {
             flows::udp_echo(client, &site.cell, CELLS[0], MAPPED, 5);
         });
-        assert_eq!(packets, 5 * 32);
+        // And perhaps the end of the connection before.
+        assert!((5 * 32..5 * 32 + 4).contains(&packets), "{packets} packets");
         let [packets, _] = during(&counters, || {
             flows::udp_segments(client, &site.cell, CELLS[0], MAPPED);
         });
