@@ -1,6 +1,7 @@
 //! `sarcenet demo`: two cells, two containers each, and the story of three apps, on one machine.
 
 mod bulk;
+mod outside;
 mod setting;
 mod steps;
 mod teller;

@@ -3,12 +3,16 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, World};
+use sarcenet_rig::{CellKind, Container, ContainerSpec, OutsidePlan, Plan, SarcenetCell, World};
 
 /// Begins the names of the demo's namespaces.
 pub(super) const LABEL: &str = "demo";
 /// Port on which every app serves HTTP.
 pub(super) const APP_PORT: u16 = 8080;
+/// Port of the first cell that leads to app-b there.
+pub(super) const MAPPED_PORT: u16 = 61_001;
+/// Space of app-a, to which security groups are bound.
+pub(super) const SPACE: &str = "space-a";
 /// Port of the bulk transfers.
 pub(super) const BULK_PORT: u16 = 5201;
 /// The apps and their tags.
@@ -26,10 +30,13 @@ pub(super) struct Setting {
 
 impl Setting {
     pub(super) fn build() -> Result<Self> {
-        let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet]).apps(APPS);
+        let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet])
+            .apps(APPS)
+            .outside(OutsidePlan::default());
         let world = World::new(plan)?;
-        let a = world.attach(0, Some("app-a"))?;
-        let b_near = world.attach(0, Some("app-b"))?;
+        let a = world.attach_as(0, &ContainerSpec::app("app-a").space(SPACE))?;
+        let mapped = ContainerSpec::app("app-b").mapping(MAPPED_PORT, APP_PORT);
+        let b_near = world.attach_as(0, &mapped)?;
         let b_far = world.attach(1, Some("app-b"))?;
         let c = world.attach(1, Some("app-c"))?;
         Ok(Self { world, a, b_near, b_far, c })

@@ -1,16 +1,17 @@
-//! The story of three apps.
+//! The story of three apps, and of the outside.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sarcenet_rig::{Capture, Container, HttpServer, Outcome, eventually};
+use sarcenet_rig::{Capture, Container, HttpServer, Namespace, Outcome, eventually};
 
+use super::outside;
 use super::setting::{APP_PORT, APPS, Setting, policy};
 use super::teller::Teller;
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// How soon a change of policy must be felt on every cell.
 const CHANGE_BAR: Duration = Duration::from_millis(100);
 /// VXLAN flags of a packet with a group (RFC 7348 and the Group Policy extension).
@@ -28,7 +29,8 @@ pub(super) fn tell(teller: &mut Teller, setting: &Setting) -> Result<()> {
     one_way(teller, setting)?;
     port_range(teller, setting)?;
     on_the_wire(teller, setting)?;
-    revoked(teller, setting)
+    revoked(teller, setting)?;
+    outside::tell(teller, setting)
 }
 
 fn no_policy(teller: &mut Teller, setting: &Setting) -> Result<()> {
@@ -172,7 +174,7 @@ fn port(container: &Container, port: u16) -> SocketAddrV4 {
 }
 
 /// How long after `began` a connection first ended as wanted; none if it never did.
-fn felt_after(
+pub(super) fn felt_after(
     began: Instant,
     from: &Container,
     to: SocketAddrV4,
@@ -187,7 +189,7 @@ fn felt_after(
     Ok(None)
 }
 
-fn in_time(teller: &mut Teller, what: &str, felt: Option<Duration>, state: &str) {
+pub(super) fn in_time(teller: &mut Teller, what: &str, felt: Option<Duration>, state: &str) {
     let bar = CHANGE_BAR.as_millis();
     teller.step(
         what,
@@ -202,7 +204,12 @@ fn in_time(teller: &mut Teller, what: &str, felt: Option<Duration>, state: &str)
     );
 }
 
-fn refused(teller: &mut Teller, what: &str, from: &Container, to: SocketAddrV4) -> Result<()> {
+pub(super) fn refused(
+    teller: &mut Teller,
+    what: &str,
+    from: &Container,
+    to: SocketAddrV4,
+) -> Result<()> {
     let outcome = from.connect(to, PATIENCE)?;
     teller.step(what, "refused at once", outcome.is_refused(), &outcome.to_string());
     Ok(())
@@ -210,11 +217,23 @@ fn refused(teller: &mut Teller, what: &str, from: &Container, to: SocketAddrV4) 
 
 /// A request is answered by the right app, which sees the sender's own address.
 fn answered(teller: &mut Teller, what: &str, from: &Container, to: &Container, app: &str) {
-    let expected = format!("this is {app}, you are {}", from.address());
-    let answer = from.http(port(to, APP_PORT), PATIENCE).and_then(|mut client| client.greeting());
+    greeted(teller, what, from.namespace(), port(to, APP_PORT), app, from.address());
+}
+
+/// A request is answered by this server, which sees this client.
+pub(super) fn greeted(
+    teller: &mut Teller,
+    what: &str,
+    from: &Namespace,
+    to: SocketAddrV4,
+    server: &str,
+    client: Ipv4Addr,
+) {
+    let expected = format!("this is {server}, you are {client}");
+    let answer = from.http(to, PATIENCE).and_then(|mut http| http.greeting());
     let (came_true, seen) = match answer {
         Ok(text) => (text.trim_end() == expected, format!("`{}`", text.trim_end())),
         Err(error) => (false, format!("{error:#}")),
     };
-    teller.step(what, &format!("an answer to {}", from.address()), came_true, &seen);
+    teller.step(what, &format!("an answer from {server} to {client}"), came_true, &seen);
 }
