@@ -8,6 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
@@ -18,6 +19,9 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 
 pub use veth::End;
+
+/// Longest wait for the kernel to notice a carrier, in milliseconds; it takes one or two.
+const LONGEST_NOTICE_MS: u32 = 50;
 
 /// An order that the kernel did not follow.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,8 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is administratively up.
     pub up: bool,
+    /// Whether the kernel has taken notice that it can send (`IFF_RUNNING`).
+    pub running: bool,
     /// Whether it resolves addresses by ARP.
     pub arp: bool,
     /// Its MAC address, if it has one.
@@ -122,6 +128,20 @@ impl Netlink {
         let request = self.handle.link().get().match_index(index).execute();
         let links = self.ask(|| "look at a device".into(), request.try_collect::<Vec<_>>())?;
         Ok(links.iter().find_map(link))
+    }
+
+    /// Waits until a device that is up, and whose other end is, sends what it is given: the kernel
+    /// notices the latter in a thread of its own, and throws packets away without a word until then
+    /// (`linkwatch_do_dev` in `net/core/link_watch.c`, `dev_activate` in `net/sched/sch_generic.c`).
+    /// That takes a moment; a kernel that takes longer is not waited for.
+    pub fn wait_until_running(&self, name: &str) -> Result<(), NetlinkError> {
+        for _ in 0..LONGEST_NOTICE_MS {
+            match self.link(name)? {
+                Some(link) if !link.running => std::thread::sleep(Duration::from_millis(1)),
+                Some(_) | None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Applies the settings and brings the device up.
@@ -286,7 +306,8 @@ fn link(message: &LinkMessage) -> Option<Link> {
     });
     let flags = message.header.flags;
     let (up, arp) = (flags.contains(LinkFlags::Up), !flags.contains(LinkFlags::Noarp));
-    Some(Link { index: message.header.index, name, mtu, up, arp, mac, peer })
+    let running = flags.contains(LinkFlags::Running);
+    Some(Link { index: message.header.index, name, mtu, up, running, arp, mac, peer })
 }
 
 /// The address of the device itself (not of its peer).

@@ -92,9 +92,11 @@ pub(super) fn set_up(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(),
         netlink.set_point_to_point(&link, address, GATEWAY)?;
         netlink.set_neighbour(&link, GATEWAY, host_mac(address))?;
         netlink.set_default_gateway(&link, GATEWAY, address)?;
-        Ok(())
+        Ok::<_, AttachError>(())
     })
-    .map_err(AttachError::Namespace)?
+    .map_err(AttachError::Namespace)??;
+    // The container's end came up second, and sends from then on.
+    Ok(netlink.wait_until_running(&host.name)?)
 }
 
 /// Whether `socket` is on the cell's end of the pair whose other end is in `netns`.
