@@ -96,8 +96,17 @@ struct InForce {
     desired: Desired,
     generation: u64,
     grants: GrantBook,
-    /// What was last taken from the kernel; none before anything was said about it.
-    outside: Option<Option<OutsideSettings>>,
+    outside: Taken,
+}
+
+/// What was last taken from the kernel for the way to the outside.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Taken {
+    /// Whatever a dataplane before this one has left.
+    #[default]
+    Unknown,
+    /// This; nothing without settings.
+    This(Option<OutsideSettings>),
 }
 
 /// What is said about the state in force, also while it is being changed.
@@ -330,14 +339,15 @@ impl<D: Doors> Engine<D> {
     /// cannot be done yet, it is tried again later: containers reach each other meanwhile.
     fn open_outside(&self, now: &mut InForce) {
         let cell = now.desired.places.cell.as_ref();
-        let wanted = cell.and_then(|cell| outside_of(cell, &now.desired.access));
-        if now.outside.as_ref() == Some(&wanted) {
+        let settings = cell.and_then(|cell| outside_of(cell, &now.desired.access));
+        let wanted = Taken::This(settings.clone());
+        if now.outside == wanted {
             return;
         }
-        if let Err(e) = self.doors.set_outside(wanted.clone()) {
+        if let Err(e) = self.doors.set_outside(settings) {
             warn!("cannot take the traffic of the outside from the kernel yet: {e}");
         }
-        now.outside = Some(wanted);
+        now.outside = wanted;
     }
 
     /// Returns when every worker has begun a new batch or sleeps, so that none works with what

@@ -73,7 +73,7 @@ impl<'g> Run<'g> {
             return self.open(headers, from, trace);
         }
         let translation = self.flows.translation(flow, hit.forward);
-        if let Some(translation) = &translation {
+        if let Some(translation) = translation {
             self.check_view(&headers.key, from, translation)?;
         }
         self.track(hit, headers);
@@ -87,17 +87,16 @@ impl<'g> Run<'g> {
         &self,
         key: &FlowKey,
         from: Via,
-        translation: &Translation,
+        translation: Translation,
     ) -> Result<(), DropReason> {
         let shown = match translation.side {
             Side::Source => key.source,
             Side::Destination => key.destination,
         };
         match (from, shown == self.cell.underlay) {
-            (Via::Host, true) => Ok(()),
             (Via::Host, false) => Err(DropReason::PolicyDenied),
-            (_, false) => Ok(()),
-            (_, true) => Err(DropReason::SpoofedSource),
+            (Via::Container(_) | Via::Tunnel(_), true) => Err(DropReason::SpoofedSource),
+            _ => Ok(()),
         }
     }
 

@@ -95,7 +95,7 @@ fn leave(topology: &Topology, cell: &Cell, key: &FlowKey) -> Result<Route, DropR
             port: key.destination_port,
         });
         return match service {
-            Some(service) if topology.is_service(&service) => Ok(Route::Through(Via::Host)),
+            Some(service) if topology.is_service(service) => Ok(Route::Through(Via::Host)),
             _ => Err(DropReason::HostDenied),
         };
     }

@@ -249,7 +249,7 @@ impl Topology {
     }
 
     /// Whether containers may use this port of the cell.
-    pub fn is_service(&self, service: &HostService) -> bool {
+    pub fn is_service(&self, service: HostService) -> bool {
         self.outside.as_ref().is_some_and(|outside| outside.is_service(service))
     }
 

@@ -90,8 +90,8 @@ impl OutsideView {
         self.local.contains(&address)
     }
 
-    pub(super) fn is_service(&self, service: &HostService) -> bool {
-        self.services.contains(service)
+    pub(super) fn is_service(&self, service: HostService) -> bool {
+        self.services.contains(&service)
     }
 
     /// Whether conversations with this destination leave under the cell's address; none when they

@@ -99,8 +99,14 @@ impl LinkCell {
         for address in peers {
             doors.push(Door::peer(&outside, address, own));
         }
-        let _namespaces = [inside, outside, containers];
-        Self { shared, workers, doors, generation: 0, patience: PATIENCE, _namespaces }
+        Self {
+            shared,
+            workers,
+            doors,
+            generation: 0,
+            patience: PATIENCE,
+            _namespaces: [inside, outside, containers],
+        }
     }
 
     /// Plays a row, without the conversations of those before. What a row that fails leaves

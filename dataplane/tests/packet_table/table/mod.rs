@@ -81,6 +81,13 @@ pub(crate) struct Leaving {
     pub offload: Offload,
 }
 
+/// As it is, without a tunnel.
+impl From<Packet> for Leaving {
+    fn from(packet: Packet) -> Self {
+        Self { bytes: packet.ip_bytes(), offload: packet.offload }
+    }
+}
+
 /// An ICMP error: type, code, next-hop MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer(pub u8, pub u8, pub u16);
@@ -186,8 +193,7 @@ impl Row {
 
     /// A packet leaves by this door as that one.
     pub(crate) fn translates(self, packet: Packet, door: Via, into: Packet) -> Self {
-        let leaving = Leaving { bytes: into.ip_bytes(), offload: into.offload };
-        self.becomes(packet, Outcome::Forward(door, vec![leaving]))
+        self.becomes(packet, Outcome::Forward(door, vec![into.into()]))
     }
 
     /// A packet ends here.
