@@ -1,7 +1,7 @@
 //! System calls that have no safe interface, or none without an allocation a call.
 #![expect(
     unsafe_code,
-    reason = "recvmmsg(2), sendmsg(2) with UDP_SEGMENT, setsockopt(2), sched_setscheduler(2)"
+    reason = "recvmmsg(2), sendmsg(2) with UDP_SEGMENT, setsockopt(2), sched_setattr(2)"
 )]
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -9,6 +9,7 @@ use std::mem::{self, MaybeUninit};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::time::Duration;
 
 use libc::{c_int, c_uint, c_void};
 
@@ -224,13 +225,32 @@ fn set<T>(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: &T) -> io:
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Makes the calling thread a batch thread (`SCHED_BATCH`): a packet that it hands to a sleeping
-/// receiver does not cost it the processor in the middle of a batch.
-pub(crate) fn schedule_as_batch() -> io::Result<()> {
-    // SAFETY: sched_param is plain data; the call reads it, and 0 is the calling thread.
-    let result = unsafe {
-        let parameters: libc::sched_param = mem::zeroed();
-        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters)
+/// Schedules the calling thread by this policy (`SCHED_OTHER` or `SCHED_BATCH`), with a slice of its
+/// own or, if that is zero, the kernel's. Kernels before 6.12 know no slices and leave it out. Its
+/// nice value stays.
+pub(crate) fn schedule(policy: c_int, slice: Duration) -> io::Result<()> {
+    // SAFETY: getpriority takes no pointer, and 0 is the calling thread. It fails for none that
+    // is there.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: policy as u32,
+        sched_flags: 0,
+        sched_nice: nice,
+        sched_priority: 0,
+        sched_runtime: slice.as_nanos() as u64,
+        sched_deadline: 0,
+        sched_period: 0,
     };
+    // SAFETY: the call reads the attributes, whose size they say; 0 is the calling thread.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The policy by which the calling thread is scheduled.
+#[cfg(test)]
+pub(crate) fn scheduling_policy() -> io::Result<c_int> {
+    // SAFETY: the call takes no pointer, and 0 is the calling thread.
+    let policy = unsafe { libc::sched_getscheduler(0) };
+    if policy < 0 { Err(io::Error::last_os_error()) } else { Ok(policy) }
 }

@@ -13,9 +13,9 @@ pub struct WorkerConfig {
     pub cores: Option<Cores>,
     /// How long a worker looks for more work before it sleeps, in microseconds.
     pub spin_us: u32,
-    /// Whether to ask for `SCHED_BATCH`, without which waking a receiver takes the processor away
-    /// from the worker in the middle of a batch.
-    pub batch_scheduling: bool,
+    /// Whether a worker tells the kernel how to schedule it: promptly for single packets, in
+    /// batches for bulk transfers.
+    pub scheduling: bool,
     /// Whether to leave out TCP acknowledgments that a later one in the same batch supersedes.
     pub merge_acks: bool,
 }
@@ -23,6 +23,6 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         let count = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { count, cores: None, spin_us: 50, batch_scheduling: true, merge_acks: true }
+        Self { count, cores: None, spin_us: 50, scheduling: true, merge_acks: true }
     }
 }

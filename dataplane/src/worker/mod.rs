@@ -11,6 +11,7 @@ mod cores;
 mod outgoing;
 mod ready;
 mod run;
+mod scheduling;
 mod spin;
 
 use std::collections::BTreeMap;

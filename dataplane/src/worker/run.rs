@@ -15,11 +15,12 @@ use sarcenet_dataplane_api::{DropReason, PortId};
 use super::acks::AckFilter;
 use super::outgoing::Outgoing;
 use super::ready::Ready;
+use super::scheduling::Scheduling;
 use super::spin::Spin;
 use super::{Command, Order, Statistics, WorkerConfig, cores, reader_of};
 use crate::link::container::ContainerLink;
 use crate::link::uplink::Uplink;
-use crate::link::{Received, Report, Scratch, sys};
+use crate::link::{Received, Report, Scratch};
 use crate::memory::Pages;
 use crate::packet::{Batch, Verdict, Via};
 use crate::pipeline::{Counters, Pipeline, Shared};
@@ -122,27 +123,25 @@ impl Worker {
             // It could when that was checked; the control group has changed since.
             tracing::warn!("pinning a worker to processor {cpu}: {error}; it runs anywhere");
         }
-        if self.config.batch_scheduling
-            && let Err(error) = sys::schedule_as_batch()
-        {
-            tracing::warn!("SCHED_BATCH for a worker: {error}; bulk transfers will be slower");
-        }
         if let Err(error) = self.scratch.open_ring() {
             tracing::info!("no io_uring ({error}): packets are written one by one");
         }
         let budget = Duration::from_micros(u64::from(self.config.spin_us));
-        let mut spin = Spin::new(budget, Instant::now());
+        let now = Instant::now();
+        let mut spin = Spin::new(budget, now);
+        let mut scheduling = Scheduling::new(self.config.scheduling, now);
         let mut events = Events::with_capacity(256);
         let mut rounds = 0_u32;
         while self.obey() {
             if !self.ready.is_empty() {
-                self.round();
+                let (packets, bytes) = self.round();
                 rounds = rounds.wrapping_add(1);
                 if rounds.is_multiple_of(POLL_EVERY) {
                     self.look(&mut events, Some(Duration::ZERO));
                 }
                 let now = Instant::now();
                 spin.worked(now);
+                scheduling.carried(packets, bytes, now);
                 self.sweep(now);
                 continue;
             }
@@ -178,10 +177,11 @@ impl Worker {
         }
     }
 
-    /// Carries one batch.
-    fn round(&mut self) {
+    /// Carries one batch. Returns its packets and bytes.
+    fn round(&mut self) -> (usize, u64) {
         self.receive();
         let packets = self.batch.len();
+        let bytes = self.batch.packets().iter().map(|packet| packet.len() as u64).sum();
         if packets > 0 {
             let now_ns = self.started.elapsed().as_nanos() as u64;
             self.pipeline.process(&mut self.batch, now_ns);
@@ -197,6 +197,7 @@ impl Worker {
             n => counters.answered(n.into()),
         }
         self.report.take(|reason, n| counters.dropped(reason, u64::from(n)));
+        (packets, bytes)
     }
 
     /// Reads the links that are ready, in turn, until the batch is full.
