@@ -1,9 +1,8 @@
 //! Connection tracking: which state a conversation is in, which packets belong to it, and how
 //! long it may be silent.
 //!
-//! This is the looser half of what the kernel does (`net/netfilter/nf_conntrack_proto_tcp.c`):
-//! flags and directions are followed, sequence numbers are not. Whoever can forge a reset inside
-//! a conversation is one of its two ends, because sources are checked before.
+//! This is the half of what the kernel does (`net/netfilter/nf_conntrack_proto_tcp.c`) that follows
+//! flags and directions. The other half, sequence numbers, is in `window`.
 
 use sarcenet_dataplane_api::FlowState;
 
@@ -30,11 +29,17 @@ pub(super) const UDP: u8 = 17;
 pub enum Admission {
     /// It belongs to the conversation.
     Continue,
+    /// It may pass, but its receiver may not take it: the conversation stays as it is.
+    Aside,
+    /// It answers a SYN that passed aside: the conversation begins again with it.
+    Anew,
     /// A new connection between the same ends after the last one finished: remove the flow and
     /// decide the packet as the first of a new one.
     Reopen,
     /// It cannot be part of the conversation and opens none.
     Invalid,
+    /// Its sequence numbers lie where those of the conversation cannot be.
+    OutOfWindow,
 }
 
 /// Whether these TCP flags make sense together, by the kernel's list (`tcp_valid_flags`).
@@ -149,6 +154,11 @@ impl Status {
         self.0 & (Self::LIVE | Self::REMOVED) == Self::LIVE
     }
 
+    /// Whether it is in the table and the other side has sent nothing.
+    pub(super) const fn waits(self) -> bool {
+        self.is_live() && !self.replied()
+    }
+
     /// Whether every bit has a meaning; not so in a file that something else has written.
     pub(super) const fn is_valid(self) -> bool {
         self.0 & Self::STATE <= FlowState::Closed as u8
@@ -172,6 +182,12 @@ impl Status {
 
     const fn with_state(self, state: FlowState) -> Self {
         Self(self.0 & !Self::STATE | state as u8)
+    }
+
+    /// The status of a connection whose beginner has sent a new SYN, now answered.
+    pub(super) const fn renewed(self) -> Self {
+        Self(self.0 & !(Self::FIN_FORWARD | Self::FIN_REVERSE) | Self::REPLIED)
+            .with_state(FlowState::SynReceived)
     }
 
     /// The status after one more packet. `tcp_flags` is none for other protocols.
