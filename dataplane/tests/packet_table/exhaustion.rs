@@ -21,6 +21,7 @@ fn a_full_flow_table() {
     let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
     let mut cell = TestCell::new(&world, 64);
     let shared = cell.shared();
+    shared.flows.set_half_open_limit(u32::MAX);
     let reader = shared.flows.pin();
     let mut syns = (1000..).map(|port| with_source_port(tcp(A, B, 8080, SYN), port)).take(20_000);
     let full = syns.by_ref().find(|syn| cell.carry([syn])[0] != Verdict::Forward(B.door));
