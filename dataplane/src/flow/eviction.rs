@@ -3,10 +3,10 @@
 
 use std::cmp::Reverse;
 
-use sarcenet_dataplane_api::FlowState;
+use sarcenet_dataplane_api::{FlowState, Timeouts};
 
 use super::Flow;
-use super::tracking::Timeouts;
+use super::tracking::limit;
 use crate::table::{hash_pair, prefetch};
 
 /// Flows looked at together.
@@ -45,7 +45,7 @@ impl Worth {
 
 /// Whether a flow was silent for longer than its state allows.
 pub(super) fn is_expired(flow: &Flow, now: u32, timeouts: &Timeouts) -> bool {
-    flow.status().is_live() && flow.idle(now) > timeouts.limit(flow.key().protocol, flow.state())
+    flow.status().is_live() && flow.idle(now) > limit(timeouts, flow.key().protocol, flow.state())
 }
 
 /// Chooses a flow to go among `places` places, at most 64 of which are looked at, at random: a

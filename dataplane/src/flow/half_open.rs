@@ -14,10 +14,6 @@ use super::store::Store;
 use super::{Flow, InsertError, eviction};
 use crate::packet::Via;
 
-/// Part of the table's capacity that the unanswered flows of one container may take, unless
-/// something else is set: a quarter.
-const DEFAULT_SHARE: usize = 4;
-
 /// Unanswered flows of every container, by its port.
 pub(super) struct HalfOpen {
     counts: Box<[AtomicU32]>,
@@ -25,11 +21,11 @@ pub(super) struct HalfOpen {
 }
 
 impl HalfOpen {
-    pub(super) fn new(capacity: usize) -> Self {
-        let limit = u32::try_from(capacity / DEFAULT_SHARE).unwrap_or(u32::MAX).max(1);
+    /// Without a limit yet.
+    pub(super) fn new() -> Self {
         Self {
             counts: (0..=u16::MAX).map(|_| AtomicU32::default()).collect(),
-            limit: AtomicU32::new(limit),
+            limit: AtomicU32::new(u32::MAX),
         }
     }
 

@@ -17,5 +17,5 @@ mod window;
 pub use entry::Flow;
 pub use key::FlowKey;
 pub use table::{FlowTable, FlowTableError, Hit, InsertError, NewFlow};
-pub use tracking::{Admission, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, Timeouts, tcp_flags_valid};
+pub use tracking::{Admission, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, tcp_flags_valid};
 pub use window::Segment;

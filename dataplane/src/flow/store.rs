@@ -8,11 +8,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use crossbeam_epoch::{self as epoch, Guard};
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
+use sarcenet_dataplane_api::Timeouts;
 
 use super::eviction::{self, Worth};
 use super::half_open::HalfOpen;
 use super::slab::Slab;
-use super::tracking::{TCP, Timeouts};
+use super::tracking::TCP;
 use super::translated::Translated;
 use super::window::Windows;
 use super::{Flow, FlowKey, Hit, InsertError, NewFlow};
@@ -75,7 +76,7 @@ impl Store {
             slab,
             index,
             translated: Translated::default(),
-            half_open: HalfOpen::new(capacity),
+            half_open: HalfOpen::new(),
             capacity,
             used: CachePadded::default(),
             created: CachePadded::default(),

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_epoch::{self as epoch, Guard};
-use sarcenet_dataplane_api::{FlowInfo, FlowState, FlowTableStatus, RuleId};
+use sarcenet_dataplane_api::{FlowInfo, FlowState, FlowTableStatus, RuleId, Timeouts, Tracking};
 
 use super::eviction;
 use super::slab::Slab;
 use super::store::{self, Store, places};
-use super::tracking::Timeouts;
 use super::window::{self, Segment};
 use super::{Admission, Flow, FlowKey};
 use crate::memory::Pages;
@@ -275,6 +274,14 @@ impl FlowTable {
         self.store.half_open.set_limit(per_container);
     }
 
+    /// Sets how conversations are followed: their timeouts from the next sweep on.
+    pub fn set_tracking(&self, tracking: &Tracking) {
+        self.set_timeouts(tracking.timeouts);
+        let share = self.store.capacity / 100 * usize::from(tracking.half_open_percent)
+            + self.store.capacity % 100 * usize::from(tracking.half_open_percent) / 100;
+        self.set_half_open_limit(u32::try_from(share).unwrap_or(u32::MAX));
+    }
+
     /// Sets how long flows may be silent, from the next sweep on.
     pub fn set_timeouts(&self, timeouts: Timeouts) {
         *self.store.timeouts.write() = timeouts;
@@ -327,6 +334,7 @@ impl FlowTable {
             created: store.created.load(Relaxed),
             expired: store.expired.load(Relaxed),
             evicted: store.evicted.load(Relaxed),
+            replaced: store.replaced.load(Relaxed),
         }
     }
 }

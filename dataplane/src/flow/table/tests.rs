@@ -159,9 +159,9 @@ fn timeouts_can_be_set() {
     let table = FlowTable::new(100).unwrap();
     let guard = table.pin();
     table.insert(&new_flow(1, UDP), 0, &guard).unwrap();
-    table.set_timeouts(Timeouts { udp_new: 3000, ..Timeouts::default() });
+    table.set_timeouts(Timeouts { udp_new: 300, ..Timeouts::default() });
     assert_eq!(table.sweep(3000, 100), 0);
-    table.set_timeouts(Timeouts { udp_new: 10, ..Timeouts::default() });
+    table.set_timeouts(Timeouts { udp_new: 1, ..Timeouts::default() });
     assert_eq!((table.sweep(10, 100), table.sweep(11, 100)), (0, 1));
 }
 

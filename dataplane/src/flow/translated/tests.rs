@@ -56,7 +56,6 @@ fn range(first: u16, last: u16) -> PortRange {
 fn table(capacity: usize, first: u16, last: u16) -> FlowTable {
     let table = FlowTable::new(capacity).unwrap();
     assert_eq!(table.set_cell(CELL, Some(range(first, last))), 0);
-    table.set_half_open_limit(u32::MAX);
     table
 }
 
@@ -337,7 +336,6 @@ fn both_views_outlive_the_table_in_their_file() {
     let ports: HashMap<u16, u16> = {
         let (table, _) = FlowTable::open(&path, 1000).unwrap();
         table.set_cell(CELL, Some(range(61_000, 61_999)));
-        table.set_half_open_limit(u32::MAX);
         let guard = table.pin();
         insert(&table, &destination(3, 50_000, 80), &guard);
         (0..300)
