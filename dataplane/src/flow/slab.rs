@@ -151,7 +151,9 @@ impl Slab {
     #[inline]
     pub(super) fn windows(&self, place: u32) -> Option<Windows<'_>> {
         let at = place as usize * window::WORDS;
-        self.windows.get(at..at + window::WORDS).map(Windows)
+        let words = self.windows.get(at..at + window::WORDS)?;
+        let (sides, _) = words.as_chunks();
+        sides.first_chunk().map(Windows)
     }
 
     /// The place of a flow; none when it lies in another slab.

@@ -197,7 +197,7 @@ impl FlowTable {
     /// Notes that packets of a conversation are carried: state, sequence numbers, counters, time.
     /// `admission` is what [`FlowTable::admits`] said, [`Admission::Continue`] for the first packet.
     /// `now` is in tenths of a second since the dataplane started.
-    #[inline]
+    #[inline(always)]
     pub fn track(
         &self,
         hit: &Hit<'_>,

@@ -52,15 +52,17 @@ pub struct Segment {
 }
 
 impl Segment {
+    #[inline]
     const fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
 
+    #[inline]
     const fn end(&self) -> u32 {
         self.sequence.wrapping_add(self.length)
     }
 
-    /// The scale in the form of [`Side::pending_scale`] and [`Scales`].
+    /// The scale plus one, as [`Side`] and [`Scales`] have it.
     fn scale_code(&self) -> u8 {
         self.scale.map_or(0, |scale| scale.min(MAX_SCALE)) + 1
     }
@@ -79,93 +81,128 @@ pub(super) enum Place {
     Outside,
 }
 
-/// What is known of one side.
+/// What is known of one side, in the two words that it is kept in. Taken apart only where it is
+/// looked at: this is done for every segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Side {
-    /// Sequence number behind the last byte that it has sent.
-    end: u32,
-    /// Highest sequence number of the other side that it has acknowledged.
-    acked: u32,
-    /// Largest window that it has offered, in bytes.
-    window: u32,
-    /// Number behind a SYN of it that was let pass inside the connection.
-    pending: u32,
-    /// The window scale of that SYN, plus one; 0 when there is none.
-    pending_scale: u8,
-    /// Whether anything but `pending` is known.
-    seen: bool,
-    /// Whether it has acknowledged what was seen of the other side.
-    confirms: bool,
+    /// `end << 32 | acked`: the sequence number behind the last byte that it has sent, and the
+    /// highest one of the other side that it has acknowledged.
+    numbers: u64,
+    /// `pending << 32 | window | pending scale << 4 | flags`: the number behind a SYN of it that was
+    /// let pass inside the connection and that SYN's window scale plus one, 0 when there is none;
+    /// the largest window that it has offered, in bytes, a multiple of 256.
+    rest: u64,
 }
 
 impl Side {
+    /// Anything but the pending SYN is known.
     const SEEN: u64 = 1;
+    /// It has acknowledged what was seen of the other side.
     const CONFIRMS: u64 = 2;
+    const WINDOW: u64 = 0xffff_ff00;
+    const PENDING: u64 = !0 << 32 | 0xf0;
 
-    /// In two words: `end << 32 | acked`, and
-    /// `pending << 32 | window / 256 << 8 | pending scale << 4 | flags`.
-    fn load(words: &[AtomicU64]) -> Self {
-        let [first, second] = [0, 1].map(|i| words.get(i).map_or(0, |word| word.load(Relaxed)));
-        Self {
-            end: (first >> 32) as u32,
-            acked: first as u32,
-            window: second as u32 & !0xff,
-            pending: (second >> 32) as u32,
-            pending_scale: (second >> 4 & 0xf) as u8,
-            seen: second & Self::SEEN != 0,
-            confirms: second & Self::CONFIRMS != 0,
+    #[inline]
+    fn load(words: &[AtomicU64; 2]) -> Self {
+        Self { numbers: words[0].load(Relaxed), rest: words[1].load(Relaxed) }
+    }
+
+    /// Stores what differs from `before`, so that workers do not fight over the cache line.
+    #[inline]
+    fn store(self, before: Self, words: &[AtomicU64; 2]) {
+        if self.numbers != before.numbers {
+            words[0].store(self.numbers, Relaxed);
+        }
+        if self.rest != before.rest {
+            words[1].store(self.rest, Relaxed);
         }
     }
 
-    /// Stores only what is new, so that workers do not fight over the cache line.
-    fn store(&self, words: &[AtomicU64]) {
-        let flags = u64::from(self.seen) * Self::SEEN + u64::from(self.confirms) * Self::CONFIRMS;
-        let window = u64::from(self.window.next_multiple_of(256));
-        let new = [
-            u64::from(self.end) << 32 | u64::from(self.acked),
-            u64::from(self.pending) << 32 | window | u64::from(self.pending_scale) << 4 | flags,
-        ];
-        for (word, new) in words.iter().zip(new) {
-            if word.load(Relaxed) != new {
-                word.store(new, Relaxed);
-            }
-        }
+    /// A side of which nothing but its last sequence number is known.
+    const fn sent(end: u32) -> Self {
+        Self { numbers: (end as u64) << 32, rest: Self::SEEN }
+    }
+
+    const fn end(self) -> u32 {
+        (self.numbers >> 32) as u32
+    }
+
+    const fn acked(self) -> u32 {
+        self.numbers as u32
+    }
+
+    const fn seen(self) -> bool {
+        self.rest & Self::SEEN != 0
+    }
+
+    const fn confirms(self) -> bool {
+        self.rest & Self::CONFIRMS != 0
+    }
+
+    const fn pending(self) -> u32 {
+        (self.rest >> 32) as u32
+    }
+
+    const fn pending_scale(self) -> u8 {
+        (self.rest >> 4 & 0xf) as u8
+    }
+
+    /// Forgets all but the pending SYN.
+    const fn forgotten(self) -> Self {
+        Self { numbers: 0, rest: self.rest & Self::PENDING }
+    }
+
+    const fn with_pending(self, pending: u32, scale: u8) -> Self {
+        let rest = self.rest & !Self::PENDING | (pending as u64) << 32 | (scale as u64) << 4;
+        Self { rest, ..self }
+    }
+
+    const fn confirming(self) -> Self {
+        Self { rest: self.rest | Self::CONFIRMS, ..self }
     }
 
     /// How far from here what the other side sends may be.
-    const fn reach(&self) -> u32 {
-        self.window + SLACK
+    #[inline]
+    const fn reach(self) -> u32 {
+        (self.rest & Self::WINDOW) as u32 + SLACK
     }
 
     /// Takes in what a segment of this side says.
-    fn advance(&mut self, segment: &Segment, window: u32) {
-        if !self.seen || after(segment.end(), self.end) {
-            self.end = segment.end();
+    #[inline]
+    fn advanced(self, segment: &Segment, window: u32) -> Self {
+        let new_end = !self.seen() || after(segment.end(), self.end());
+        let end = if new_end { segment.end() } else { self.end() };
+        let new_acked = segment.has(TCP_ACK)
+            && (!self.confirms() || after(segment.acknowledgment, self.acked()));
+        let acked = if new_acked { segment.acknowledgment } else { self.acked() };
+        let window = u64::from(window).next_multiple_of(256).max(self.rest & Self::WINDOW);
+        Self {
+            numbers: u64::from(end) << 32 | u64::from(acked),
+            rest: self.rest & !Self::WINDOW | window | Self::SEEN,
         }
-        if segment.has(TCP_ACK) && (!self.confirms || after(segment.acknowledgment, self.acked)) {
-            self.acked = segment.acknowledgment;
-        }
-        self.window = self.window.max(window);
-        self.seen = true;
     }
 
     /// Whether a segment of this side that begins and ends there is within `reach`.
-    const fn covers(&self, segment: &Segment, reach: u32) -> bool {
-        ahead(segment.sequence, self.end) <= reach as i32
-            && ahead(segment.end(), self.end) >= -(reach as i32)
+    #[inline]
+    const fn covers(self, segment: &Segment, reach: u32) -> bool {
+        ahead(segment.sequence, self.end()) <= reach as i32
+            && ahead(segment.end(), self.end()) >= -(reach as i32)
     }
 
     /// Whether `acknowledgment` is near what this side has sent.
-    const fn is_acknowledged_by(&self, acknowledgment: u32, reach: u32) -> bool {
-        ahead(acknowledgment, self.end).unsigned_abs() <= reach
+    #[inline]
+    const fn is_acknowledged_by(self, acknowledgment: u32, reach: u32) -> bool {
+        ahead(acknowledgment, self.end()).unsigned_abs() <= reach
     }
 }
 
 /// By how much `a` is ahead of `b` (RFC 9293 section 3.4: modulo 2^32).
+#[inline]
 const fn ahead(a: u32, b: u32) -> i32 {
     a.wrapping_sub(b) as i32
 }
 
+#[inline]
 const fn after(a: u32, b: u32) -> bool {
     ahead(a, b) > 0
 }
@@ -179,6 +216,7 @@ impl Scales {
     const NONE: Self = Self(0x11);
 
     /// The window in bytes that a segment offers.
+    #[inline]
     const fn window(self, forward: bool, segment: &Segment) -> u32 {
         let window = segment.window as u32;
         if segment.has(TCP_SYN) {
@@ -205,20 +243,20 @@ impl Scales {
 
 /// The words of a flow's two sides, the beginner's first. Those of a side are written by the one
 /// worker that its packets come to, and read by both.
-pub(super) struct Windows<'t>(pub(super) &'t [AtomicU64]);
+pub(super) struct Windows<'t>(pub(super) &'t [[AtomicU64; 2]; 2]);
 
 /// Words of a flow.
 pub(super) const WORDS: usize = 4;
 
 impl Windows<'_> {
-    fn halves(&self, forward: bool) -> (&[AtomicU64], &[AtomicU64]) {
-        let (beginner, other) = self.0.split_at(self.0.len() / 2);
-        if forward { (beginner, other) } else { (other, beginner) }
+    #[inline]
+    fn halves(&self, forward: bool) -> (&[AtomicU64; 2], &[AtomicU64; 2]) {
+        (&self.0[usize::from(!forward)], &self.0[usize::from(forward)])
     }
 
     /// Forgets everything: for a new flow.
     pub(super) fn clear(&self) {
-        for word in self.0 {
+        for word in self.0.as_flattened() {
             word.store(0, Relaxed);
         }
     }
@@ -229,22 +267,22 @@ impl Windows<'_> {
         let (own, other) = self.halves(forward);
         let (sender, receiver) = (Side::load(own), Side::load(other));
         if segment.has(TCP_SYN) {
-            return place_of_syn(state, forward, segment, &sender, &receiver);
+            return place_of_syn(state, forward, segment, sender, receiver);
         }
-        if !(sender.seen && receiver.seen && receiver.confirms) {
-            return place_of_early(state, segment, &sender, &receiver);
+        if !(sender.seen() && receiver.seen() && receiver.confirms()) {
+            return place_of_early(state, segment, sender, receiver);
         }
         if !sender.covers(segment, receiver.reach()) {
             return Place::Outside;
         }
         if segment.has(TCP_RST) {
             // Between what the receiver has acknowledged and what it can have got.
-            let taken =
-                !after(receiver.acked, segment.sequence) && !after(segment.sequence, sender.end);
+            let taken = !after(receiver.acked(), segment.sequence)
+                && !after(segment.sequence, sender.end());
             return if taken { Place::Inside } else { Place::Aside };
         }
         let acknowledges = !segment.has(TCP_ACK)
-            || !sender.confirms
+            || !sender.confirms()
             || receiver.is_acknowledged_by(segment.acknowledgment, sender.reach());
         if acknowledges { Place::Inside } else { Place::Outside }
     }
@@ -260,7 +298,8 @@ impl Windows<'_> {
     ) -> Scales {
         use FlowState::{New, SynReceived, SynSent};
         let (own, other) = self.halves(forward);
-        let (mut sender, receiver) = (Side::load(own), Side::load(other));
+        let (before, receiver) = (Side::load(own), Side::load(other));
+        let mut sender = before;
         // A reset's window and acknowledgment say nothing. What comes back to a SYN may be about
         // an older connection (RFC 9293 section 3.5.1).
         if segment.has(TCP_RST) || state == SynSent && !forward && !segment.has(TCP_SYN) {
@@ -268,25 +307,25 @@ impl Windows<'_> {
         }
         let opens = segment.has(TCP_SYN)
             && matches!(state, New | SynSent)
-            && (!segment.has(TCP_ACK) || !sender.seen);
+            && (!segment.has(TCP_ACK) || !sender.seen());
         if segment.has(TCP_SYN) && !opens && state != SynReceived {
             return scales;
         }
         if opens {
             sender = Side::default();
-        } else if sender.seen && !receiver.confirms && !sender.covers(segment, receiver.reach()) {
-            sender = Side {
-                pending: sender.pending,
-                pending_scale: sender.pending_scale,
-                ..Side::default()
-            };
+        } else if sender.seen() && !receiver.confirms() && !sender.covers(segment, receiver.reach())
+        {
+            sender = sender.forgotten();
         }
         let scales = if opens { scales.after(forward, segment) } else { scales };
-        sender.advance(segment, scales.window(forward, segment));
-        sender.confirms |= segment.has(TCP_ACK)
-            && receiver.seen
-            && receiver.is_acknowledged_by(segment.acknowledgment, sender.reach());
-        sender.store(own);
+        sender = sender.advanced(segment, scales.window(forward, segment));
+        if segment.has(TCP_ACK)
+            && receiver.seen()
+            && receiver.is_acknowledged_by(segment.acknowledgment, sender.reach())
+        {
+            sender = sender.confirming();
+        }
+        sender.store(before, own);
         scales
     }
 
@@ -294,39 +333,34 @@ impl Windows<'_> {
     pub(super) fn note_aside(&self, forward: bool, segment: &Segment) {
         if segment.has(TCP_SYN) && !segment.has(TCP_ACK) {
             let (own, _) = self.halves(forward);
-            let mut sender = Side::load(own);
-            sender.pending = segment.end();
-            sender.pending_scale = segment.scale_code();
-            sender.store(own);
+            let before = Side::load(own);
+            before.with_pending(segment.end(), segment.scale_code()).store(before, own);
         }
     }
 
     /// Begins anew with the SYN that was let pass, and `segment`, which answers it.
     pub(super) fn renew(&self, forward: bool, segment: &Segment) -> Scales {
         let (own, other) = self.halves(forward);
-        let before = Side::load(other);
-        let asked = Side { end: before.pending, seen: true, ..Side::default() };
+        let asked = Side::load(other);
         // The other side's worker waits for this very answer.
-        asked.store(other);
-        let scales = Scales(0).with(!forward, before.pending_scale).after(forward, segment);
-        let mut sender = Side::default();
-        sender.advance(segment, scales.window(forward, segment));
-        sender.confirms = true;
-        sender.store(own);
+        Side::sent(asked.pending()).store(asked, other);
+        let scales = Scales(0).with(!forward, asked.pending_scale()).after(forward, segment);
+        let sender = Side::default().advanced(segment, scales.window(forward, segment));
+        sender.confirming().store(Side::load(own), own);
         scales
     }
 
     /// Whether `segment` is the answer to a SYN that was let pass inside the connection.
     pub(super) fn renews(&self, forward: bool, segment: &Segment) -> bool {
         let (_, other) = self.halves(forward);
-        answers_pending(segment, &Side::load(other))
+        answers_pending(segment, Side::load(other))
     }
 }
 
-const fn answers_pending(segment: &Segment, receiver: &Side) -> bool {
+const fn answers_pending(segment: &Segment, receiver: Side) -> bool {
     segment.flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
-        && receiver.pending_scale != 0
-        && segment.acknowledgment == receiver.pending
+        && receiver.pending_scale() != 0
+        && segment.acknowledgment == receiver.pending()
 }
 
 /// Where a SYN or SYN-ACK lies.
@@ -335,46 +369,47 @@ fn place_of_syn(
     state: FlowState,
     forward: bool,
     segment: &Segment,
-    sender: &Side,
-    receiver: &Side,
+    sender: Side,
+    receiver: Side,
 ) -> Place {
     use FlowState::{New, SynReceived, SynSent};
     if !segment.has(TCP_ACK) {
         // Again in an open connection, or from an end that has forgotten it.
         let opens = matches!(state, New | SynSent)
-            || state == SynReceived && sender.seen && segment.end() == sender.end;
+            || state == SynReceived && sender.seen() && segment.end() == sender.end();
         return if opens { Place::Inside } else { Place::Aside };
     }
     if answers_pending(segment, receiver) {
         return Place::Anew;
     }
-    if state == New || !receiver.seen {
+    if state == New || !receiver.seen() {
         return Place::Inside;
     }
     if state == SynSent {
         // An answer to another SYN is reset by who gets it. One with data may be acknowledged in
         // part (RFC 7413 section 4.2).
-        let answers = (-(SLACK as i32)..=0).contains(&ahead(segment.acknowledgment, receiver.end));
+        let answers =
+            (-(SLACK as i32)..=0).contains(&ahead(segment.acknowledgment, receiver.end()));
         return if answers && !forward { Place::Inside } else { Place::Aside };
     }
-    let known = sender.seen && receiver.confirms;
+    let known = sender.seen() && receiver.confirms();
     if known && !sender.covers(segment, receiver.reach()) { Place::Outside } else { Place::Inside }
 }
 
 /// Where a segment lies before both sides are known.
 #[cold]
-fn place_of_early(state: FlowState, segment: &Segment, sender: &Side, receiver: &Side) -> Place {
+fn place_of_early(state: FlowState, segment: &Segment, sender: Side, receiver: Side) -> Place {
     if state != FlowState::SynSent || !segment.has(TCP_RST) {
         return Place::Inside;
     }
-    if sender.seen {
+    if sender.seen() {
         // The beginner's answer to what is about an older connection.
-        return if segment.sequence == sender.end { Place::Inside } else { Place::Aside };
+        return if segment.sequence == sender.end() { Place::Inside } else { Place::Aside };
     }
     // A refusal acknowledges the SYN (RFC 9293 section 3.10.7.3).
     let refuses = segment.has(TCP_ACK)
-        && (-(SLACK as i32)..=0).contains(&ahead(segment.acknowledgment, receiver.end));
-    if refuses || !receiver.seen { Place::Inside } else { Place::Outside }
+        && (-(SLACK as i32)..=0).contains(&ahead(segment.acknowledgment, receiver.end()));
+    if refuses || !receiver.seen() { Place::Inside } else { Place::Outside }
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl<'g> Run<'g> {
     pub(super) fn open(
         &mut self,
         headers: &Headers,
-        segment: Option<&Segment>,
+        segment: Option<Segment>,
         from: Via,
         trace: Option<u16>,
     ) -> Result<Out, DropReason> {
@@ -108,7 +108,7 @@ impl<'g> Run<'g> {
         if hit.created {
             self.record_admitted(from, to, headers.tag, &inner, rule, log);
         }
-        self.track(&hit, Admission::Continue, headers, segment);
+        self.track(&hit, Admission::Continue, headers, segment.as_ref());
         let translation = self.flows.translation(hit.flow, true);
         Ok(Out { to, tag: headers.tag, translation })
     }

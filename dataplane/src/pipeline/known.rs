@@ -47,7 +47,6 @@ impl<'g> Run<'g> {
             hit
         };
         let segment = segment(batch.head(i), headers);
-        let segment = segment.as_ref();
         let Some(hit) = hit else {
             self.trace.step(trace, || TraceStep::FlowMiss { stale: false });
             return self.open(headers, segment, from, trace);
@@ -61,7 +60,7 @@ impl<'g> Run<'g> {
         if !enters_by(hit, from) {
             return self.enter_elsewhere(headers, segment, from, hit, trace);
         }
-        let admission = self.flows.admits(hit, segment);
+        let admission = self.flows.admits(hit, segment.as_ref());
         match admission {
             Admission::Continue | Admission::Aside | Admission::Anew => {}
             Admission::Reopen => {
@@ -81,7 +80,7 @@ impl<'g> Run<'g> {
         if let Some(translation) = &translation {
             self.check_view(&headers.key, from, translation)?;
         }
-        self.track(hit, admission, headers, segment);
+        self.track(hit, admission, headers, segment.as_ref());
         Ok(Out { to: exit(hit), tag: headers.tag, translation })
     }
 
@@ -113,7 +112,7 @@ impl<'g> Run<'g> {
     fn enter_elsewhere(
         &mut self,
         headers: &Headers,
-        segment: Option<&Segment>,
+        segment: Option<Segment>,
         from: Via,
         hit: &Hit<'g>,
         trace: Option<u16>,
@@ -124,7 +123,7 @@ impl<'g> Run<'g> {
     }
 
     /// Accounts for a packet in its conversation.
-    #[inline]
+    #[inline(always)]
     pub(super) fn track(
         &mut self,
         hit: &Hit<'g>,

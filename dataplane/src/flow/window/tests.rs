@@ -56,7 +56,10 @@ const REV: bool = false;
 
 impl Talk {
     fn new() -> Self {
-        let table = FlowTable::new(16).unwrap();
+        Self::begun_in(FlowTable::new(16).unwrap())
+    }
+
+    fn begun_in(table: FlowTable) -> Self {
         let new = NewFlow {
             key: KEY,
             from: Via::Container(PortId(1)),
@@ -91,7 +94,11 @@ impl Talk {
         let guard = self.table.pin();
         let flow = self.table.lookup(&KEY, &guard).unwrap().flow;
         let words = self.table.store.windows(flow).unwrap().0;
-        (words.iter().map(|word| word.load(Relaxed)).collect(), flow.scales(), flow.state())
+        (
+            words.as_flattened().iter().map(|word| word.load(Relaxed)).collect(),
+            flow.scales(),
+            flow.state(),
+        )
     }
 
     /// It does not pass, and nothing is known of it afterwards.
@@ -108,15 +115,22 @@ const STARTS: [[u32; 2]; 3] = [[1000, 9_000_000], [u32::MAX - 1, 0x7fff_ffff], [
 /// An established connection, and the next sequence number of each side.
 fn established(starts: [u32; 2], scale: Option<u8>) -> (Talk, [u32; 2]) {
     let talk = Talk::new();
-    let [a, b] = starts;
-    let with_scale = |segment: Segment| Segment { scale, ..segment };
-    talk.passes(FWD, with_scale(segment(SYN, a, 0, 0)), SynSent);
-    let [a, b1] = [a.wrapping_add(1), b.wrapping_add(1)];
-    talk.passes(REV, with_scale(segment(SYN | ACK, b, a, 0)), SynReceived);
-    talk.passes(FWD, segment(ACK, a, b1, 0), Established);
-    // The first window that is scaled.
-    talk.passes(REV, segment(ACK, b1, a, 0), Established);
-    (talk, [a, b1])
+    let next = talk.open(starts, scale);
+    (talk, next)
+}
+
+impl Talk {
+    /// Opens the connection. Returns the next sequence number of each side.
+    fn open(&self, [a, b]: [u32; 2], scale: Option<u8>) -> [u32; 2] {
+        let with_scale = |segment: Segment| Segment { scale, ..segment };
+        self.passes(FWD, with_scale(segment(SYN, a, 0, 0)), SynSent);
+        let [a, b1] = [a.wrapping_add(1), b.wrapping_add(1)];
+        self.passes(REV, with_scale(segment(SYN | ACK, b, a, 0)), SynReceived);
+        self.passes(FWD, segment(ACK, a, b1, 0), Established);
+        // The first window that is scaled.
+        self.passes(REV, segment(ACK, b1, a, 0), Established);
+        [a, b1]
+    }
 }
 
 #[test]
@@ -321,6 +335,26 @@ fn one_taken_up_is_held_to_nothing_until_both_sides_were_seen() {
     talk.passes(REV, segment(ACK, 50_000_000, 900_000_100, 10), Established);
 }
 
+/// From the table's file: the scales are known, the numbers are not.
+#[test]
+fn one_that_outlives_its_dataplane_keeps_its_scales() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("flows");
+    {
+        let talk = Talk::begun_in(FlowTable::open(&path, 16).unwrap().0);
+        talk.open([5000, 6000], Some(7));
+    }
+    let talk = Talk { table: FlowTable::open(&path, 16).unwrap().0 };
+    assert_eq!(talk.known(), (vec![0; WORDS], Scales(0x88), Established));
+    let (a, b) = (700_000_000, 800_000_000);
+    talk.passes(REV, segment(ACK, b, a, 100), Established);
+    talk.passes(FWD, segment(ACK, a, b + 100, 100), Established);
+    talk.passes(REV, segment(ACK, b + 100, a + 100, 0), Established);
+    talk.passes(FWD, segment(ACK, a + 128_000, b + 100, 0), Established);
+    talk.stays_outside(FWD, segment(ACK, a + 500_000, b + 100, 0));
+    talk.stays_outside(REV, segment(RST, b - 500_000, 0, 0));
+}
+
 #[test]
 fn a_forged_segment_does_not_lead_one_that_is_taken_up_astray() {
     let talk = Talk::new();
@@ -337,19 +371,21 @@ fn a_forged_segment_does_not_lead_one_that_is_taken_up_astray() {
 #[test]
 fn two_words_hold_a_side() {
     let words = [AtomicU64::new(0), AtomicU64::new(0)];
-    assert_eq!(Side::load(&words), Side::default());
-    let side = Side {
-        end: u32::MAX,
-        acked: 1 << 31,
-        window: u32::from(u16::MAX) << MAX_SCALE,
-        pending: 0xdead_beef,
-        pending_scale: 15,
-        seen: true,
-        confirms: false,
-    };
-    side.store(&words);
-    let rounded = side.window.next_multiple_of(256);
-    assert_eq!(Side::load(&words), Side { window: rounded, ..side });
+    let nothing = Side::load(&words);
+    assert!(!nothing.seen() && !nothing.confirms() && nothing.pending_scale() == 0);
+    let largest = u32::from(u16::MAX) << MAX_SCALE;
+    let side = nothing
+        .with_pending(0xdead_beef, 15)
+        .advanced(&segment(ACK, u32::MAX, 1 << 31, 0), largest);
+    side.store(nothing, &words);
+    let side = Side::load(&words);
+    assert_eq!((side.end(), side.acked()), (u32::MAX, 1 << 31));
+    assert_eq!((side.pending(), side.pending_scale()), (0xdead_beef, 15));
+    assert_eq!(side.reach(), largest.next_multiple_of(256) + SLACK);
+    assert!(side.seen() && !side.confirms() && side.confirming().confirms());
+    let forgotten = side.confirming().forgotten();
+    assert!(!forgotten.seen() && !forgotten.confirms());
+    assert_eq!((forgotten.pending(), forgotten.reach()), (0xdead_beef, SLACK));
 }
 
 /// One direction of a bulk transfer, as a sender and a receiver with that window drive it over a
