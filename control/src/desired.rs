@@ -160,6 +160,7 @@ impl Desired {
                 host: host.is_some(),
                 outside: network.outside.as_ref().map(|spec| outside(here, spec)),
                 logging: network.outside.as_ref().map_or_else(Logging::default, |o| o.logging),
+                tracking: network.tracking,
             },
             host: host.cloned(),
             peers: peers.collect(),

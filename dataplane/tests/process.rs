@@ -19,7 +19,7 @@ use nix::{
 };
 use sarcenet_dataplane_api::{
     Attach, Cell, Container, Logging, PortId, PortRange, Protocol, Revoke, Role, Rule, RuleId,
-    RuleKey, TraceFilter, Update, UplinkMode,
+    RuleKey, TraceFilter, Tracking, Update, UplinkMode,
     client::{Client, Snapshot},
 };
 use sarcenet_tun::TunDevice;
@@ -107,6 +107,7 @@ fn cell() -> Cell {
         host: false,
         outside: None,
         logging: Logging::default(),
+        tracking: Tracking::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use sarcenet_dataplane::wire::tunnel::vtep_mac;
 use sarcenet_dataplane::worker::{UplinkSettings, WorkerConfig, Workers};
 use sarcenet_dataplane_api::{
     Attach, Cell, Container, DropReason, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule,
-    RuleId, RuleKey, UplinkMode,
+    RuleId, RuleKey, Tracking, UplinkMode,
 };
 use support::namespace::Namespace;
 use support::{attach, traffic};
@@ -75,6 +75,7 @@ impl Engine {
             host: false,
             outside: None,
             logging: Logging::default(),
+            tracking: Tracking::default(),
         };
         let other = 1 - number;
         let peer = Peer {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use sarcenet_dataplane_api::client::{Client, Snapshot};
-use sarcenet_dataplane_api::{Cell, Logging, Revoke, Role};
+use sarcenet_dataplane_api::{Cell, Logging, Revoke, Role, Tracking};
 use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, UplinkMode, World, eventually, tcp};
 
 /// How long anything may take.
@@ -93,6 +93,7 @@ impl Stranger {
             host: false,
             outside: None,
             logging: Logging::default(),
+            tracking: Tracking::default(),
         };
         client.snapshot(&Snapshot { cell: Some((other, None)), ..Snapshot::default() })?;
         let links = client.status()?.links;

@@ -11,6 +11,7 @@ mod mistake;
 mod outside;
 mod read;
 mod reader;
+mod tracking;
 mod tree;
 
 use std::net::Ipv4Addr;
@@ -18,7 +19,7 @@ use std::path::Path;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy};
-use sarcenet_dataplane_api::{Revoke, UplinkMode};
+use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};
@@ -59,6 +60,8 @@ pub struct Network {
     /// Security groups, in the order of the file. None when the file says nothing of them: then the
     /// rules hold that runtimes pass with containers.
     pub security_groups: Option<Vec<SecurityGroup>>,
+    /// How conversations are followed.
+    pub tracking: Tracking,
 }
 
 /// One cell.

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
-use sarcenet_dataplane_api::{PortRange, Revoke, UplinkMode};
+use sarcenet_dataplane_api::{PortRange, Revoke, Tracking, UplinkMode};
 
 use super::groups::GroupParts;
 use super::outside::OutsideSpec;
@@ -26,6 +26,7 @@ pub(super) struct Parts {
     pub(super) uplink: Option<UplinkMode>,
     pub(super) outside: Option<At<OutsideSpec>>,
     pub(super) security_groups: Option<Vec<At<GroupParts>>>,
+    pub(super) tracking: Tracking,
 }
 
 #[derive(Debug)]
@@ -92,6 +93,7 @@ fn assemble(parts: Parts) -> Option<Network> {
         security_groups: parts
             .security_groups
             .map(|groups| groups.into_iter().map(|group| group.value.group).collect()),
+        tracking: parts.tracking,
     })
 }
 
@@ -109,6 +111,8 @@ impl Reader {
             "uplink",
             "outside",
             "security_groups",
+            "timeouts",
+            "half_open_percent",
         ];
         let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
@@ -140,6 +144,7 @@ impl Reader {
             security_groups: top
                 .take("security_groups")
                 .map(|node| self.each(Some(node), "security_groups", Self::security_group)),
+            tracking: self.tracking(top.take("timeouts"), top.take("half_open_percent")),
         }
     }
 

@@ -1,5 +1,7 @@
 //! A table of files and what is said about them.
 
+use sarcenet_dataplane_api::Timeouts;
+
 use super::*;
 
 mod outside;
@@ -318,5 +320,36 @@ proptest::proptest! {
         let at = cut.min(lines[line].len());
         lines[line].insert_str(at, &junk);
         let _ = Network::parse(&lines.join("\n"));
+    }
+}
+
+#[test]
+fn timeouts_and_half_open_conversations() {
+    assert_eq!(Network::parse(GOOD).unwrap().tracking, Tracking::default());
+    let text = format!(
+        "{GOOD}timeouts: {{tcp_established: 432000, udp_new: 5}}\nhalf_open_percent: 100\n"
+    );
+    let tracking = Network::parse(&text).unwrap().tracking;
+    let timeouts = Timeouts { tcp_established: 432_000, udp_new: 5, ..Timeouts::default() };
+    assert_eq!(tracking, Tracking { timeouts, half_open_percent: 100 });
+
+    let line = GOOD.lines().count() + 1;
+    for (text, mistake) in [
+        ("timeouts: {udp_new: 0}", "1:21: udp_new 0 is not in 1 to 2592000 (seconds of silence)"),
+        (
+            "timeouts: {icmp: 2592001}",
+            "1:18: icmp 2592001 is not in 1 to 2592000 (seconds of silence)",
+        ),
+        ("timeouts: {icmp: 5s}", "1:18: icmp is text; it must be a number in 1 to 2592000"),
+        ("timeouts: {udp_nwe: 5}", "1:12: timeouts has no key `udp_nwe`; did you mean `udp_new`?"),
+        (
+            "half_open_percent: 0",
+            "1:20: half_open_percent 0 is not in 1 to 100 (part of the flow table for one \
+             container's unanswered conversations)",
+        ),
+    ] {
+        let mistakes = Network::parse(&format!("{GOOD}{text}\n")).unwrap_err();
+        let shown: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, [mistake.replacen('1', &line.to_string(), 1)]);
     }
 }

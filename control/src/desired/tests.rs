@@ -175,7 +175,8 @@ fn without_a_way_out_there_are_no_settings() {
 
 #[test]
 fn the_way_out_is_that_of_the_file_and_this_cell() {
-    let desired = desired(&format!("{FILE}{OUTSIDE}"), None, &[]);
+    let desired = desired(&format!("{FILE}{OUTSIDE}timeouts: {{icmp: 7}}\n"), None, &[]);
+    assert_eq!(desired.cell.tracking.timeouts.icmp, 7);
     let service =
         |address: [u8; 4], protocol, port| HostService { address: address.into(), protocol, port };
     let expected = Outside {

@@ -86,6 +86,12 @@ drop_reasons! {
     UnrelatedIcmp = "unrelated_icmp",
     /// A TCP packet or reply that belongs to no known conversation and opens none.
     Untracked = "untracked",
+    /// A TCP segment of a known connection whose sequence numbers lie where the connection's cannot
+    /// be: a forged reset or blind injection, more often than not.
+    OutOfWindow = "out_of_window",
+    /// The container has as many conversations that nobody has answered as it may, and none of them
+    /// could make way.
+    HalfOpenLimit = "half_open_limit",
     /// The flow table is full and nothing in it could go.
     FlowTableFull = "flow_table_full",
     /// No buffer was free.

@@ -18,6 +18,7 @@ mod events;
 mod messages;
 mod observe;
 mod outside;
+mod tracking;
 pub mod transport;
 
 pub use drop_reason::DropReason;
@@ -34,7 +35,8 @@ pub use outside::{
     ConnectionLimit, EgressRule, EgressSet, HostService, Logging, MAX_EGRESS_RULES, MAX_LISTED,
     MAX_MAPPINGS, Mapping, Outside, Rate, SetId, Settings, Traffic,
 };
+pub use tracking::{MAX_TIMEOUT, Timeouts, Tracking};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;

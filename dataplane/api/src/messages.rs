@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::events::Event;
 use crate::observe::{FlowInfo, PortInfo, Status, TraceFilter, Walk};
 use crate::outside::{EgressSet, Logging, Outside, SetId, Settings};
+use crate::tracking::Tracking;
 
 /// One container's port on this cell. Chosen by the controller, stable over restarts of either
 /// side, small (an index, below 65,536).
@@ -96,6 +97,8 @@ pub struct Cell {
     pub outside: Option<Outside>,
     /// What is recorded as events.
     pub logging: Logging,
+    /// How conversations are followed.
+    pub tracking: Tracking,
 }
 
 /// Another cell.

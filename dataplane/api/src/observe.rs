@@ -67,6 +67,8 @@ pub struct FlowTableStatus {
     pub expired: u64,
     /// Flows that had to go early to make room.
     pub evicted: u64,
+    /// Flows that nobody had answered and that made way for others of the same container.
+    pub replaced: u64,
 }
 
 /// One door of the dataplane.

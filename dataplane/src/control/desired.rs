@@ -138,6 +138,9 @@ fn check_cell(cell: &Cell) -> Result<(), Invalid> {
     if cell.mtu < MIN_MTU {
         return wrong(format!("MTU {} is below the {MIN_MTU} bytes that IPv4 needs", cell.mtu));
     }
+    if let Some(what) = cell.tracking.mistake() {
+        return wrong(what);
+    }
     match cell.outside.as_ref().and_then(|outside| access::mistake_in_outside(cell, outside)) {
         Some(what) => wrong(what),
         None => Ok(()),

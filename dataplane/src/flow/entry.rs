@@ -8,6 +8,7 @@ use sarcenet_dataplane_api::{FlowInfo, FlowState, PortId, RuleId};
 use std::net::SocketAddrV4;
 
 use super::tracking::{Admission, Status};
+use super::window::Scales;
 use super::{FlowKey, NewFlow};
 use crate::nat::{Nat, Side, outer_view};
 use crate::packet::Via;
@@ -31,6 +32,8 @@ pub struct Flow {
     last_seen: AtomicU32,
     tag: AtomicU16,
     status: AtomicU8,
+    /// See [`Scales`].
+    scales: AtomicU8,
     /// For each direction `bytes << 10 | packets`: one store counts both.
     volume: [AtomicU64; 2],
     /// The packets' bits that do not fit there.
@@ -159,18 +162,17 @@ impl Flow {
         self.generation.store(generation, Release);
     }
 
-    /// Whether a packet may be carried as part of this conversation. `tcp_flags` is none for
-    /// other protocols.
+    /// Whether a packet may be carried as part of this conversation, by its flags. `tcp_flags` is
+    /// none for other protocols.
     #[inline]
-    pub fn admits(&self, forward: bool, tcp_flags: Option<u8>) -> Admission {
+    pub(super) fn admits(&self, forward: bool, tcp_flags: Option<u8>) -> Admission {
         self.status().admits(forward, tcp_flags)
     }
 
-    /// Notes that packets of this conversation were carried: state, counters, time. `now` is in
-    /// tenths of a second since the dataplane started. Counters go round after 2^42 packets and
-    /// 2^54 bytes.
+    /// Counts packets of this conversation that are carried. `now` is in tenths of a second since
+    /// the dataplane started. Counters go round after 2^42 packets and 2^54 bytes.
     #[inline]
-    pub fn track(&self, forward: bool, tcp_flags: Option<u8>, packets: u32, bytes: u32, now: u32) {
+    pub(super) fn count(&self, forward: bool, packets: u32, bytes: u32, now: u32) {
         // Stores only what is new, so that two workers do not fight over the cache line.
         if self.last_seen.load(Relaxed) != now {
             self.last_seen.store(now, Relaxed);
@@ -185,20 +187,48 @@ impl Flow {
             let high = self.packets_high[side].load(Relaxed);
             self.packets_high[side].store(high.wrapping_add(carry), Relaxed);
         }
+    }
+
+    /// Follows the state of this conversation over one more packet. Returns whether that was the
+    /// first answer of the other side while the flow is in the table.
+    #[inline]
+    pub(super) fn advance(&self, forward: bool, tcp_flags: Option<u8>) -> bool {
+        self.change(|status| status.after(forward, tcp_flags))
+    }
+
+    /// Begins a connection anew with an answered SYN. Returns as [`Flow::advance`].
+    pub(super) fn renew(&self) -> bool {
+        self.change(Status::renewed)
+    }
+
+    #[inline]
+    fn change(&self, next: impl Fn(Status) -> Status) -> bool {
         let mut status = self.status();
         loop {
-            let next = status.after(forward, tcp_flags);
+            let next = next(status);
             if next == status {
-                return;
+                return false;
             }
             match self.status.compare_exchange_weak(status.0, next.0, Relaxed, Relaxed) {
-                Ok(_) => return,
+                Ok(_) => return status.waits() && !next.waits(),
                 Err(seen) => status = Status(seen),
             }
         }
     }
 
-    /// Everything about it, for people. `now` as in [`Flow::track`]; `cell` is the address of the
+    /// The window scales of a TCP connection.
+    #[inline]
+    pub(super) fn scales(&self) -> Scales {
+        Scales(self.scales.load(Relaxed))
+    }
+
+    /// Stores the window scales of a TCP connection.
+    #[inline]
+    pub(super) fn set_scales(&self, scales: Scales) {
+        self.scales.store(scales.0, Relaxed);
+    }
+
+    /// Everything about it, for people. `now` as in [`Flow::count`]; `cell` is the address of the
     /// outer view.
     pub(super) fn info(&self, now: u32, cell: Ipv4Addr) -> FlowInfo {
         let key = self.key();
@@ -250,15 +280,17 @@ impl Flow {
             self.packets_high[side].store(0, Relaxed);
         }
         self.last_seen.store(now, Relaxed);
+        self.set_scales(Scales::default());
         self.decide(new.tag, new.rule, new.generation);
         // Last: an entry is in use only when all of it is written, also for the next dataplane
         // if this one is killed right here.
         self.status.store(Status::FRESH.0, Release);
     }
 
-    /// Marks it as taken out of the table; stays so until the entry is filled again.
-    pub(super) fn mark_removed(&self) {
-        self.status.fetch_or(Status::REMOVED, AcqRel);
+    /// Marks it as taken out of the table; stays so until the entry is filled again. Returns
+    /// whether it still waited for an answer.
+    pub(super) fn mark_removed(&self) -> bool {
+        Status(self.status.fetch_or(Status::REMOVED, AcqRel)).waits()
     }
 
     /// Takes over an entry that the dataplane before has left: as if its last packet came just

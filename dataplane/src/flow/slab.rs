@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use nix::fcntl::{FallocateFlags, fallocate};
 use parking_lot::Mutex;
 
+use super::window::{self, Windows};
 use super::{Flow, FlowTableError};
 use crate::memory::Memory;
 use crate::table::prefetch;
@@ -17,6 +18,9 @@ use crate::table::prefetch;
 /// The array of flows, in memory of this process or in a file that outlives it.
 pub(super) struct Slab {
     flows: Memory<Flow>,
+    /// Sequence numbers of each flow, if it is a TCP connection: see [`window`]. They do not
+    /// outlive the process.
+    windows: Memory<AtomicU64>,
     /// See [`word`].
     header: Memory<AtomicU64>,
     file: Option<File>,
@@ -58,7 +62,8 @@ const CHUNK: usize = 4096;
 impl Slab {
     pub(super) fn anonymous(places: usize) -> io::Result<Self> {
         let header = Memory::anonymous(word::COUNT)?;
-        Ok(Self::new(Memory::anonymous(places)?, header, None, places))
+        let windows = Memory::anonymous(places * window::WORDS)?;
+        Ok(Self::new(Memory::anonymous(places)?, windows, header, None, places))
     }
 
     /// Opens or makes the file. One of another layout or size, or of anything else, starts empty.
@@ -103,16 +108,19 @@ impl Slab {
         let backed = used.next_multiple_of(CHUNK).min(places);
         reserve(&file, HEADER_BYTES, (backed * size_of::<Flow>()) as u64)
             .map_err(failed("reserve"))?;
-        Ok(Self::new(flows, header, Some(file), backed))
+        let windows =
+            Memory::anonymous(places * window::WORDS).map_err(failed("find memory for"))?;
+        Ok(Self::new(flows, windows, header, Some(file), backed))
     }
 
     fn new(
         flows: Memory<Flow>,
+        windows: Memory<AtomicU64>,
         header: Memory<AtomicU64>,
         file: Option<File>,
         backed: usize,
     ) -> Self {
-        Self { flows, header, file, free: Mutex::new(Free { places: Vec::new(), backed }) }
+        Self { flows, windows, header, file, free: Mutex::new(Free { places: Vec::new(), backed }) }
     }
 
     /// Lets go of the file, so that it can be opened again even while readers hold the memory.
@@ -128,11 +136,24 @@ impl Slab {
         self.flows.get(place as usize)
     }
 
+    /// Asks for the cache line of a flow, and for that of its sequence numbers if it is `tcp`.
     #[inline]
-    pub(super) fn prefetch(&self, place: u32) {
+    pub(super) fn prefetch(&self, place: u32, tcp: bool) {
         if let Some(flow) = self.flows.get(place as usize) {
             prefetch(flow);
         }
+        if tcp && let Some(word) = self.windows.get(place as usize * window::WORDS) {
+            prefetch(word);
+        }
+    }
+
+    /// The sequence numbers of the flow at a place.
+    #[inline]
+    pub(super) fn windows(&self, place: u32) -> Option<Windows<'_>> {
+        let at = place as usize * window::WORDS;
+        let words = self.windows.get(at..at + window::WORDS)?;
+        let (sides, _) = words.as_chunks();
+        sides.first_chunk().map(Windows)
     }
 
     /// The place of a flow; none when it lies in another slab.

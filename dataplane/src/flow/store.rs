@@ -8,14 +8,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use crossbeam_epoch::{self as epoch, Guard};
 use crossbeam_utils::CachePadded;
 use parking_lot::{Mutex, RwLock};
+use sarcenet_dataplane_api::Timeouts;
 
 use super::eviction::{self, Worth};
+use super::half_open::HalfOpen;
 use super::slab::Slab;
-use super::tracking::Timeouts;
+use super::tracking::TCP;
 use super::translated::Translated;
+use super::window::Windows;
 use super::{Flow, FlowKey, Hit, InsertError, NewFlow};
 use crate::memory::Pages;
 use crate::nat::Nat;
+use crate::packet::Via;
 use crate::table::Index;
 
 /// All that lives on while somebody may look at a flow.
@@ -24,12 +28,16 @@ pub(super) struct Store {
     pub(super) index: Index,
     /// What is known of flows with NAT.
     pub(super) translated: Translated,
+    /// How many flows of each container wait for an answer.
+    pub(super) half_open: HalfOpen,
     pub(super) capacity: usize,
     /// Flows now. Reserved before a flow is made, so it never exceeds the capacity.
     pub(super) used: CachePadded<AtomicUsize>,
     pub(super) created: CachePadded<AtomicU64>,
     pub(super) expired: AtomicU64,
     pub(super) evicted: AtomicU64,
+    /// Unanswered flows that made way for others of the same container.
+    pub(super) replaced: AtomicU64,
     /// Where the next sweep goes on.
     pub(super) sweep_at: CachePadded<AtomicUsize>,
     /// When flows expire.
@@ -68,11 +76,13 @@ impl Store {
             slab,
             index,
             translated: Translated::default(),
+            half_open: HalfOpen::new(),
             capacity,
             used: CachePadded::default(),
             created: CachePadded::default(),
             expired: AtomicU64::default(),
             evicted: AtomicU64::default(),
+            replaced: AtomicU64::default(),
             sweep_at: CachePadded::default(),
             timeouts: RwLock::default(),
             limbo: CachePadded::new(Mutex::new(Vec::with_capacity(LIMBO))),
@@ -134,7 +144,7 @@ impl Store {
         for (i, (&hash, guess)) in hashes.iter().zip(&mut guesses).enumerate() {
             *guess = self.index.guess(hash);
             if let Some(place) = *guess {
-                self.slab.prefetch(place);
+                self.slab.prefetch(place, keys[i].protocol == TCP);
             } else {
                 self.index.prefetch_second(hash);
                 missing |= 1 << i;
@@ -145,7 +155,7 @@ impl Store {
             missing &= missing - 1;
             guesses[i] = self.index.guess_second(hashes[i]);
             if let Some(place) = guesses[i] {
-                self.slab.prefetch(place);
+                self.slab.prefetch(place, keys[i].protocol == TCP);
             }
         }
         for (i, (key, hit)) in keys.iter().zip(hits).enumerate() {
@@ -156,6 +166,12 @@ impl Store {
                 })
             });
         }
+    }
+
+    /// The sequence numbers of a flow.
+    #[inline]
+    pub(super) fn windows(&self, flow: &Flow) -> Option<Windows<'_>> {
+        self.slab.windows(self.slab.place(flow)?)
     }
 
     /// Makes a flow unless the conversation is there.
@@ -184,9 +200,9 @@ impl Store {
         if let Some(hit) = self.find(&new.key, hash, guard) {
             return Ok(hit);
         }
-        let place = self.reserve(hash, now, guard)?;
+        let place = self.reserve(new.from, hash, now, guard)?;
         let Some(flow) = self.slab.get(place) else { return Err(InsertError::Full) };
-        flow.fill(new, 0, now);
+        self.fill(flow, place, new, 0, now);
         if self.publish(hash, place, now, guard) {
             self.created.fetch_add(1, Relaxed);
             Ok(Hit { flow, forward: true, created: true })
@@ -196,13 +212,25 @@ impl Store {
         }
     }
 
-    /// A place for one more flow, which is counted as used.
+    /// Writes a new flow into a place that was reserved for it.
+    pub(super) fn fill(&self, flow: &Flow, place: u32, new: &NewFlow, chosen: u16, now: u32) {
+        if new.key.protocol == TCP
+            && let Some(windows) = self.slab.windows(place)
+        {
+            windows.clear();
+        }
+        flow.fill(new, chosen, now);
+    }
+
+    /// A place for one more flow from this door, which is counted as used and unanswered.
     pub(super) fn reserve(
         self: &Arc<Self>,
+        from: Via,
         hash: u64,
         now: u32,
         guard: &Guard,
     ) -> Result<u32, InsertError> {
+        self.charge_half_open(from, hash, now, guard)?;
         let mut taken = None;
         let full = self.used.fetch_add(1, Relaxed) >= self.capacity;
         if !full || self.evict_sample(hash, now, guard) {
@@ -210,6 +238,7 @@ impl Store {
         }
         if taken.is_none() {
             self.used.fetch_sub(1, Relaxed);
+            self.half_open.discharge(from);
             // Removed places may only wait for the epoch to go on.
             guard.flush();
         }
@@ -277,7 +306,9 @@ impl Store {
 
     /// The end of a flow that the index does not lead to any more.
     pub(super) fn end(self: &Arc<Self>, flow: &Flow, place: u32, guard: &Guard) {
-        flow.mark_removed();
+        if flow.mark_removed() {
+            self.half_open.discharge(flow.from());
+        }
         self.used.fetch_sub(1, Relaxed);
         self.retire(place, guard);
     }
@@ -308,6 +339,11 @@ impl Store {
             let fits = used < self.capacity && flow.adopt();
             if fits && self.adopt_views(flow, &key, place, &guard) {
                 self.used.store(used + 1, Relaxed);
+                if flow.status().waits()
+                    && let Some(count) = self.half_open.count(flow.from())
+                {
+                    count.fetch_add(1, Relaxed);
+                }
             } else {
                 flow.mark_removed();
                 free.push(place);

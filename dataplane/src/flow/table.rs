@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_epoch::{self as epoch, Guard};
-use sarcenet_dataplane_api::{FlowInfo, FlowTableStatus, RuleId};
+use sarcenet_dataplane_api::{FlowInfo, FlowState, FlowTableStatus, RuleId, Timeouts, Tracking};
 
 use super::eviction;
 use super::slab::Slab;
 use super::store::{self, Store, places};
-use super::tracking::Timeouts;
-use super::{Flow, FlowKey};
+use super::window::{self, Segment};
+use super::{Admission, Flow, FlowKey};
 use crate::memory::Pages;
 use crate::nat::Nat;
 use crate::packet::Via;
@@ -53,6 +53,10 @@ pub enum InsertError {
     /// The table is full and nothing in it could go.
     #[error("the flow table is full and none of the flows looked at could go")]
     Full,
+    /// Its container has as many conversations that nobody has answered as it may, and none of
+    /// those looked at could go.
+    #[error("the container has too many conversations that nobody has answered")]
+    HalfOpen,
     /// No translation of it is free: every port of the cell that was tried is in use towards the
     /// same endpoint, the container has as many conversations as it may, the cell has no address
     /// or ports for it, or another conversation is in the way.
@@ -165,6 +169,79 @@ impl FlowTable {
         self.store.insert(new, now, guard)
     }
 
+    /// Whether a packet may be carried as part of a conversation. `segment` is none for other
+    /// protocols than TCP.
+    #[inline]
+    pub fn admits(&self, hit: &Hit<'_>, segment: Option<&Segment>) -> Admission {
+        let Some(segment) = segment else { return Admission::Continue };
+        let (flow, forward) = (hit.flow, hit.forward);
+        let admission = flow.admits(forward, Some(segment.flags));
+        let Some(windows) = self.store.windows(flow) else { return admission };
+        match admission {
+            Admission::Continue => match windows.place(flow.state(), forward, segment) {
+                window::Place::Inside => Admission::Continue,
+                window::Place::Aside => Admission::Aside,
+                window::Place::Anew => Admission::Anew,
+                window::Place::Outside => Admission::OutOfWindow,
+            },
+            // An end that has closed may have forgotten the connection since.
+            Admission::Invalid
+                if flow.state() == FlowState::FinWait && windows.renews(forward, segment) =>
+            {
+                Admission::Anew
+            }
+            other => other,
+        }
+    }
+
+    /// Notes that packets of a conversation are carried: state, sequence numbers, counters, time.
+    /// `admission` is what [`FlowTable::admits`] said, [`Admission::Continue`] for the first packet.
+    /// `now` is in tenths of a second since the dataplane started.
+    #[inline(always)]
+    pub fn track(
+        &self,
+        hit: &Hit<'_>,
+        admission: Admission,
+        segment: Option<&Segment>,
+        packets: u32,
+        bytes: u32,
+        now: u32,
+    ) {
+        let (flow, forward) = (hit.flow, hit.forward);
+        flow.count(forward, packets, bytes, now);
+        let answered = match segment {
+            None => flow.advance(forward, None),
+            Some(segment) => self.follow(flow, forward, admission, segment),
+        };
+        if answered {
+            self.store.half_open.discharge(flow.from());
+        }
+    }
+
+    /// Follows a TCP connection over one more segment. Returns whether it was the first answer.
+    #[inline]
+    fn follow(&self, flow: &Flow, forward: bool, admission: Admission, segment: &Segment) -> bool {
+        let Some(windows) = self.store.windows(flow) else { return false };
+        match admission {
+            Admission::Aside => {
+                windows.note_aside(forward, segment);
+                false
+            }
+            Admission::Anew => {
+                flow.set_scales(windows.renew(forward, segment));
+                flow.renew()
+            }
+            _ => {
+                let before = flow.scales();
+                let scales = windows.note(flow.state(), forward, segment, before);
+                if scales != before {
+                    flow.set_scales(scales);
+                }
+                flow.advance(forward, Some(segment.flags))
+            }
+        }
+    }
+
     /// Takes a flow out; without effect when it is out already.
     pub fn remove(&self, flow: &Flow, guard: &Guard) {
         self.store.remove(flow, guard);
@@ -189,6 +266,20 @@ impl FlowTable {
             .count();
         store.expired.fetch_add(removed as u64, Relaxed);
         removed
+    }
+
+    /// Sets how many conversations that nobody has answered a container may have, at least one.
+    /// One that has more keeps them.
+    pub fn set_half_open_limit(&self, per_container: u32) {
+        self.store.half_open.set_limit(per_container);
+    }
+
+    /// Sets how conversations are followed: their timeouts from the next sweep on.
+    pub fn set_tracking(&self, tracking: &Tracking) {
+        self.set_timeouts(tracking.timeouts);
+        let share = self.store.capacity / 100 * usize::from(tracking.half_open_percent)
+            + self.store.capacity % 100 * usize::from(tracking.half_open_percent) / 100;
+        self.set_half_open_limit(u32::try_from(share).unwrap_or(u32::MAX));
     }
 
     /// Sets how long flows may be silent, from the next sweep on.
@@ -243,6 +334,7 @@ impl FlowTable {
             created: store.created.load(Relaxed),
             expired: store.expired.load(Relaxed),
             evicted: store.evicted.load(Relaxed),
+            replaced: store.replaced.load(Relaxed),
         }
     }
 }

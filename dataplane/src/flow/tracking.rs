@@ -1,11 +1,10 @@
 //! Connection tracking: which state a conversation is in, which packets belong to it, and how
 //! long it may be silent.
 //!
-//! This is the looser half of what the kernel does (`net/netfilter/nf_conntrack_proto_tcp.c`):
-//! flags and directions are followed, sequence numbers are not. Whoever can forge a reset inside
-//! a conversation is one of its two ends, because sources are checked before.
+//! This is the half of what the kernel does (`net/netfilter/nf_conntrack_proto_tcp.c`) that follows
+//! flags and directions. The other half, sequence numbers, is in `window`.
 
-use sarcenet_dataplane_api::FlowState;
+use sarcenet_dataplane_api::{FlowState, Timeouts};
 
 /// TCP flag: no more data from the sender.
 pub const TCP_FIN: u8 = 0x01;
@@ -30,11 +29,17 @@ pub(super) const UDP: u8 = 17;
 pub enum Admission {
     /// It belongs to the conversation.
     Continue,
+    /// It may pass, but its receiver may not take it: the conversation stays as it is.
+    Aside,
+    /// It answers a SYN that passed aside: the conversation begins again with it.
+    Anew,
     /// A new connection between the same ends after the last one finished: remove the flow and
     /// decide the packet as the first of a new one.
     Reopen,
     /// It cannot be part of the conversation and opens none.
     Invalid,
+    /// Its sequence numbers lie where those of the conversation cannot be.
+    OutOfWindow,
 }
 
 /// Whether these TCP flags make sense together, by the kernel's list (`tcp_valid_flags`).
@@ -52,76 +57,25 @@ pub const fn tcp_flags_valid(flags: u8) -> bool {
     )
 }
 
-/// How long a conversation may be silent before it is forgotten, in tenths of a second. The
-/// defaults are the kernel's (`nf_conntrack_*_timeout*`) but for the established TCP connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// TCP, picked up in mid-stream and not answered yet.
-    pub tcp_new: u32,
-    /// TCP, SYN seen.
-    pub tcp_syn_sent: u32,
-    /// TCP, SYN and SYN-ACK seen.
-    pub tcp_syn_received: u32,
-    /// TCP, established.
-    pub tcp_established: u32,
-    /// TCP, one end has sent FIN.
-    pub tcp_fin_wait: u32,
-    /// TCP, both ends have sent FIN. For so long no port of the cell is used again towards the
-    /// same endpoint.
-    pub tcp_time_wait: u32,
-    /// TCP, reset seen.
-    pub tcp_closed: u32,
-    /// UDP that was not answered.
-    pub udp_new: u32,
-    /// UDP in both directions.
-    pub udp_stream: u32,
-    /// ICMP echo.
-    pub icmp: u32,
-    /// Other protocols.
-    pub other: u32,
+/// How long one conversation may be silent before it is forgotten, in tenths of a second.
+pub(super) const fn limit(timeouts: &Timeouts, protocol: u8, state: FlowState) -> u32 {
+    let seconds = match (protocol, state) {
+        (TCP, FlowState::New) => timeouts.tcp_new,
+        (TCP, FlowState::SynSent) => timeouts.tcp_syn_sent,
+        (TCP, FlowState::SynReceived) => timeouts.tcp_syn_received,
+        (TCP, FlowState::Established) => timeouts.tcp_established,
+        (TCP, FlowState::FinWait) => timeouts.tcp_fin_wait,
+        (TCP, FlowState::TimeWait) => timeouts.tcp_time_wait,
+        (TCP, FlowState::Closed) => timeouts.tcp_closed,
+        (UDP, FlowState::Established) => timeouts.udp_stream,
+        (UDP, _) => timeouts.udp_new,
+        (ICMP, _) => timeouts.icmp,
+        _ => timeouts.other,
+    };
+    seconds.saturating_mul(SECOND)
 }
 
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            tcp_new: 300 * SECOND,
-            tcp_syn_sent: 120 * SECOND,
-            tcp_syn_received: 60 * SECOND,
-            // Not the kernel's 5 days: those keep connections of hosts that died days ago. A live
-            // end that uses keep-alive speaks every 2 hours (RFC 9293 section 3.8.4), so a day of
-            // silence is 11 lost probes.
-            tcp_established: 86_400 * SECOND,
-            tcp_fin_wait: 120 * SECOND,
-            tcp_time_wait: 120 * SECOND,
-            tcp_closed: 10 * SECOND,
-            udp_new: 30 * SECOND,
-            udp_stream: 120 * SECOND,
-            icmp: 30 * SECOND,
-            other: 600 * SECOND,
-        }
-    }
-}
-
-impl Timeouts {
-    /// The limit for one conversation.
-    pub(super) const fn limit(&self, protocol: u8, state: FlowState) -> u32 {
-        match (protocol, state) {
-            (TCP, FlowState::New) => self.tcp_new,
-            (TCP, FlowState::SynSent) => self.tcp_syn_sent,
-            (TCP, FlowState::SynReceived) => self.tcp_syn_received,
-            (TCP, FlowState::Established) => self.tcp_established,
-            (TCP, FlowState::FinWait) => self.tcp_fin_wait,
-            (TCP, FlowState::TimeWait) => self.tcp_time_wait,
-            (TCP, FlowState::Closed) => self.tcp_closed,
-            (UDP, FlowState::Established) => self.udp_stream,
-            (UDP, _) => self.udp_new,
-            (ICMP, _) => self.icmp,
-            _ => self.other,
-        }
-    }
-}
-
-/// Tenths of a second in a second: the unit of [`Timeouts`] and of every `now`.
+/// Tenths of a second in a second: the unit of every `now`.
 const SECOND: u32 = 10;
 
 /// A flow's state as it lies in its entry: one byte, so that it changes in one step.
@@ -149,6 +103,11 @@ impl Status {
         self.0 & (Self::LIVE | Self::REMOVED) == Self::LIVE
     }
 
+    /// Whether it is in the table and the other side has sent nothing.
+    pub(super) const fn waits(self) -> bool {
+        self.is_live() && !self.replied()
+    }
+
     /// Whether every bit has a meaning; not so in a file that something else has written.
     pub(super) const fn is_valid(self) -> bool {
         self.0 & Self::STATE <= FlowState::Closed as u8
@@ -172,6 +131,12 @@ impl Status {
 
     const fn with_state(self, state: FlowState) -> Self {
         Self(self.0 & !Self::STATE | state as u8)
+    }
+
+    /// The status of a connection whose beginner has sent a new SYN, now answered.
+    pub(super) const fn renewed(self) -> Self {
+        Self(self.0 & !(Self::FIN_FORWARD | Self::FIN_REVERSE) | Self::REPLIED)
+            .with_state(FlowState::SynReceived)
     }
 
     /// The status after one more packet. `tcp_flags` is none for other protocols.

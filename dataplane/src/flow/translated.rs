@@ -229,9 +229,9 @@ impl Store {
         now: u32,
         guard: &'g Guard,
     ) -> Result<Hit<'g>, InsertError> {
-        let place = self.reserve(inner, now, guard)?;
+        let place = self.reserve(new.from, inner, now, guard)?;
         let Some(flow) = self.slab.get(place) else { return Err(InsertError::Full) };
-        flow.fill(new, port, now);
+        self.fill(flow, place, new, port, now);
         if self.publish(outer, place, now, guard) {
             if self.publish(inner, place, now, guard) {
                 self.created.fetch_add(1, Relaxed);

@@ -7,8 +7,8 @@ use super::parse::{Headers, Kind};
 use super::route::{Route, check_source, route};
 use super::{Out, Run};
 use crate::flow::{
-    FlowKey, Hit, InsertError, NewFlow, TCP_ACK as ACK, TCP_FIN as FIN, TCP_RST as RST,
-    TCP_SYN as SYN, tcp_flags_valid,
+    Admission, FlowKey, Hit, InsertError, NewFlow, Segment, TCP_ACK as ACK, TCP_FIN as FIN,
+    TCP_RST as RST, TCP_SYN as SYN, tcp_flags_valid,
 };
 use crate::nat::Nat;
 use crate::packet::Via;
@@ -55,6 +55,7 @@ impl<'g> Run<'g> {
     pub(super) fn open(
         &mut self,
         headers: &Headers,
+        segment: Option<Segment>,
         from: Via,
         trace: Option<u16>,
     ) -> Result<Out, DropReason> {
@@ -99,6 +100,7 @@ impl<'g> Run<'g> {
         };
         let hit = self.flows.insert(&new, self.now, self.guard).map_err(|e| match e {
             InsertError::Full => DropReason::FlowTableFull,
+            InsertError::HalfOpen => DropReason::HalfOpenLimit,
             InsertError::NatExhausted => DropReason::SnatExhausted,
         })?;
         self.changed = true;
@@ -106,7 +108,7 @@ impl<'g> Run<'g> {
         if hit.created {
             self.record_admitted(from, to, headers.tag, &inner, rule, log);
         }
-        self.track(&hit, headers);
+        self.track(&hit, Admission::Continue, headers, segment.as_ref());
         let translation = self.flows.translation(hit.flow, true);
         Ok(Out { to, tag: headers.tag, translation })
     }

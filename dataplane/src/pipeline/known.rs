@@ -7,8 +7,9 @@ use smoltcp::wire::Ipv4Packet;
 
 use super::parse::{Headers, ICMP_HEADER_LEN, parse_quoted};
 use super::route::check_source;
+use super::segment::segment;
 use super::{Out, Run};
-use crate::flow::{Admission, FlowKey, Hit};
+use crate::flow::{Admission, FlowKey, Hit, Segment};
 use crate::nat::{Side, Translation};
 use crate::packet::{Batch, Via};
 
@@ -45,9 +46,10 @@ impl<'g> Run<'g> {
         } else {
             hit
         };
+        let segment = segment(batch.head(i), headers);
         let Some(hit) = hit else {
             self.trace.step(trace, || TraceStep::FlowMiss { stale: false });
-            return self.open(headers, from, trace);
+            return self.open(headers, segment, from, trace);
         };
         let flow = hit.flow;
         self.trace.step(trace, || TraceStep::FlowHit {
@@ -56,27 +58,29 @@ impl<'g> Run<'g> {
             rule: flow.rule(),
         });
         if !enters_by(hit, from) {
-            return self.enter_elsewhere(headers, from, hit, trace);
+            return self.enter_elsewhere(headers, segment, from, hit, trace);
         }
-        match flow.admits(hit.forward, headers.tcp_flags()) {
-            Admission::Continue => {}
+        let admission = self.flows.admits(hit, segment.as_ref());
+        match admission {
+            Admission::Continue | Admission::Aside | Admission::Anew => {}
             Admission::Reopen => {
                 self.forget(hit);
-                return self.open(headers, from, trace);
+                return self.open(headers, segment, from, trace);
             }
             Admission::Invalid => return Err(DropReason::Untracked),
+            Admission::OutOfWindow => return Err(DropReason::OutOfWindow),
         }
         let other_tag = hit.forward && flow.tag() != headers.tag && !flow.established();
         if (flow.generation() != self.topology.generation() || other_tag)
             && !self.decide_again(headers, hit, trace)?
         {
-            return self.open(headers, from, trace);
+            return self.open(headers, segment, from, trace);
         }
         let translation = self.flows.translation(flow, hit.forward);
         if let Some(translation) = translation {
             self.check_view(&headers.key, from, translation)?;
         }
-        self.track(hit, headers);
+        self.track(hit, admission, headers, segment.as_ref());
         Ok(Out { to: exit(hit), tag: headers.tag, translation })
     }
 
@@ -107,21 +111,28 @@ impl<'g> Run<'g> {
     fn enter_elsewhere(
         &mut self,
         headers: &Headers,
+        segment: Option<Segment>,
         from: Via,
         hit: &Hit<'g>,
         trace: Option<u16>,
     ) -> Result<Out, DropReason> {
         check_source(self.topology, from, headers.key.source)?;
         self.forget(hit);
-        self.open(headers, from, trace)
+        self.open(headers, segment, from, trace)
     }
 
     /// Accounts for a packet in its conversation.
-    #[inline]
-    pub(super) fn track(&mut self, hit: &Hit<'g>, headers: &Headers) {
-        let segments = u32::from(headers.segments);
+    #[inline(always)]
+    pub(super) fn track(
+        &mut self,
+        hit: &Hit<'g>,
+        admission: Admission,
+        headers: &Headers,
+        segment: Option<&Segment>,
+    ) {
+        let packets = u32::from(headers.segments);
         let bytes = u32::from(headers.total_len);
-        hit.flow.track(hit.forward, headers.tcp_flags(), segments, bytes, self.now);
+        self.flows.track(hit, admission, segment, packets, bytes, self.now);
     }
 
     /// Decides packet `i`, an ICMP error: it follows the conversation of the packet it quotes

@@ -20,6 +20,7 @@ mod outside;
 mod parse;
 mod record;
 mod route;
+mod segment;
 mod shared;
 mod trace;
 

@@ -55,6 +55,9 @@ impl Shared {
             .map_or((Ipv4Addr::UNSPECIFIED, None, 0), |(address, outside)| {
                 (address, outside.snat_ports, outside.snat_per_container)
             });
+        if let Some(cell) = cell {
+            self.flows.set_tracking(&cell.tracking);
+        }
         self.flows.set_source_nat_limit(limit);
         self.flows.set_cell(address, ports);
         *self.topology.lock() = Arc::new(topology);

@@ -277,7 +277,7 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
-    use sarcenet_dataplane_api::{Attach, Logging, Revoke, UplinkMode};
+    use sarcenet_dataplane_api::{Attach, Logging, Revoke, Tracking, UplinkMode};
 
     use super::*;
 
@@ -294,6 +294,7 @@ mod tests {
             host: true,
             outside: None,
             logging: Logging::default(),
+            tracking: Tracking::default(),
         }
     }
 

@@ -4,8 +4,8 @@ use sarcenet_dataplane::packet::{Verdict, Via};
 use sarcenet_dataplane_api::DropReason;
 
 use crate::cell::TestCell;
-use crate::table::packet::{Packet, SYN, Transport, tcp, udp};
-use crate::table::world::{A, B, REMOTE_B, World, tcp_rule};
+use crate::table::packet::{ACK, Packet, SYN, Transport, tcp, tcp_reply, udp, udp_reply};
+use crate::table::world::{A, B, C, REMOTE_B, World, tcp_rule};
 
 fn with_source_port(packet: Packet, port: u16) -> Packet {
     packet.with(|packet| match &mut packet.transport {
@@ -21,6 +21,7 @@ fn a_full_flow_table() {
     let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
     let mut cell = TestCell::new(&world, 64);
     let shared = cell.shared();
+    shared.flows.set_half_open_limit(u32::MAX);
     let reader = shared.flows.pin();
     let mut syns = (1000..).map(|port| with_source_port(tcp(A, B, 8080, SYN), port)).take(20_000);
     let full = syns.by_ref().find(|syn| cell.carry([syn])[0] != Verdict::Forward(B.door));
@@ -72,4 +73,66 @@ fn no_buffer_for_answers() {
     assert_eq!(verdicts.len(), 128);
     let totals = cell.totals();
     assert_eq!((totals.answered, totals.answers_suppressed), (0, 128));
+}
+
+/// A container that scans has its part of the table and no more: further flows take the place of
+/// its own, and what others have established stays.
+#[test]
+fn a_container_that_scans_replaces_its_own_flows() {
+    const FLOWS: usize = 4096;
+    let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
+    let mut cell = TestCell::new(&world, FLOWS);
+    // Another container fills half of the table with answered conversations.
+    let shared = cell.shared();
+    for port in 0..FLOWS as u16 / 2 {
+        let ask = with_source_port(udp(C, REMOTE_B, 53), 1000 + port);
+        let answer = udp_reply(REMOTE_B, C, 53).with(|p| {
+            if let Transport::Udp { ports, .. } = &mut p.transport {
+                ports.1 = 1000 + port;
+            }
+        });
+        assert_eq!(cell.carry([&ask]), [Verdict::Forward(REMOTE_B.door)]);
+        assert_eq!(cell.carry([&answer]), [Verdict::Forward(C.door)]);
+    }
+    for port in 0..20_000 {
+        let syn = with_source_port(tcp(A, B, 8080, SYN), 1000 + port);
+        // Places of replaced flows may wait for other tests of this process.
+        while cell.carry([&syn])[0] != Verdict::Forward(B.door) {
+            std::thread::yield_now();
+        }
+        assert!(shared.flows.status().used <= (FLOWS / 2 + FLOWS / 4) as u64);
+    }
+    assert_eq!(shared.flows.status().evicted, 0, "nobody else made way");
+    // A conversation that is answered no longer counts.
+    let answered = tcp_reply(B, A, 8080, SYN | ACK)
+        .with(|p| {
+            if let Transport::Tcp { ports, .. } = &mut p.transport {
+                ports.1 = 20_999;
+            }
+        })
+        .numbered(0, 1);
+    assert_eq!(cell.carry([&answered]), [Verdict::Forward(A.door)]);
+    let used = shared.flows.status().used;
+    assert_eq!(cell.carry([&tcp(A, B, 8080, SYN)]), [Verdict::Forward(B.door)]);
+    assert_eq!(shared.flows.status().used, used + 1);
+}
+
+/// What cannot be replaced, because what waits lies where nobody looks, is refused.
+#[test]
+fn more_unanswered_flows_than_a_container_may_have() {
+    let world = World { rules: vec![tcp_rule(A, B, 8080)], ..World::default() };
+    let mut cell = TestCell::new(&world, 65_536);
+    let shared = cell.shared();
+    // The one flow of A hides among those of others.
+    shared.flows.set_half_open_limit(u32::MAX);
+    for port in 0..60_000 {
+        cell.carry([&with_source_port(udp(C, REMOTE_B, 53), 1000 + port)]);
+    }
+    assert_eq!(cell.carry([&tcp(A, B, 8080, SYN)]), [Verdict::Forward(B.door)]);
+    shared.flows.set_half_open_limit(1);
+    let verdicts: Vec<_> = (0..20)
+        .flat_map(|port| cell.carry([&with_source_port(tcp(A, B, 8080, SYN), 2000 + port)]))
+        .collect();
+    assert!(verdicts.contains(&Verdict::Drop(DropReason::HalfOpenLimit)));
+    assert_eq!(shared.flows.status().used, 60_001);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use sarcenet_dataplane_api::client::{Client, Snapshot};
 use sarcenet_dataplane_api::{
-    Cell, Logging, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, Update,
+    Cell, Logging, PortRange, Protocol, Revoke, Role, Rule, RuleId, RuleKey, Tracking, Update,
 };
 use sarcenet_rig::{SarcenetCell, eventually};
 
@@ -81,6 +81,7 @@ fn ours_apply(side: &Side) -> Result<(Duration, Duration)> {
         host: false,
         outside: None,
         logging: Logging::default(),
+        tracking: Tracking::default(),
     };
     let receiver = side.receiver(Span::CrossCell).address();
     let snapshot = Snapshot {

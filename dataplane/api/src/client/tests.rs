@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Attach, ConnectionLimit, EgressRule, HostService, Logging, MAX_LISTED, MAX_MAPPINGS, Mapping,
-    Outside, PortId, PortRange, Protocol, Rate, Revoke, RuleId, RuleKey, SetId, Traffic,
+    Outside, PortId, PortRange, Protocol, Rate, Revoke, RuleId, RuleKey, SetId, Tracking, Traffic,
     UplinkMode, codec,
 };
 
@@ -106,6 +106,7 @@ fn cell() -> Cell {
             denied_per_second: u32::MAX,
             accepted_udp_per_second: u32::MAX,
         },
+        tracking: Tracking::default(),
     }
 }
 

@@ -9,8 +9,8 @@ use crate::{
     Attach, Cell, ConnectionLimit, Container, DropReason, Drops, EgressRule, EgressSet, Event,
     EventKind, FlowEnd, FlowInfo, FlowState, FlowTableStatus, HostService, LinkStatus, Logging,
     Mapping, Outside, Peer, PortId, PortInfo, PortRange, Protocol, Rate, Reply, Request, Revoke,
-    Role, Rule, RuleId, RuleKey, SetId, Settings, Status, TraceFilter, TraceStep, Traffic, Update,
-    UplinkMode, Walk, WorkerStatus,
+    Role, Rule, RuleId, RuleKey, SetId, Settings, Status, Timeouts, TraceFilter, TraceStep,
+    Tracking, Traffic, Update, UplinkMode, Walk, WorkerStatus,
 };
 
 fn net() -> impl Strategy<Value = Ipv4Net> {
@@ -27,7 +27,8 @@ fn cell() -> impl Strategy<Value = Cell> {
     let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
     let uplink = select(UplinkMode::ALL.to_vec());
     let numbers = any::<(Ipv4Addr, u32, u16, u16, bool)>();
-    (numbers, net(), net(), revoke, uplink, option::of(outside()), logging()).prop_map(
+    let followed = (logging(), tracking());
+    (numbers, net(), net(), revoke, uplink, option::of(outside()), followed).prop_map(
         |(
             (underlay, vni, tunnel_port, mtu, host),
             subnet,
@@ -35,7 +36,7 @@ fn cell() -> impl Strategy<Value = Cell> {
             revoke,
             uplink,
             outside,
-            logging,
+            (logging, tracking),
         )| Cell {
             underlay,
             subnet,
@@ -48,6 +49,7 @@ fn cell() -> impl Strategy<Value = Cell> {
             host,
             outside,
             logging,
+            tracking,
         },
     )
 }
@@ -84,6 +86,20 @@ fn logging() -> impl Strategy<Value = Logging> {
             accepted_udp_per_second,
         },
     )
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    let timeouts = vec(any::<u32>(), Timeouts::NAMES.len()).prop_map(|seconds| {
+        let mut timeouts = Timeouts::default();
+        for (name, seconds) in Timeouts::NAMES.iter().zip(seconds) {
+            if let Some(timeout) = timeouts.named_mut(name) {
+                *timeout = seconds;
+            }
+        }
+        timeouts
+    });
+    (timeouts, any::<u8>())
+        .prop_map(|(timeouts, half_open_percent)| Tracking { timeouts, half_open_percent })
 }
 
 fn egress_set() -> impl Strategy<Value = EgressSet> {
@@ -329,9 +345,10 @@ fn status() -> impl Strategy<Value = Status> {
         },
     );
     let drops = (reason(), any::<u64>()).prop_map(|(reason, packets)| Drops { reason, packets });
-    let flows = any::<[u64; 5]>().prop_map(|[used, capacity, created, expired, evicted]| {
-        FlowTableStatus { used, capacity, created, expired, evicted }
-    });
+    let flows =
+        any::<[u64; 6]>().prop_map(|[used, capacity, created, expired, evicted, replaced]| {
+            FlowTableStatus { used, capacity, created, expired, evicted, replaced }
+        });
     (
         any::<String>(),
         any::<[u64; 7]>(),

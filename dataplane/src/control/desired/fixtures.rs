@@ -2,7 +2,7 @@
 
 use sarcenet_dataplane_api::{
     Attach, Cell, Container, Logging, Peer, PortId, PortRange, Protocol, Revoke, Rule, RuleId,
-    RuleKey, UplinkMode,
+    RuleKey, Tracking, UplinkMode,
 };
 
 use crate::wire::tunnel::vtep_mac;
@@ -20,6 +20,7 @@ pub(crate) fn cell() -> Cell {
         host: false,
         outside: None,
         logging: Logging::default(),
+        tracking: Tracking::default(),
     }
 }
 

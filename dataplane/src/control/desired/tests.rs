@@ -50,6 +50,8 @@ fn contradictions_are_refused_and_name_their_object() {
         (with_cell(&|c| c.vni = 1 << 24), "24 bits"),
         (with_cell(&|c| c.tunnel_port = 0), "tunnel port 0"),
         (with_cell(&|c| c.mtu = 575), "MTU 575"),
+        (with_cell(&|c| c.tracking.timeouts.icmp = 0), "timeout icmp of 0 s"),
+        (with_cell(&|c| c.tracking.half_open_percent = 101), "half_open_percent 101"),
         (with_peer(peer("10.255.62.0/25")), "overlaps the peer subnet 10.255.62.0/24"),
         (with_peer(peer("10.255.2.0/23")), "peer 10.255.3.0/24"),
         (with_peer(peer("10.255.55.128/25")), "overlaps this cell"),

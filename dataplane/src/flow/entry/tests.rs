@@ -79,10 +79,10 @@ fn doors_come_back_as_they_were() {
 fn counts_each_direction_beyond_the_first_word() {
     let flow = flow();
     for _ in 0..3_000 {
-        flow.track(true, None, 45, 65_535, 101);
+        flow.count(true, 45, 65_535, 101);
     }
-    flow.track(false, None, u32::MAX, u32::MAX, 103);
-    flow.track(false, None, 1, 1, 102);
+    flow.count(false, u32::MAX, u32::MAX, 103);
+    flow.count(false, 1, 1, 102);
     let info = flow.info(162, Ipv4Addr::UNSPECIFIED);
     assert_eq!(info.packets, [135_000, 1 << 32]);
     assert_eq!(info.bytes, [3_000 * 65_535, 1 << 32]);
@@ -97,7 +97,9 @@ fn counts_each_direction_beyond_the_first_word() {
 #[test]
 fn filling_again_forgets_everything() {
     let flow = flow();
-    flow.track(false, Some(TCP_SYN), 2_000, 9_999, 500);
+    flow.count(false, 2_000, 9_999, 500);
+    flow.advance(false, Some(TCP_SYN));
+    flow.set_scales(Scales(0x21));
     flow.mark_removed();
     assert!(!flow.status().is_live() && flow.established());
     let again = NewFlow {
@@ -114,6 +116,7 @@ fn filling_again_forgets_everything() {
     let info = flow.info(600, Ipv4Addr::UNSPECIFIED);
     assert_eq!((info.packets, info.bytes, info.idle_s), ([0, 0], [0, 0], 0));
     assert_eq!((info.state, info.tag), (FlowState::New, 0));
+    assert_eq!(flow.scales(), Scales::default());
 }
 
 #[test]

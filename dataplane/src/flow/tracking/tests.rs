@@ -160,7 +160,7 @@ fn every_status_byte_survives_every_packet() {
 
 #[test]
 fn timeouts_differ_by_protocol_and_state() {
-    let limit = |protocol, state| Timeouts::default().limit(protocol, state);
+    let limit = |protocol, state| limit(&Timeouts::default(), protocol, state);
     assert_eq!(limit(TCP, SynSent), 1200);
     assert_eq!(limit(TCP, Established), 864_000);
     assert_eq!(limit(TCP, Closed), 100);

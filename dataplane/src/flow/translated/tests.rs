@@ -139,10 +139,10 @@ fn conversations_that_begin_at_the_cell() {
     for other in [destination(2, 50_000, 30_081), destination(3, 50_000, 30_080)] {
         assert_eq!(table.insert(&other, 0, &guard).unwrap_err(), InsertError::NatExhausted);
     }
-    hit.flow.track(true, Some(TCP_RST), 1, 40, 0);
+    table.carry(hit.flow, true, Some(TCP_RST), 1, 40, 0);
     let next = insert(&table, &destination(2, 50_000, 30_081), &guard);
     assert!(next.created && table.lookup(&outer, &guard).is_none());
-    next.flow.track(true, Some(TCP_RST), 1, 40, 0);
+    table.carry(next.flow, true, Some(TCP_RST), 1, 40, 0);
     let moved = insert(&table, &destination(3, 50_000, 30_081), &guard);
     assert_eq!(moved.flow.to(), Via::Container(PortId(3)));
     assert_eq!((entries(&table), table.status().used), (2, 1));
@@ -194,8 +194,8 @@ fn a_range_of_one_and_of_two() {
         assert!(insert(&table, &source(9, 5, 0, UDP), &guard).created);
         // TIME-WAIT keeps the port; its end gives it free.
         let first = made[0].flow;
-        first.track(true, Some(TCP_FIN | TCP_ACK), 1, 52, 0);
-        first.track(false, Some(TCP_FIN | TCP_ACK), 1, 52, 0);
+        table.carry(first, true, Some(TCP_FIN | TCP_ACK), 1, 52, 0);
+        table.carry(first, false, Some(TCP_FIN | TCP_ACK), 1, 52, 0);
         assert_eq!(table.sweep(1200, 1000), 1, "that of UDP");
         assert_eq!(table.insert(&late, 1200, &guard).unwrap_err(), InsertError::NatExhausted);
         assert_eq!(table.sweep(1201, 1000), 1);
@@ -388,7 +388,7 @@ fn translated_flows_fit_as_often_as_others() {
             let new = source((n % 50) as u16, (n / 50) as u16, n % 1000, TCP);
             let guard = table.pin();
             let hit = table.insert(&new, 0, &guard);
-            hit.map(|hit| hit.flow.track(true, Some(TCP_SYN), 1, 60, 0)).is_err()
+            hit.map(|hit| table.carry(hit.flow, true, Some(TCP_SYN), 1, 60, 0)).is_err()
         })
         .count();
     assert_eq!((refused, table.status().evicted), (0, 0));

@@ -13,6 +13,7 @@ pub(crate) mod packet;
 mod policy;
 mod tracking;
 mod tunnel;
+mod windows;
 pub(crate) mod world;
 
 use std::time::Duration;
@@ -107,6 +108,7 @@ pub(crate) fn rows() -> Vec<Row> {
         default_deny::rows(),
         policy::rows(),
         tracking::rows(),
+        windows::rows(),
         tunnel::rows(),
         host::rows(),
         icmp::rows(),

@@ -137,6 +137,10 @@ fn leaving() -> Vec<Row> {
             .refuses(udp(A, nobody([192, 0, 2, 11]), 53), HostDenied, PORT_UNREACHABLE)
             .refuses(udp(A, nobody([127, 0, 0, 1]), 53), HostDenied, PORT_UNREACHABLE),
         outside("nothing enters the tunnel of another cell under the address of this one")
+            .given(|world| {
+                let cell = "10.77.0.12-10.77.0.12";
+                allow_out(world, A, cell, Traffic::Tcp(super::world::ports(443, 443)));
+            })
             .refuses(udp(A, OTHER_CELL, 4_789), HostDenied, PORT_UNREACHABLE)
             .translates(
                 udp(A, OTHER_CELL, 4_788),

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use sarcenet_dataplane::packet::{Checksum, Offload, Segmentation, Via};
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, UdpPacket,
+    Icmpv4Message, Icmpv4Packet, IpAddress, IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber,
+    UdpPacket,
 };
 
 use super::world::{End, VNI, WORLD_MAC};
@@ -18,6 +19,8 @@ pub(crate) enum Transport {
     Tcp {
         ports: (u16, u16),
         flags: u8,
+        /// Sequence and acknowledgment number.
+        numbers: (u32, u32),
         payload: Vec<u8>,
     },
     Udp {
@@ -110,13 +113,23 @@ pub(crate) const ACK: u8 = 0x10;
 /// A TCP segment with these flags from a client to `port`.
 pub(crate) fn tcp(from: End, to: End, port: u16, flags: u8) -> Packet {
     let payload = Vec::new();
-    between(from, to, 6, Transport::Tcp { ports: (CLIENT_PORT, port), flags, payload })
+    between(
+        from,
+        to,
+        6,
+        Transport::Tcp { ports: (CLIENT_PORT, port), flags, numbers: (0, 0), payload },
+    )
 }
 
 /// A TCP segment back from a server's `port`.
 pub(crate) fn tcp_reply(from: End, to: End, port: u16, flags: u8) -> Packet {
     let payload = Vec::new();
-    between(from, to, 6, Transport::Tcp { ports: (port, CLIENT_PORT), flags, payload })
+    between(
+        from,
+        to,
+        6,
+        Transport::Tcp { ports: (port, CLIENT_PORT), flags, numbers: (0, 0), payload },
+    )
 }
 
 /// A UDP datagram from a client to `port`.
@@ -183,6 +196,15 @@ impl Packet {
         self.with(|packet| packet.damage = Some(damage))
     }
 
+    /// A TCP segment with these sequence and acknowledgment numbers.
+    pub(crate) fn numbered(self, sequence: u32, acknowledgment: u32) -> Self {
+        self.with(|packet| {
+            if let Transport::Tcp { numbers, .. } = &mut packet.transport {
+                *numbers = (sequence, acknowledgment);
+            }
+        })
+    }
+
     pub(crate) fn payload(self, bytes: usize) -> Self {
         self.with(|packet| {
             let filler = (0..bytes).map(|i| i as u8).collect();
@@ -218,13 +240,15 @@ impl Packet {
         let (source, destination) =
             (IpAddress::Ipv4(self.source), IpAddress::Ipv4(self.destination));
         match &self.transport {
-            Transport::Tcp { ports, flags, payload } => {
+            Transport::Tcp { ports, flags, numbers, payload } => {
                 let mut bytes = vec![0; 20];
                 bytes.extend_from_slice(payload);
                 let mut tcp = TcpPacket::new_unchecked(&mut bytes);
                 tcp.set_src_port(ports.0);
                 tcp.set_dst_port(ports.1);
                 tcp.set_header_len(20);
+                tcp.set_seq_number(TcpSeqNumber(numbers.0 as i32));
+                tcp.set_ack_number(TcpSeqNumber(numbers.1 as i32));
                 tcp.set_window_len(1000);
                 tcp.clear_flags();
                 tcp.set_fin(flags & FIN != 0);

@@ -10,7 +10,8 @@ use sarcenet_dataplane::policy::egress::EgressTable;
 use sarcenet_dataplane::topology::{ConnectionBudget, Grants, Topology};
 use sarcenet_dataplane_api::{
     Attach, Cell, ConnectionLimit, Container, EgressRule, HostService, Logging, Mapping, Outside,
-    Peer, PortId, PortRange, Protocol, Rate, Revoke, Rule, RuleId, RuleKey, Traffic, UplinkMode,
+    Peer, PortId, PortRange, Protocol, Rate, Revoke, Rule, RuleId, RuleKey, Tracking, Traffic,
+    UplinkMode,
 };
 
 /// The overlay's network identifier.
@@ -115,6 +116,7 @@ impl Default for World {
             host: true,
             outside: None,
             logging: Logging::default(),
+            tracking: Tracking::default(),
         };
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
         let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();

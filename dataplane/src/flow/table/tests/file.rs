@@ -16,10 +16,10 @@ fn flows_outlive_the_table_in_their_file() {
             table.insert(&new_flow(n, TCP), 777, &guard).unwrap();
         }
         let hit = table.lookup(&key(5, TCP), &guard).unwrap();
-        hit.flow.track(true, Some(TCP_SYN), 1, 60, 777);
-        hit.flow.track(false, Some(TCP_SYN | TCP_ACK), 1, 60, 777);
-        hit.flow.track(true, Some(TCP_ACK), 1, 52, 777);
-        hit.flow.track(true, Some(TCP_FIN | TCP_ACK), 1, 52, 777);
+        table.carry(hit.flow, true, Some(TCP_SYN), 1, 60, 777);
+        table.carry(hit.flow, false, Some(TCP_SYN | TCP_ACK), 1, 60, 777);
+        table.carry(hit.flow, true, Some(TCP_ACK), 1, 52, 777);
+        table.carry(hit.flow, true, Some(TCP_FIN | TCP_ACK), 1, 52, 777);
         table.remove(table.lookup(&key(6, TCP), &guard).unwrap().flow, &guard);
         assert!(matches!(FlowTable::open(&path, 10_000), Err(FlowTableError::InUse(_))));
     }
@@ -98,7 +98,7 @@ proptest! {
         table.purge(|flow| {
             let there = table.lookup(&flow.key(), &guard).is_some();
             found.fetch_add(usize::from(there), Relaxed);
-            flow.track(false, Some(TCP_ACK), 1, 1, 1);
+            table.carry(flow, false, Some(TCP_ACK), 1, 1, 1);
             flow.state() != FlowState::Closed || flow.established()
         });
         prop_assert_eq!((found.into_inner(), table.status().used), (adopted, 0));

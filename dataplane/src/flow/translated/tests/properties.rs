@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 fn many_threads_agree_on_both_views() {
     const REMOTES: u32 = 6;
     let table = table(400, 61_000, 61_127);
+    table.set_half_open_limit(30);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for worker in 0..3_u32 {
@@ -36,7 +37,7 @@ fn many_threads_agree_on_both_views() {
                         };
                         match (table.lookup(&new.key, &guard), next(4)) {
                             (Some(hit), 0 | 1) => table.remove(hit.flow, &guard),
-                            (Some(hit), _) => hit.flow.track(hit.forward, None, 1, 100, now),
+                            (Some(hit), _) => table.carry(hit.flow, hit.forward, None, 1, 100, now),
                             (None, _) => {
                                 let _ = table.insert(&new, now, &guard);
                             }
@@ -89,6 +90,7 @@ fn check(table: &FlowTable) {
     let guard = table.pin();
     let mut views = HashSet::new();
     let mut counts = HashMap::new();
+    let mut waiting = HashMap::new();
     let (mut used, mut translated) = (0, 0);
     let places = 0..table.store.slab.high_water() as u32;
     for flow in places.filter_map(|place| table.store.slab.get(place)) {
@@ -96,6 +98,7 @@ fn check(table: &FlowTable) {
             continue;
         }
         used += 1;
+        *waiting.entry(flow.from()).or_insert(0) += u32::from(!flow.established());
         let key = flow.key();
         let mut own = vec![key];
         if let Some((side, port)) = flow.translated() {
@@ -115,6 +118,9 @@ fn check(table: &FlowTable) {
     assert_eq!((used, entries(table)), (table.status().used as usize, used + translated));
     for n in 0..100 {
         assert_eq!(table.source_nat_count(PortId(n)), counts.get(&n).copied().unwrap_or(0));
+        let (door, count) = (Via::Container(PortId(n)), |door| table.store.half_open.count(door));
+        let counted = count(door).unwrap().load(Relaxed);
+        assert_eq!(counted, waiting.get(&door).copied().unwrap_or(0));
     }
 }
 
@@ -123,6 +129,7 @@ enum Step {
     Insert(NewFlow),
     Remove(prop::sample::Index),
     Reset(prop::sample::Index),
+    Answer(prop::sample::Index),
     Sweep(u32),
     Range(u16, u16),
 }
@@ -136,6 +143,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(n, port, cell)| Step::Insert(destination(n, port, cell))),
         2 => any::<prop::sample::Index>().prop_map(Step::Remove),
         1 => any::<prop::sample::Index>().prop_map(Step::Reset),
+        1 => any::<prop::sample::Index>().prop_map(Step::Answer),
         1 => (0_u32..700).prop_map(Step::Sweep),
         1 => (0_u16..8, 0_u16..8).prop_map(|(first, size)| Step::Range(61_000 + first, 61_000 + first + size)),
     ]
@@ -146,6 +154,7 @@ proptest! {
     #[test]
     fn nat_is_a_bijection(steps in prop::collection::vec(step(), 1..120)) {
         let table = table(40, 61_000, 61_006);
+        table.set_half_open_limit(9);
         let mut made = Vec::new();
         for step in steps {
             let guard = table.pin();
@@ -165,7 +174,13 @@ proptest! {
                 }
                 Step::Reset(at) => {
                     if let Some(hit) = flow(at, &made).filter(|hit| hit.flow.key().protocol == TCP) {
-                        hit.flow.track(true, Some(TCP_RST), 1, 40, 0);
+                        table.carry(hit.flow, true, Some(TCP_RST), 1, 40, 0);
+                    }
+                }
+                Step::Answer(at) => {
+                    if let Some(hit) = flow(at, &made) {
+                        let flags = (hit.flow.key().protocol == TCP).then_some(TCP_SYN | TCP_ACK);
+                        table.carry(hit.flow, false, flags, 1, 40, 0);
                     }
                 }
                 Step::Sweep(now) => drop(table.sweep(now, 100)),
