@@ -81,7 +81,7 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
 fn mistakes_are_explained() -> Result<()> {
     for (arguments, words) in [
         (["run", "--only=tcp-2"], "no scenario is called tcp-2; there are tcp-1, "),
-        (["run", "--seconds=0"], "0.1 to 60 seconds"),
+        (["run", "--seconds=0"], "0.1 to 3600 seconds"),
         (["run", "--pairs=0"], "0 is not in 1..=100"),
         (["run", "--kernel=bpf"], "possible values: legacy, nft"),
         (["run", "--uplink=fast"], "possible values: auto, udp, tunnel-gso, xdp"),

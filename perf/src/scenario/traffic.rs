@@ -6,7 +6,7 @@ use super::{Length, Sample};
 use crate::generator::Generator;
 use crate::load::{Arrived, Departed, FLOWS_PER_PORT, Latency, Opened, Seen, Transport};
 use crate::loading::Loading;
-use crate::side::{Kind, Side, Span, Worlds};
+use crate::side::{Direction, Kind, Side, Span, Worlds};
 use crate::stats::largest;
 
 /// Part of the datagrams that may be missing at a rate that counts as free of loss: a virtual
@@ -16,12 +16,19 @@ const LOSS: f64 = 1e-4;
 /// Rate of the datagrams that are compared byte by byte, a second.
 const VERIFY_RATE: f64 = 5_000.0;
 
+/// Addresses of the outside host that connections go to in turns. A cell has only so many ports
+/// for each, and none is free again until TIME-WAIT is over.
+pub(super) const OUTSIDE_ADDRESSES: u8 = 120;
+
 /// Datagrams of new conversations a second, more than any sender gets rid of.
 const MOST_FLOWS: f64 = 1e6;
 
 /// Known bytes in one stream.
-pub(super) fn verify_tcp(side: &Side, span: Span) -> Result<()> {
-    let _: Seen = side.received(span, "tcp-verify --receive", "tcp-verify")?;
+pub(super) fn verify_tcp(side: &Side, span: Span, direction: Direction) -> Result<()> {
+    let _: Seen = match direction {
+        Direction::There => side.received(span, "tcp-verify --listen --receive", "tcp-verify")?,
+        Direction::Back => side.asked(span, "tcp-verify --listen", "tcp-verify --receive")?,
+    };
     Ok(())
 }
 
@@ -37,8 +44,14 @@ pub(super) fn verify_udp(side: &Side, size: u16) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn iperf3(side: &Side, streams: u8, span: Span, length: Length) -> Result<Sample> {
-    Ok(bulk(&side.iperf3(span, streams, length.seconds)?))
+pub(super) fn iperf3(
+    side: &Side,
+    streams: u8,
+    span: Span,
+    direction: Direction,
+    length: Length,
+) -> Result<Sample> {
+    Ok(bulk(&side.iperf3(span, direction, streams, length.seconds)?))
 }
 
 pub(super) fn tcp(side: &Side, streams: u8, span: Span, length: Length) -> Result<Sample> {
@@ -126,7 +139,7 @@ pub(super) fn request_response(
 /// New conversations of one datagram each, of which more are begun than get through.
 pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     side.forget_conversations()?;
-    let known = begun(side)?;
+    let known = begun(side, Span::CrossCell)?;
     let seconds = length.seconds;
     // The sender starts before its receiver counts and goes on until that has seen enough.
     let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(FLOWS_PER_PORT)).ceil() as u16;
@@ -139,7 +152,7 @@ pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     let seen: Seen = receiver.seen(side)?;
     drop(sender);
     // Otherwise some were no new conversations, and the number would flatter.
-    if let (Some(before), Some(after)) = (known, begun(side)?) {
+    if let (Some(before), Some(after)) = (known, begun(side, Span::CrossCell)?) {
         let begun = after - before;
         ensure!(
             begun >= seen.packets,
@@ -153,15 +166,29 @@ pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     })
 }
 
-/// Conversations that have begun so far on our cell that receives; none on the kernel's.
-fn begun(side: &Side) -> Result<Option<u64>> {
-    side.sarcenet().last().map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
+/// Conversations that have begun so far on our cell; none on the kernel's.
+fn begun(side: &Side, span: Span) -> Result<Option<u64>> {
+    side.deciding(span).map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
 }
 
 /// New connections.
-pub(super) fn connections(side: &Side, length: Length) -> Result<Sample> {
-    let seen: Opened =
-        side.asked(Span::CrossCell, "accept", &format!("open --seconds {}", length.seconds))?;
+pub(super) fn connections(side: &Side, span: Span, length: Length) -> Result<Sample> {
+    let close = match span {
+        Span::Outside => format!("--close fin --addresses {OUTSIDE_ADDRESSES}"),
+        _ => "--close reset".to_owned(),
+    };
+    side.forget_conversations()?;
+    let before = begun(side, span)?;
+    let open = format!("open {close} --seconds {}", length.seconds);
+    let seen: Opened = side.asked(span, "accept", &open)?;
+    if let (Some(before), Some(after)) = (before, begun(side, span)?) {
+        let begun = after - before;
+        ensure!(
+            begun >= seen.succeeded,
+            "{} connections were opened, but only {begun} conversations began",
+            seen.succeeded
+        );
+    }
     ensure!(
         seen.failed * 100 <= seen.succeeded,
         "{} connections failed, {} did not",
