@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use super::udp::{BATCH, TICK, listen_on};
 
-/// Questions between two looks at answers and the clock.
-const BURST: usize = 32;
-/// How often a question without an answer is asked, at most. Datagrams get lost where buffers are
-/// full.
-const ATTEMPTS: usize = 4;
-/// How long to wait for the last answers of an attempt.
-const SILENCE: Duration = Duration::from_millis(300);
+/// Questions on their way at a time. They come as fast as they are answered, so that a slow machine
+/// loses no more than a fast one; less than an interface's queue has room for.
+const WINDOW: usize = 256;
+/// How often a question without an answer is asked, at most.
+const ATTEMPTS: usize = 5;
+/// After so much silence the questions on their way count as lost.
+const SILENCE: Duration = Duration::from_millis(200);
 
 /// What came of the questions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -114,9 +114,9 @@ pub(super) fn answer(first: SocketAddrV4, addresses: u8) -> Result<()> {
     Ok(())
 }
 
-/// Has all conversations, so many questions a second, in so many rounds: the second round is about
-/// conversations that are known already. What is returned is about the last round.
-pub(super) fn converse(all: Conversations, rate: f64, rounds: u16) -> Result<Conversed> {
+/// Has all conversations, in so many rounds: the second round is about conversations that are known
+/// already. What is returned is about the last round.
+pub(super) fn converse(all: Conversations, rounds: u16) -> Result<Conversed> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("raise the limit on open files")?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll instance")?;
@@ -132,7 +132,7 @@ pub(super) fn converse(all: Conversations, rate: f64, rounds: u16) -> Result<Con
     let mut last = None;
     for _ in 0..rounds.max(1) {
         let round = Round::new(all, &sockets, &epoll);
-        last = Some(round.run(rate)?);
+        last = Some(round.run()?);
     }
     last.context("at least one round")
 }
@@ -151,12 +151,12 @@ impl<'a> Round<'a> {
         Self { all, sockets, epoll, answered: vec![false; all.count()], strayed: 0 }
     }
 
-    fn run(mut self, rate: f64) -> Result<Conversed> {
+    fn run(mut self) -> Result<Conversed> {
         let began = Instant::now();
         for _ in 0..ATTEMPTS {
             let left: Vec<usize> =
                 (0..self.answered.len()).filter(|&number| !self.answered[number]).collect();
-            self.attempt(&left, rate)?;
+            self.attempt(&left)?;
         }
         Ok(Conversed {
             asked: self.answered.len() as u64,
@@ -166,37 +166,27 @@ impl<'a> Round<'a> {
         })
     }
 
-    fn attempt(&mut self, left: &[usize], rate: f64) -> Result<()> {
-        let began = Instant::now();
-        for (turn, burst) in left.chunks(BURST).enumerate() {
-            for &number in burst {
+    /// Asks these once.
+    fn attempt(&mut self, left: &[usize]) -> Result<()> {
+        let (mut left, mut on_their_way) = (left.iter(), 0_usize);
+        loop {
+            for &number in left.by_ref().take(WINDOW - on_their_way) {
                 let (source, to) = self.all.ends(number);
                 // What the interface has no room for is lost like everything else.
                 let _ = self.sockets[source].send_to(&(number as u64).to_be_bytes(), to);
+                on_their_way += 1;
             }
-            let due = Duration::from_secs_f64(((turn + 1) * BURST) as f64 / rate);
-            self.receive(due.saturating_sub(began.elapsed()))?;
-        }
-        let mut heard = Instant::now();
-        while !left.is_empty() && heard.elapsed() < SILENCE {
-            if self.receive(SILENCE / 10)? > 0 {
-                heard = Instant::now();
+            if on_their_way == 0 {
+                return Ok(());
             }
-        }
-        Ok(())
-    }
-
-    /// Reads what comes within so much time; returns how many answers.
-    fn receive(&mut self, time: Duration) -> Result<usize> {
-        let until = Instant::now() + time;
-        let mut received = 0;
-        loop {
-            for source in ready(self.epoll, until.saturating_duration_since(Instant::now()))? {
-                received += self.read(source);
-            }
-            if Instant::now() >= until {
-                return Ok(received);
-            }
+            let ready = ready(self.epoll, SILENCE)?;
+            on_their_way = if ready.is_empty() {
+                0
+            } else {
+                ready
+                    .into_iter()
+                    .fold(on_their_way, |left, source| left.saturating_sub(self.read(source)))
+            };
         }
     }
 

@@ -242,9 +242,6 @@ pub(crate) enum Load {
         /// Ports to ask from.
         #[arg(long, default_value_t = 16)]
         sources: u16,
-        /// Questions a second.
-        #[arg(long, default_value_t = 50_000.0)]
-        rate: f64,
         /// Questions in each conversation.
         #[arg(long, default_value_t = 1)]
         rounds: u16,
@@ -334,9 +331,9 @@ impl Load {
                 print(&connections::open(target, threads, duration(omit), duration(seconds))?)
             }
             Self::Answer { listen, addresses } => converse::answer(listen, addresses),
-            Self::Converse { connect, addresses, sources, rate, rounds } => {
+            Self::Converse { connect, addresses, sources, rounds } => {
                 let all = Conversations { first: connect, addresses, sources };
-                print(&converse::converse(all, rate, rounds)?)
+                print(&converse::converse(all, rounds)?)
             }
             Self::Hog { bound } => {
                 hog::spin(duration(bound));

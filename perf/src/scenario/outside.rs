@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sarcenet_dataplane_api::FlowTableStatus;
 use sarcenet_rig::{SarcenetCell, eventually};
 
@@ -17,8 +17,6 @@ use crate::side::{Side, Span};
 /// conversations, and four of five ports that one container can have towards an address.
 const SOURCES: u16 = 10_000;
 const ADDRESSES: u8 = 100;
-/// Questions a second: no more than the answering end can take.
-const RATE: u32 = 50_000;
 
 /// How long conversations may take to go after their last packet: two minutes in TIME-WAIT or as
 /// answered UDP, and a walk of the sweep through the whole table.
@@ -86,18 +84,25 @@ fn converse(side: &Side, rounds: u16) -> Result<Conversed> {
     let seen: Conversed = side.asked(
         Span::Outside,
         &format!("answer --addresses {ADDRESSES}"),
-        &format!(
-            "converse --addresses {ADDRESSES} --sources {SOURCES} --rate {RATE} --rounds {rounds}"
-        ),
+        &format!("converse --addresses {ADDRESSES} --sources {SOURCES} --rounds {rounds}"),
     )?;
     ensure!(seen.strayed == 0, "{} answers came to the wrong port", seen.strayed);
-    ensure!(
-        seen.answered == seen.asked,
-        "of {} conversations only {} were answered",
-        seen.asked,
-        seen.answered
-    );
+    if seen.answered < seen.asked {
+        let drops = side.deciding(Span::Outside).map(drops).transpose()?.unwrap_or_default();
+        bail!("of {} conversations only {} were answered; {drops}", seen.asked, seen.answered);
+    }
     Ok(seen)
+}
+
+/// What a cell has dropped, for people.
+fn drops(cell: &SarcenetCell) -> Result<String> {
+    let status = cell.dataplane()?.status()?;
+    let drops: Vec<_> = status
+        .drops
+        .iter()
+        .map(|drops| format!("{} {}", drops.packets, drops.reason.token()))
+        .collect();
+    Ok(format!("the dataplane has dropped: {}; {:?}", drops.join(", "), status.flows))
 }
 
 fn connections(side: &Side, seconds: f64) -> Result<Opened> {
