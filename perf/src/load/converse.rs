@@ -6,7 +6,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -70,15 +70,18 @@ fn address(first: SocketAddrV4, step: u32) -> SocketAddrV4 {
 
 /// Sends every datagram back, from the address it was sent to, until its standard input ends.
 pub(super) fn answer(first: SocketAddrV4, addresses: u8) -> Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll instance")?;
-    let mut sockets = Vec::new();
-    for step in 0..u32::from(addresses) {
-        let socket = listen_on(address(first, step))?;
-        watch(&epoll, &socket, sockets.len())?;
-        sockets.push(socket);
-    }
-    let ended = super::watch_input();
+    let sockets = (0..u32::from(addresses))
+        .map(|step| listen_on(address(first, step)))
+        .collect::<Result<Vec<_>>>()?;
     super::say_ready()?;
+    serve(&sockets, &super::watch_input())
+}
+
+fn serve(sockets: &[UdpSocket], ended: &AtomicBool) -> Result<()> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("make an epoll instance")?;
+    for (number, socket) in sockets.iter().enumerate() {
+        watch(&epoll, socket, number)?;
+    }
     let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut replies = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
     let mut buffers = [[0; 64]; BATCH];
@@ -218,5 +221,67 @@ fn ready(epoll: &Epoll, time: Duration) -> Result<Vec<usize>> {
         Ok(count) => Ok(events[..count].iter().map(|event| event.data() as usize).collect()),
         Err(Errno::EINTR) => Ok(Vec::new()),
         Err(e) => Err(e).context("wait for datagrams"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 10, 255), 7);
+
+    #[test]
+    fn every_port_asks_every_address_once() {
+        let all = Conversations { first: FIRST, addresses: 3, sources: 2 };
+        let ends: Vec<_> = (0..all.count()).map(|number| all.ends(number)).collect();
+        let at = |text: &str| text.parse().unwrap();
+        let expected: [(usize, SocketAddrV4); 6] = [
+            (0, at("127.0.10.255:7")),
+            (1, at("127.0.10.255:7")),
+            (0, at("127.0.11.0:7")),
+            (1, at("127.0.11.0:7")),
+            (0, at("127.0.11.1:7")),
+            (1, at("127.0.11.1:7")),
+        ];
+        assert_eq!(ends, expected);
+    }
+
+    /// Sockets on addresses of the loopback device, and conversations with them.
+    fn ends(addresses: u8, sources: u16) -> (Vec<UdpSocket>, Conversations) {
+        let first = listen_on(SocketAddrV4::new(*FIRST.ip(), 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        let all = Conversations { first: SocketAddrV4::new(*FIRST.ip(), port), addresses, sources };
+        let others = (1..u32::from(addresses)).map(|step| listen_on(address(all.first, step)));
+        (std::iter::once(Ok(first)).chain(others).collect::<Result<_>>().unwrap(), all)
+    }
+
+    #[test]
+    fn all_conversations_are_answered() {
+        let (sockets, all) = ends(3, 200);
+        let ended = AtomicBool::new(false);
+        let seen = std::thread::scope(|scope| {
+            let serving = scope.spawn(|| serve(&sockets, &ended));
+            let seen = converse(all, 2);
+            ended.store(true, Ordering::Relaxed);
+            serving.join().unwrap().unwrap();
+            seen.unwrap()
+        });
+        assert_eq!((seen.asked, seen.answered, seen.strayed), (600, 600, 0));
+    }
+
+    #[test]
+    fn answers_to_somebody_else_are_seen() {
+        let (sockets, all) = ends(1, 2);
+        let seen = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut questions = [[0; 8]; 2];
+                let senders = questions.each_mut().map(|text| sockets[0].recv_from(text));
+                let [(_, first), (_, second)] = senders.map(Result::unwrap);
+                sockets[0].send_to(&questions[0], second).unwrap();
+                sockets[0].send_to(&questions[1], first).unwrap();
+            });
+            converse(all, 1).unwrap()
+        });
+        assert_eq!((seen.asked, seen.answered, seen.strayed), (2, 0, 2));
     }
 }
