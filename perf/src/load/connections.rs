@@ -14,8 +14,8 @@ use clap::ValueEnum;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, bind, connect, listen, recv,
-    setsockopt, socket, sockopt,
+    AddressFamily, Backlog, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, bind, connect,
+    listen, recv, setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use serde::{Deserialize, Serialize};
@@ -119,7 +119,15 @@ fn open_one(to: SocketAddrV4, close: Close) -> nix::Result<()> {
     }
     // Bounds connect(2), too (socket(7)).
     setsockopt(&fd, sockopt::SendTimeout, &CONNECT_PATIENCE)?;
-    connect(fd.as_raw_fd(), &SockaddrIn::from(to))
+    connect(fd.as_raw_fd(), &SockaddrIn::from(to))?;
+    if close == Close::Fin {
+        // Waits for the other end's FIN: many threads that open connections would otherwise fill
+        // the queue of the one that accepts them.
+        setsockopt(&fd, sockopt::ReceiveTimeout, &CONNECT_PATIENCE)?;
+        shutdown(fd.as_raw_fd(), Shutdown::Write)?;
+        recv(fd.as_raw_fd(), &mut [0], MsgFlags::empty())?;
+    }
+    Ok(())
 }
 
 /// Closing such a socket sends RST (socket(7), `SO_LINGER`).
@@ -189,8 +197,10 @@ mod tests {
     fn end_by(close: Close) -> std::io::Result<usize> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let std::net::SocketAddr::V4(address) = listener.local_addr()? else { unreachable!() };
+        let accepting =
+            thread::spawn(move || std::io::Read::read(&mut listener.accept()?.0, &mut [0]));
         open_one(address, close)?;
-        std::io::Read::read(&mut listener.accept()?.0, &mut [0])
+        accepting.join().unwrap()
     }
 
     #[test]

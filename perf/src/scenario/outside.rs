@@ -18,9 +18,10 @@ use crate::side::{Side, Span};
 const SOURCES: u16 = 10_000;
 const ADDRESSES: u8 = 100;
 
-/// How long conversations may take to go after their last packet: two minutes in TIME-WAIT or as
-/// answered UDP, and a walk of the sweep through the whole table.
-const PATIENCE: Duration = Duration::from_secs(200);
+/// How long conversations may take to go after their last packet: five minutes where a late packet
+/// of a connection that had to make room was taken for the middle of one, two in TIME-WAIT, and a
+/// walk of the sweep through the whole table.
+const PATIENCE: Duration = Duration::from_secs(330);
 
 /// Megabytes that the dataplane takes for a million conversations through source NAT.
 pub(super) fn translations(side: &Side) -> Result<Sample> {
