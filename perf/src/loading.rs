@@ -113,7 +113,8 @@ impl Loading {
 pub(crate) fn group(rules: u32) -> SecurityGroup {
     let elsewhere = (1..rules).map(|number| {
         let address = Ipv4Addr::from(ELSEWHERE.to_bits() + number);
-        GroupRule::tcp(address, "443")
+        let protocol = if number.is_multiple_of(2) { GroupRule::tcp } else { GroupRule::udp };
+        protocol(address, "443")
     });
     let rules: Vec<_> = std::iter::once(GroupRule::all(network::PLAIN)).chain(elsewhere).collect();
     SecurityGroup::running("perf", SPACE, &rules)

@@ -342,10 +342,11 @@ impl Side {
     /// The same for what both saw; both end by themselves.
     pub(crate) fn both<S: DeserializeOwned, R: DeserializeOwned>(
         &self,
+        span: Span,
         listening: &str,
         sending: &str,
     ) -> Result<(S, R)> {
-        self.start(Span::CrossCell, listening, sending)?.both(self)
+        self.start(span, listening, sending)?.both(self)
     }
 
     /// Starts both. They end when dropped, at the latest.

@@ -27,7 +27,7 @@ use connections::Target;
 pub(crate) use connections::{Close, Opened};
 use converse::Conversations;
 pub(crate) use converse::Conversed;
-pub(crate) use flows::PER_PORT as FLOWS_PER_PORT;
+pub(crate) use flows::MOST_SOURCES;
 pub(crate) use paced::{Arrived, Departed};
 pub(crate) use request_response::Latency;
 
@@ -134,6 +134,9 @@ pub(crate) enum Load {
         /// Ports to send to, upwards from the receiver's.
         #[arg(long, default_value_t = 60)]
         ports: u16,
+        /// Ports to send from to each of them, upwards from 1024.
+        #[arg(long, default_value_t = flows::MOST_SOURCES)]
+        sources: u16,
         /// Seconds to send.
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
@@ -304,8 +307,8 @@ impl Load {
             Self::FlowsReceive { listen, ports, omit, seconds } => {
                 print(&flows::receive(listen, ports, duration(omit), duration(seconds))?)
             }
-            Self::FlowsSend { connect, ports, seconds } => {
-                print(&flows::send(connect, ports, duration(seconds))?)
+            Self::FlowsSend { connect, ports, sources, seconds } => {
+                print(&flows::send(connect, ports, sources, duration(seconds))?)
             }
             Self::PacedReceive { listen, bound } => {
                 print(&paced::receive(listen, duration(bound))?)

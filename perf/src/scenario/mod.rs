@@ -110,7 +110,7 @@ pub(crate) enum Work {
     /// hundred thousand conversations behind. Our flow table holds about a million by default, so
     /// that later runs evict old ones; the kernel's is emptied before each run, as its limit is
     /// that of the whole machine (`nf_conntrack_max`) and lower.
-    Flows,
+    Flows { span: Span },
     /// New TCP connections, with all that their sockets cost both ends. To the outside they go
     /// to many addresses, and are closed by FIN.
     Connections { span: Span },
@@ -160,7 +160,7 @@ impl Work {
             Self::Iperf3 { .. } | Self::Tcp { .. } => Some("CPU s/GB"),
             Self::Udp { .. } | Self::LossFree { .. } => Some("CPU us/packet"),
             Self::RequestResponse { busy: false, .. } => Some("CPU us/answer"),
-            Self::Flows => Some("CPU us/flow"),
+            Self::Flows { .. } => Some("CPU us/flow"),
             Self::Connections { .. } | Self::Soak => Some("CPU us/connection"),
             _ => None,
         }
@@ -177,9 +177,11 @@ impl Work {
                 traffic::verify_tcp(worlds.side(kind, loading)?, span, Direction::There)
             }
             Self::Udp { size } | Self::LossFree { size } => {
-                traffic::verify_udp(worlds.side(kind, loading)?, size)
+                traffic::verify_udp(worlds.side(kind, loading)?, Span::CrossCell, size)
             }
-            Self::Flows => traffic::verify_udp(worlds.side(kind, loading)?, catalogue::SMALL),
+            Self::Flows { span } => {
+                traffic::verify_udp(worlds.side(kind, loading)?, span, catalogue::SMALL)
+            }
             // These compare what they carry in every run, or carry nothing.
             _ => Ok(()),
         }
@@ -207,7 +209,7 @@ impl Work {
             Self::RequestResponse { transport, busy } => {
                 traffic::request_response(side, transport, busy, length)
             }
-            Self::Flows => traffic::flows(side, length),
+            Self::Flows { span } => traffic::flows(side, span, length),
             Self::Connections { span } => traffic::connections(side, span, length),
             Self::PolicyApply => control::policy_apply(side, kind),
             Self::Idle => control::idle(side, length),

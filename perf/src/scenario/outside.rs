@@ -17,6 +17,8 @@ use crate::side::{Side, Span};
 /// conversations, and four of five ports that one container can have towards an address.
 const SOURCES: u16 = 10_000;
 const ADDRESSES: u8 = 100;
+/// Addresses for more conversations than a flow table of the default size holds.
+const TOO_MANY_ADDRESSES: u8 = 110;
 
 /// How long conversations may take to go after their last packet: five minutes where a late packet
 /// of a connection that had to make room was taken for the middle of one, two in TIME-WAIT, and a
@@ -28,7 +30,7 @@ pub(super) fn translations(side: &Side) -> Result<Sample> {
     let cell = side.deciding(Span::Outside).context("this needs a Sarcenet cell")?;
     empty_flow_table(cell)?;
     let (before, few) = look(cell)?;
-    let conversed = converse(side, 2)?;
+    let conversed = converse(side, ADDRESSES, 2)?;
     let (after, many) = look(cell)?;
     ensure!(many.used >= conversed.asked, "only {} flows are known", many.used);
     // All of them were there at once: nobody had to go, and the second round found the first one's.
@@ -51,7 +53,7 @@ pub(super) fn soak(side: &Side, length: Length) -> Result<Sample> {
     empty_flow_table(cell)?;
     let (_, empty) = look(cell)?;
     // All memory that is taken once and kept is taken before.
-    converse(side, 1)?;
+    converse(side, TOO_MANY_ADDRESSES, 1)?;
     connections(side, 1.0)?;
     let (before, _) = look(cell)?;
     let seen = connections(side, length.seconds)?;
@@ -63,7 +65,8 @@ pub(super) fn soak(side: &Side, length: Length) -> Result<Sample> {
     });
     let (after, left) = look(cell)?;
     // Ports that nobody has given back would be missing now.
-    converse(side, 1).context("all conversations have gone, but not all of their ports")?;
+    converse(side, ADDRESSES, 1)
+        .context("all conversations have gone, but not all of their ports")?;
     let grown = after as f64 - before as f64;
     Ok(Sample {
         values: vec![
@@ -80,12 +83,12 @@ fn look(cell: &SarcenetCell) -> Result<(u64, FlowTableStatus)> {
     Ok((resident_bytes(cell.pids().0)?, cell.dataplane()?.status()?.flows))
 }
 
-/// A million conversations, each asked and answered so many times.
-fn converse(side: &Side, rounds: u16) -> Result<Conversed> {
+/// Conversations with so many addresses, each asked and answered so many times.
+fn converse(side: &Side, addresses: u8, rounds: u16) -> Result<Conversed> {
     let seen: Conversed = side.asked(
         Span::Outside,
-        &format!("answer --addresses {ADDRESSES}"),
-        &format!("converse --addresses {ADDRESSES} --sources {SOURCES} --rounds {rounds}"),
+        &format!("answer --addresses {addresses}"),
+        &format!("converse --addresses {addresses} --sources {SOURCES} --rounds {rounds}"),
     )?;
     ensure!(seen.strayed == 0, "{} answers came to the wrong port", seen.strayed);
     if seen.answered < seen.asked {

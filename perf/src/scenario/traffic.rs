@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{Length, Sample};
 use crate::generator::Generator;
-use crate::load::{Arrived, Departed, FLOWS_PER_PORT, Latency, Opened, Seen, Transport};
+use crate::load::{Arrived, Departed, Latency, MOST_SOURCES, Opened, Seen, Transport};
 use crate::loading::Loading;
 use crate::side::{Direction, Kind, Side, Span, Worlds};
 use crate::stats::largest;
@@ -15,6 +15,10 @@ const LOSS: f64 = 1e-4;
 
 /// Rate of the datagrams that are compared byte by byte, a second.
 const VERIFY_RATE: f64 = 5_000.0;
+
+/// Ports that conversations to one endpoint outside come from: source NAT has no more than 12,288
+/// for one container and endpoint (three quarters of its range).
+const OUTSIDE_SOURCES: u16 = 8_192;
 
 /// Addresses of the outside host that connections go to in turns. A cell has only so many ports
 /// for each, and none is free again until TIME-WAIT is over.
@@ -33,8 +37,8 @@ pub(super) fn verify_tcp(side: &Side, span: Span, direction: Direction) -> Resul
 }
 
 /// Numbered datagrams with known bytes, slowly.
-pub(super) fn verify_udp(side: &Side, size: u16) -> Result<()> {
-    let (sent, arrived) = paced(side, size, VERIFY_RATE, 0.2)?;
+pub(super) fn verify_udp(side: &Side, span: Span, size: u16) -> Result<()> {
+    let (sent, arrived) = paced(side, span, size, VERIFY_RATE, 0.2)?;
     ensure!(
         arrived.received * 2 > sent.sent,
         "of {} datagrams at {VERIFY_RATE} a second only {} arrived",
@@ -88,7 +92,7 @@ pub(super) fn loss_free(side: &Side, size: u16, length: Length) -> Result<Sample
         if length.quick { (6, 0.2, 0.1) } else { (10, length.seconds.min(0.5), 0.04) };
     let (mut best, mut cpu) = (0.0_f64, None);
     largest(overload, precision, trials, |rate| {
-        let (sent, arrived) = paced(side, size, rate, seconds)?;
+        let (sent, arrived) = paced(side, Span::CrossCell, size, rate, seconds)?;
         let missing = sent.sent.saturating_sub(arrived.received);
         let held = missing as f64 <= sent.sent as f64 * LOSS;
         // What really left: the sender may not keep up with what it was asked for.
@@ -102,9 +106,15 @@ pub(super) fn loss_free(side: &Side, size: u16, length: Length) -> Result<Sample
     Ok(Sample { values: vec![best * 1e-3], cpu })
 }
 
-fn paced(side: &Side, size: u16, rate: f64, seconds: f64) -> Result<(Departed, Arrived)> {
+fn paced(
+    side: &Side,
+    span: Span,
+    size: u16,
+    rate: f64,
+    seconds: f64,
+) -> Result<(Departed, Arrived)> {
     let send = format!("paced-send --size {size} --rate {rate} --seconds {seconds}");
-    let (sent, arrived): (Departed, Arrived) = side.both("paced-receive", &send)?;
+    let (sent, arrived): (Departed, Arrived) = side.both(span, "paced-receive", &send)?;
     ensure!(arrived.spoiled == 0, "{} datagrams arrived with other bytes", arrived.spoiled);
     ensure!(arrived.repeated == 0, "{} datagrams arrived twice", arrived.repeated);
     Ok((sent, arrived))
@@ -137,22 +147,23 @@ pub(super) fn request_response(
 }
 
 /// New conversations of one datagram each, of which more are begun than get through.
-pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
+pub(super) fn flows(side: &Side, span: Span, length: Length) -> Result<Sample> {
     side.forget_conversations()?;
-    let known = begun(side, Span::CrossCell)?;
+    let known = begun(side, span)?;
     let seconds = length.seconds;
     // The sender starts before its receiver counts and goes on until that has seen enough.
-    let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(FLOWS_PER_PORT)).ceil() as u16;
+    let sources = if span == Span::Outside { OUTSIDE_SOURCES } else { MOST_SOURCES };
+    let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(sources)).ceil() as u16;
     let (receiver, sender) = side.start_on_ports(
         ports,
-        Span::CrossCell,
+        span,
         &format!("flows-receive --ports {ports} --omit 0.3 --seconds {seconds}"),
-        &format!("flows-send --ports {ports} --seconds {}", seconds + 5.0),
+        &format!("flows-send --ports {ports} --sources {sources} --seconds {}", seconds + 5.0),
     )?;
     let seen: Seen = receiver.seen(side)?;
     drop(sender);
     // Otherwise some were no new conversations, and the number would flatter.
-    if let (Some(before), Some(after)) = (known, begun(side, Span::CrossCell)?) {
+    if let (Some(before), Some(after)) = (known, begun(side, span)?) {
         let begun = after - before;
         ensure!(
             begun >= seen.packets,
