@@ -30,7 +30,7 @@ pub(super) fn translations(side: &Side) -> Result<Sample> {
     let cell = side.deciding(Span::Outside).context("this needs a Sarcenet cell")?;
     empty_flow_table(cell)?;
     let (before, few) = look(cell)?;
-    let conversed = converse(side, ADDRESSES, 2)?;
+    let conversed = converse(side, 2)?;
     let (after, many) = look(cell)?;
     ensure!(many.used >= conversed.asked, "only {} flows are known", many.used);
     // All of them were there at once: nobody had to go, and the second round found the first one's.
@@ -53,7 +53,8 @@ pub(super) fn soak(side: &Side, length: Length) -> Result<Sample> {
     empty_flow_table(cell)?;
     let (_, empty) = look(cell)?;
     // All memory that is taken once and kept is taken before.
-    converse(side, TOO_MANY_ADDRESSES, 1)?;
+    // No answer is missed: one that must make room for others loses its port to them.
+    ask(side, TOO_MANY_ADDRESSES, 1)?;
     connections(side, 1.0)?;
     let (before, _) = look(cell)?;
     let seen = connections(side, length.seconds)?;
@@ -65,8 +66,7 @@ pub(super) fn soak(side: &Side, length: Length) -> Result<Sample> {
     });
     let (after, left) = look(cell)?;
     // Ports that nobody has given back would be missing now.
-    converse(side, ADDRESSES, 1)
-        .context("all conversations have gone, but not all of their ports")?;
+    converse(side, 1).context("all conversations have gone, but not all of their ports")?;
     let grown = after as f64 - before as f64;
     Ok(Sample {
         values: vec![
@@ -83,19 +83,24 @@ fn look(cell: &SarcenetCell) -> Result<(u64, FlowTableStatus)> {
     Ok((resident_bytes(cell.pids().0)?, cell.dataplane()?.status()?.flows))
 }
 
-/// Conversations with so many addresses, each asked and answered so many times.
-fn converse(side: &Side, addresses: u8, rounds: u16) -> Result<Conversed> {
-    let seen: Conversed = side.asked(
-        Span::Outside,
-        &format!("answer --addresses {addresses}"),
-        &format!("converse --addresses {addresses} --sources {SOURCES} --rounds {rounds}"),
-    )?;
+/// A million conversations, each asked so many times, all of which must be answered.
+fn converse(side: &Side, rounds: u16) -> Result<Conversed> {
+    let seen = ask(side, ADDRESSES, rounds)?;
     ensure!(seen.strayed == 0, "{} answers came to the wrong port", seen.strayed);
     if seen.answered < seen.asked {
         let drops = side.deciding(Span::Outside).map(drops).transpose()?.unwrap_or_default();
         bail!("of {} conversations only {} were answered; {drops}", seen.asked, seen.answered);
     }
     Ok(seen)
+}
+
+/// Conversations with so many addresses, each asked so many times.
+fn ask(side: &Side, addresses: u8, rounds: u16) -> Result<Conversed> {
+    side.asked(
+        Span::Outside,
+        &format!("answer --addresses {addresses}"),
+        &format!("converse --addresses {addresses} --sources {SOURCES} --rounds {rounds}"),
+    )
 }
 
 /// What a cell has dropped, for people.
