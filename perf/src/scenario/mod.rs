@@ -122,7 +122,7 @@ pub(crate) enum Work {
     Idle,
     /// Memory that conversations take.
     Memory,
-    /// Memory that conversations through source NAT take, all of which are answered, twice.
+    /// Memory that conversations through source NAT take, all of which are answered.
     Translations,
     /// New connections through source NAT for a long time, and what is left of them afterwards.
     Soak,
@@ -214,7 +214,7 @@ impl Work {
             Self::PolicyApply => control::policy_apply(side, kind),
             Self::Idle => control::idle(side, length),
             Self::Memory => control::memory(side),
-            Self::Translations => outside::translations(side),
+            Self::Translations => outside::translations(side, length),
             Self::Soak => outside::soak(side, length),
             Self::Restart => control::restart(side),
         }

@@ -26,11 +26,11 @@ const TOO_MANY_ADDRESSES: u8 = 110;
 const PATIENCE: Duration = Duration::from_secs(330);
 
 /// Megabytes that the dataplane takes for a million conversations through source NAT.
-pub(super) fn translations(side: &Side) -> Result<Sample> {
+pub(super) fn translations(side: &Side, length: Length) -> Result<Sample> {
     let cell = side.deciding(Span::Outside).context("this needs a Sarcenet cell")?;
     empty_flow_table(cell)?;
     let (before, few) = look(cell)?;
-    let conversed = converse(side, 2)?;
+    let conversed = converse(side, if length.quick { 1 } else { 2 })?;
     let (after, many) = look(cell)?;
     ensure!(many.used >= conversed.asked, "only {} flows are known", many.used);
     // All of them were there at once: nobody had to go, and the second round found the first one's.
