@@ -9,19 +9,19 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use sarcenet_rig::Container;
+use sarcenet_rig::Namespace;
 
 /// Replaces each route by one that names the algorithm.
 const SCRIPT: &str =
     "ip -4 route show | while read -r route; do ip route replace $route congctl cubic; done";
 
-/// Makes all connections of a container use CUBIC.
-pub(crate) fn use_in(container: &Container) -> Result<()> {
-    let output = container.output(Command::new("sh").args(["-ec", SCRIPT]))?;
+/// Makes all connections of a network namespace use CUBIC.
+pub(crate) fn use_in(namespace: &Namespace) -> Result<()> {
+    let output = namespace.output(Command::new("sh").args(["-ec", SCRIPT]))?;
     ensure!(
         output.status.success(),
         "cannot name cubic in the routes of {}: {}",
-        container.handle(),
+        namespace.name(),
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())

@@ -5,7 +5,7 @@ use std::net::SocketAddrV4;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, anyhow};
-use sarcenet_rig::Container;
+use sarcenet_rig::Namespace;
 use serde::de::DeserializeOwned;
 
 use crate::load::READY;
@@ -34,14 +34,14 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    /// Starts it in a container.
+    /// Starts it in a container, or outside.
     pub(crate) fn start(
-        container: &Container,
+        namespace: &Namespace,
         arguments: &str,
         address: Option<SocketAddrV4>,
     ) -> Result<Self> {
         let mut command = command(arguments, address)?;
-        Self::of(container.spawn(&mut command)?)
+        Self::of(namespace.spawn(&mut command)?)
     }
 
     /// Starts it in the machine's own namespace: it does not touch the network.

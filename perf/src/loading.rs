@@ -1,6 +1,9 @@
 //! What lies on the cells beside the traffic that is measured.
 
-use sarcenet_rig::{Policy, tcp, udp};
+use std::net::Ipv4Addr;
+
+use sarcenet_rig::outside::network;
+use sarcenet_rig::{GroupRule, Policy, SecurityGroup, tcp, udp};
 
 /// Apps that nobody's containers run; they only stand in rules.
 const STRANGERS: u16 = 50;
@@ -8,6 +11,12 @@ const STRANGERS: u16 = 50;
 const STRANGERS_PORT: u16 = 10_000;
 /// Ports that the generators use.
 const PORTS: std::ops::RangeInclusive<u16> = 1024..=u16::MAX;
+/// Space of the containers that reach the outside.
+pub(crate) const SPACE: &str = "perf";
+/// Rules of a security group where their number is not what is measured.
+const GROUP_RULES: u32 = 10;
+/// First of the addresses that rules of a security group name and nothing is sent to (RFC 2544).
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
 /// Rules and containers of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +25,9 @@ pub(crate) struct Loading {
     pub(crate) rules: u32,
     /// Containers on the cell that receives.
     pub(crate) containers: u16,
+    /// Rules of the security group by which containers reach the outside; none for a world without
+    /// one.
+    pub(crate) outside: Option<u32>,
     pub(crate) world: Shared,
 }
 
@@ -32,7 +44,26 @@ pub(crate) enum Shared {
 
 impl Loading {
     /// What `K` was when the bars were set: ten rules.
-    pub(crate) const BASE: Self = Self { rules: 10, containers: 1, world: Shared::All };
+    pub(crate) const BASE: Self =
+        Self { rules: 10, containers: 1, outside: None, world: Shared::All };
+
+    /// The same with an outside that a short security group admits to.
+    pub(crate) const OUTSIDE: Self = Self::group(GROUP_RULES);
+
+    /// The same with a security group of so many rules.
+    pub(crate) const fn group(rules: u32) -> Self {
+        Self { outside: Some(rules), ..Self::BASE }
+    }
+
+    /// The same in a world that is left full of conversations.
+    pub(crate) const fn full(self) -> Self {
+        Self { world: Shared::Flows, ..self }
+    }
+
+    /// The same in a world whose programs are changed.
+    pub(crate) const fn changed(self) -> Self {
+        Self { world: Shared::Changes, ..self }
+    }
 
     /// The same with so many rules.
     pub(crate) const fn rules(rules: u32) -> Self {
@@ -41,7 +72,7 @@ impl Loading {
 
     /// So many rules, in a world that is left full of conversations.
     pub(crate) const fn flows(rules: u32) -> Self {
-        Self { world: Shared::Flows, ..Self::rules(rules) }
+        Self::rules(rules).full()
     }
 
     /// 2,000 rules for so many containers.
@@ -77,6 +108,18 @@ impl Loading {
     }
 }
 
+/// A security group of so many rules. Only the one that a kernel cell comes to last admits to the
+/// outside host: its chain has the rules last to first.
+pub(crate) fn group(rules: u32) -> SecurityGroup {
+    let elsewhere = (1..rules).map(|number| {
+        let address = Ipv4Addr::from(ELSEWHERE.to_bits() + number);
+        let protocol = if number.is_multiple_of(2) { GroupRule::tcp } else { GroupRule::udp };
+        protocol(address, "443")
+    });
+    let rules: Vec<_> = std::iter::once(GroupRule::all(network::PLAIN)).chain(elsewhere).collect();
+    SecurityGroup::running("perf", SPACE, &rules)
+}
+
 fn stranger(number: u16) -> String {
     format!("stranger-{number}")
 }
@@ -109,6 +152,17 @@ mod tests {
         }
         for count in [1, 10, 100, 250] {
             assert_eq!(rules(Loading::containers(count)), 2_000);
+        }
+    }
+
+    #[test]
+    fn groups_have_as_many_rules_as_said_and_the_first_admits() {
+        for count in [1, GROUP_RULES, 10_000] {
+            let SecurityGroup { rules, spaces, .. } = group(count);
+            assert_eq!((rules.len(), spaces), (count as usize, vec![SPACE.to_owned()]));
+            assert_eq!(rules[0].destination, network::PLAIN.to_string());
+            let others: HashSet<_> = rules[1..].iter().map(|rule| &rule.destination).collect();
+            assert_eq!(others.len(), rules.len() - 1, "the kernel's list leaves out what is twice");
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Run {
     /// Only these scenarios
     ///
     /// Names as `sarcenet-perf list` shows them, separated by commas; a name that ends in `*`
-    /// stands for all that begin so.
+    /// stands for all that begin so. Soaks are only done when they are named.
     #[arg(long, value_delimiter = ',', value_name = "ID")]
     only: Vec<String>,
 
@@ -36,7 +36,7 @@ pub(crate) struct Run {
 
     /// Seconds counted in each run [default: 2, quick: 0.5]
     ///
-    /// iperf3 counts whole seconds, and at least one.
+    /// iperf3 counts whole seconds, and at least one. More than 60 are for soaks alone.
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
 
@@ -94,12 +94,17 @@ enum Iptables {
     Nft,
 }
 
+/// Longest run of a soak, in seconds.
+const SOAK: f64 = 3600.0;
+/// Longest run of everything else.
+const LONGEST: f64 = 60.0;
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    if (0.1..=60.0).contains(&seconds) {
+    if (0.1..=SOAK).contains(&seconds) {
         Ok(seconds)
     } else {
-        Err("a run has 0.1 to 60 seconds".to_owned())
+        Err(format!("a run has 0.1 to {SOAK} seconds"))
     }
 }
 
@@ -181,7 +186,8 @@ impl Run {
             bail!("no scenario is called {unknown}; there are {}", known.join(", "));
         }
         let wanted = |s: &&Scenario| {
-            self.only.is_empty() || self.only.iter().any(|wanted| matches(s, wanted))
+            (self.only.is_empty() && !s.work.takes_long())
+                || self.only.iter().any(|wanted| matches(s, wanted))
         };
         Ok(ALL.iter().filter(wanted).copied().collect())
     }
@@ -205,7 +211,8 @@ fn compare(
 ) -> Result<Vec<Outcome>> {
     let Scenario { id, work, loading, .. } = *scenario;
     let kinds = scenario.sides.kinds();
-    let length = Length { seconds: method.seconds, quick: method.quick };
+    let longest = if work.takes_long() { SOAK } else { LONGEST };
+    let length = Length { seconds: method.seconds.min(longest), quick: method.quick };
     for &kind in kinds {
         bar.set_message(format!("{id}: building and checking, {kind:?}"));
         work.verify(worlds, kind, loading)

@@ -2,14 +2,15 @@
 
 use std::cell::Cell as Slot;
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use sarcenet_rig::outside::{OutsidePlan, network};
 use sarcenet_rig::{
-    AttachKind, Backend, Cell, CellKind, Container, KernelCell, Plan, SarcenetCell, UplinkMode,
-    World, bulk_transfer,
+    AttachKind, Backend, Bulk, Cell, CellKind, Container, ContainerSpec, KernelCell, Namespace,
+    OutsideHost, Plan, SarcenetCell, UplinkMode, World,
 };
 use serde::de::DeserializeOwned;
 
@@ -17,12 +18,16 @@ use crate::cpu::BusyTime;
 use crate::cubic;
 use crate::generator::{Both as _, Generator, Pair};
 use crate::load::Seen;
-use crate::loading::Loading;
+use crate::loading::{Loading, SPACE, group};
 
 /// First port on which generators listen; each run takes the next.
 const FIRST_PORT: u16 = 7000;
 /// Last of them.
 const LAST_PORT: u16 = 9999;
+/// Port of the sender's cell that leads to the sender: the first of those that Garden maps.
+const HOST_PORT: u16 = 61_000;
+/// Port of the sender that it leads to.
+const APP_PORT: u16 = 8080;
 
 /// Who moves the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,13 +40,39 @@ pub(crate) enum Kind {
     Reference,
 }
 
-/// Where the receiver is, seen from the sender.
+/// Where the one who listens is, seen from the one who connects or sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Span {
     /// On the other cell.
     CrossCell,
     /// On the same cell.
     SameCell,
+    /// Outside: the cell's address is on what comes there.
+    Outside,
+    /// Behind a mapped port of a cell, seen from outside.
+    Mapped,
+}
+
+/// Both ends of traffic.
+#[derive(Debug, Clone, Copy)]
+struct Ends<'a> {
+    /// Who connects or sends.
+    from: &'a Namespace,
+    /// Who listens.
+    to: &'a Namespace,
+    /// What it listens on.
+    listen: SocketAddrV4,
+    /// What leads there.
+    target: SocketAddrV4,
+}
+
+/// Which of the two sends bulk data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// Who connects.
+    There,
+    /// Who listens.
+    Back,
 }
 
 /// How sides are built.
@@ -118,12 +149,24 @@ impl Side {
         // Both cells share this machine's cores, so each gets its part of the workers.
         plan.dataplane_arguments = vec!["--workers".into(), workers_per_cell()?.to_string()];
         plan.dataplane_arguments.extend_from_slice(&building.dataplane);
+        let mut client = ContainerSpec::app("client");
+        if loading.outside.is_some() {
+            // More than the flow table holds, so never reached unless flows that are gone still
+            // count.
+            let per_container = 1_100_000;
+            plan = plan.outside(OutsidePlan { per_container, ..OutsidePlan::default() });
+            client = client.space(SPACE).mapping(HOST_PORT, APP_PORT);
+        }
         let world = World::new(plan)?;
-        let sender = world.attach(0, Some("client"))?;
+        if let Some(rules) = loading.outside {
+            world.bind(group(rules))?;
+            cubic::use_in(world.outside()?.namespace())?;
+        }
+        let sender = world.attach_as(0, &client)?;
         let near = world.attach(0, Some("server"))?;
         let far = world.attach(1, Some("server"))?;
         for container in [&sender, &near, &far] {
-            cubic::use_in(container)?;
+            cubic::use_in(container.namespace())?;
         }
         world.enforce(&loading.policies())?;
         let next_port = Slot::new(FIRST_PORT);
@@ -161,11 +204,40 @@ impl Side {
         &self.sender
     }
 
-    /// The container that receives.
-    pub(crate) fn receiver(&self, span: Span) -> &Container {
+    /// The container on the other cell.
+    pub(crate) fn far(&self) -> &Container {
+        &self.far
+    }
+
+    /// The ends of traffic that takes so many ports of the one who listens, in a row.
+    fn ends(&self, span: Span, ports: u16) -> Result<Ends<'_>> {
+        let sender = self.sender.namespace();
+        let to = |to, address: Ipv4Addr| {
+            let address = SocketAddrV4::new(address, self.take_ports(ports));
+            Ends { from: sender, to, listen: address, target: address }
+        };
+        Ok(match span {
+            Span::CrossCell => to(self.far.namespace(), self.far.address()),
+            Span::SameCell => to(self.near.namespace(), self.near.address()),
+            Span::Outside => {
+                let host = self.world.outside()?.namespace();
+                to(host, OutsideHost::address(network::PLAIN, 1))
+            }
+            Span::Mapped => Ends {
+                from: self.world.outside()?.namespace(),
+                to: sender,
+                listen: SocketAddrV4::new(self.sender.address(), APP_PORT),
+                target: SocketAddrV4::new(self.world.cells()[0].plan().underlay, HOST_PORT),
+            },
+        })
+    }
+
+    /// The Sarcenet cell that traffic passes last, or alone; none on the other sides.
+    pub(crate) fn deciding(&self, span: Span) -> Option<&SarcenetCell> {
+        let mut cells = self.sarcenet().into_iter();
         match span {
-            Span::CrossCell => &self.far,
-            Span::SameCell => &self.near,
+            Span::CrossCell => cells.next_back(),
+            Span::SameCell | Span::Outside | Span::Mapped => cells.next(),
         }
     }
 
@@ -208,11 +280,19 @@ impl Side {
 
     /// Runs iperf3 and returns what its receiver saw. Processor time is that of the whole run, so
     /// it is related to the bytes of the second that iperf3 does not count, too.
-    pub(crate) fn iperf3(&self, span: Span, streams: u8, seconds: f64) -> Result<Seen> {
+    pub(crate) fn iperf3(
+        &self,
+        span: Span,
+        direction: Direction,
+        streams: u8,
+        seconds: f64,
+    ) -> Result<Seen> {
         let duration = Duration::from_secs_f64(seconds.max(1.0));
-        let (port, streams) = (self.take_ports(1), streams.into());
+        let Ends { from, to, listen, target } = self.ends(span, 1)?;
+        let (port, streams, reverse) =
+            (listen.port(), streams.into(), direction == Direction::Back);
         let busy = BusyTime::now()?;
-        let result = bulk_transfer(&self.sender, self.receiver(span), port, streams, duration)?;
+        let result = Bulk { from, to, port, target, streams, reverse, duration }.run()?;
         let counted = duration.as_secs() as f64;
         Ok(Seen {
             bytes: (result.bits_per_second * counted / 8.0) as u64,
@@ -262,10 +342,11 @@ impl Side {
     /// The same for what both saw; both end by themselves.
     pub(crate) fn both<S: DeserializeOwned, R: DeserializeOwned>(
         &self,
+        span: Span,
         listening: &str,
         sending: &str,
     ) -> Result<(S, R)> {
-        self.start(Span::CrossCell, listening, sending)?.both(self)
+        self.start(span, listening, sending)?.both(self)
     }
 
     /// Starts both. They end when dropped, at the latest.
@@ -281,10 +362,10 @@ impl Side {
         listening: &str,
         sending: &str,
     ) -> Result<Pair> {
-        let address = SocketAddrV4::new(self.receiver(span).address(), self.take_ports(ports));
-        let mut receiver = Generator::start(self.receiver(span), listening, Some(address))?;
+        let Ends { from, to, listen, target } = self.ends(span, ports)?;
+        let mut receiver = Generator::start(to, listening, Some(listen))?;
         receiver.wait_ready()?;
-        Ok((receiver, Generator::start(&self.sender, sending, Some(address))?))
+        Ok((receiver, Generator::start(from, sending, Some(target))?))
     }
 }
 

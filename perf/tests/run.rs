@@ -25,7 +25,8 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
     let output = perf(&[
         "run",
         "--quick",
-        "--only=tcp-local-4-threads,udp-1400,rr-udp,flows-10,cps-10,idle,restart",
+        "--only=tcp-local-4-threads,udp-1400,rr-udp,flows-10,cps-10,snat-tcp-back,dnat-tcp,\
+         snat-cps,asg-10k,idle,restart",
         "--pairs=1",
         "--seconds=0.3",
         &format!("--json={json}"),
@@ -49,6 +50,10 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
         ("rr-udp-p99.9", "us", 3),
         ("flows-10", "flows/s", 2),
         ("cps-10", "connections/s", 2),
+        ("snat-tcp-back", "Gbit/s", 2),
+        ("dnat-tcp", "Gbit/s", 2),
+        ("snat-cps", "connections/s", 2),
+        ("asg-10k", "flows/s", 2),
         ("idle", "% of a core", 1),
         ("restart", "ms", 1),
     ] {
@@ -81,7 +86,7 @@ fn a_tiny_run_measures_every_side_and_writes_every_file() -> Result<()> {
 fn mistakes_are_explained() -> Result<()> {
     for (arguments, words) in [
         (["run", "--only=tcp-2"], "no scenario is called tcp-2; there are tcp-1, "),
-        (["run", "--seconds=0"], "0.1 to 60 seconds"),
+        (["run", "--seconds=0"], "0.1 to 3600 seconds"),
         (["run", "--pairs=0"], "0 is not in 1..=100"),
         (["run", "--kernel=bpf"], "possible values: legacy, nft"),
         (["run", "--uplink=fast"], "possible values: auto, udp, tunnel-gso, xdp"),
@@ -99,9 +104,15 @@ fn mistakes_are_explained() -> Result<()> {
 fn scenarios_are_listed_with_their_bars() -> Result<()> {
     let output = perf(&["list"])?;
     let said = String::from_utf8_lossy(&output.stdout);
-    for words in
-        ["tcp-1", "rr-tcp-busy-p99", "at least 0.6 of the kernel's", "flows-10k", "at most 160 MB"]
-    {
+    for words in [
+        "tcp-1",
+        "rr-tcp-busy-p99",
+        "at least 0.6 of the kernel's",
+        "flows-10k",
+        "at most 160 MB",
+        "soak-snat-memory",
+        "at least 10 of the kernel's",
+    ] {
         assert!(said.contains(words), "{words} is missing in {said}");
     }
     Ok(())

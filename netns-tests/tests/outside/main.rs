@@ -56,7 +56,7 @@ impl Kind {
         Plan::new("o", &[self.cells, self.cells])
             .attach(self.attach)
             .uplink(self.uplink)
-            .outside(OutsidePlan { connections, logging: self.recorded })
+            .outside(OutsidePlan { connections, logging: self.recorded, ..OutsidePlan::default() })
     }
 }
 

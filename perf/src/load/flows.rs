@@ -22,8 +22,8 @@ use super::{Departed, PATIENCE, Seen};
 
 /// First port that datagrams come from.
 const FIRST_SOURCE: u16 = 1024;
-/// Conversations that one port of the receiver is good for: one from each port of the sender.
-pub(crate) const PER_PORT: u32 = u16::MAX as u32 - FIRST_SOURCE as u32 + 1;
+/// Ports from that one on: so many conversations is one port of the receiver good for.
+pub(crate) const MOST_SOURCES: u16 = u16::MAX - FIRST_SOURCE + 1;
 
 /// Bytes of an IPv4 header without options (RFC 791).
 const IP: usize = 20;
@@ -41,11 +41,13 @@ struct Maker {
     /// Sum of all that the UDP checksum covers, the ports aside.
     sum: u32,
     first_port: u16,
+    /// Ports that each port of the receiver gets datagrams from.
+    sources: u32,
 }
 
 impl Maker {
-    /// From an address to an address and the ports from `to`'s on.
-    fn new(from: Ipv4Addr, to: SocketAddrV4) -> Self {
+    /// From so many ports of an address to an address and the ports from `to`'s on.
+    fn new(from: Ipv4Addr, sources: u16, to: SocketAddrV4) -> Self {
         let udp_length = ((UDP + PAYLOAD) as u16).to_be_bytes();
         let mut packet = [0x5a; LENGTH];
         packet[..IP + UDP].fill(0);
@@ -60,13 +62,14 @@ impl Maker {
         // Addresses, protocol and length are the pseudo header; length and payload count as well.
         let pseudo = u32::from(PROTOCOL) + u32::from(u16::from_be_bytes(udp_length));
         let sum = pseudo + words(&packet[12..]);
-        Self { packet, sum, first_port: to.port() }
+        let sources = sources.clamp(1, MOST_SOURCES).into();
+        Self { packet, sum, first_port: to.port(), sources }
     }
 
     /// Ports of the `number`th conversation; none if there are no more ports.
     fn ports(&self, number: u32) -> Option<(u16, u16)> {
-        let source = FIRST_SOURCE + (number % PER_PORT) as u16;
-        let port = self.first_port.checked_add(u16::try_from(number / PER_PORT).ok()?)?;
+        let source = FIRST_SOURCE + (number % self.sources) as u16;
+        let port = self.first_port.checked_add(u16::try_from(number / self.sources).ok()?)?;
         Some((source, port))
     }
 
@@ -93,8 +96,13 @@ fn words(bytes: &[u8]) -> u32 {
 
 /// Sends datagrams to so many ports from the receiver's on, each from and to another pair of ports
 /// than all before, as fast as it can; until time or pairs are used up.
-pub(super) fn send(to: SocketAddrV4, ports: u16, seconds: Duration) -> Result<Departed> {
-    let maker = Maker::new(own_address(to)?, to);
+pub(super) fn send(
+    to: SocketAddrV4,
+    ports: u16,
+    sources: u16,
+    seconds: Duration,
+) -> Result<Departed> {
+    let maker = Maker::new(own_address(to)?, sources, to);
     let socket =
         socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
             .context("open a raw socket (root only)")?;
@@ -103,7 +111,7 @@ pub(super) fn send(to: SocketAddrV4, ports: u16, seconds: Duration) -> Result<De
     setsockopt(&socket, sockopt::SndBufForce, &(4 << 20))?;
     let addresses = [None::<SockaddrIn>; BATCH];
     let mut headers = MultiHeaders::preallocate(BATCH, None);
-    let mut pairs = (0..u32::from(ports) * PER_PORT).map_while(|number| maker.ports(number));
+    let mut pairs = (0..u32::from(ports) * maker.sources).map_while(|number| maker.ports(number));
     let mut packets = [[0; LENGTH]; BATCH];
     let (began, mut sent) = (Instant::now(), 0);
     while began.elapsed() < seconds {
@@ -186,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_packet_is_a_whole_datagram_with_its_ports() {
-        let packet = Maker::new(FROM, TO).packet((1024, 7001));
+        let packet = Maker::new(FROM, MOST_SOURCES, TO).packet((1024, 7001));
         assert_eq!(
             packet[..IP + 6],
             [
@@ -200,8 +208,8 @@ mod tests {
     /// A receiver's sum over the pseudo header and all of UDP is all ones (RFC 768, RFC 1071).
     #[test]
     fn every_checksum_is_right_and_there() {
-        let maker = Maker::new(FROM, TO);
-        for number in 0..2 * PER_PORT {
+        let maker = Maker::new(FROM, MOST_SOURCES, TO);
+        for number in 0..2 * u32::from(MOST_SOURCES) {
             let packet = maker.packet(maker.ports(number).unwrap());
             let sum = words(&packet[12..]) + 17 + 26;
             let folded = (sum & 0xffff) + (sum >> 16);
@@ -212,10 +220,12 @@ mod tests {
 
     #[test]
     fn no_pair_of_ports_comes_twice_and_none_is_beyond_the_last() {
-        let maker = Maker::new(FROM, SocketAddrV4::new(*TO.ip(), 65_534));
-        let pairs: Vec<_> = (0..=u32::MAX).map_while(|number| maker.ports(number)).collect();
-        assert_eq!(pairs.len(), 2 * PER_PORT as usize);
-        assert!(pairs.iter().all(|(source, port)| *source >= FIRST_SOURCE && *port >= 65_534));
-        assert_eq!(pairs.iter().collect::<HashSet<_>>().len(), pairs.len());
+        for sources in [1, 8192, MOST_SOURCES] {
+            let maker = Maker::new(FROM, sources, SocketAddrV4::new(*TO.ip(), 65_534));
+            let pairs: Vec<_> = (0..=u32::MAX).map_while(|number| maker.ports(number)).collect();
+            assert_eq!(pairs.len(), 2 * usize::from(sources));
+            assert!(pairs.iter().all(|(source, port)| *source >= FIRST_SOURCE && *port >= 65_534));
+            assert_eq!(pairs.iter().collect::<HashSet<_>>().len(), pairs.len());
+        }
     }
 }

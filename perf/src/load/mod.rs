@@ -3,6 +3,7 @@
 //! Those that listen print the line `ready` before.
 
 mod connections;
+mod converse;
 mod flows;
 mod hog;
 mod paced;
@@ -22,8 +23,11 @@ use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use connections::Opened;
-pub(crate) use flows::PER_PORT as FLOWS_PER_PORT;
+use connections::Target;
+pub(crate) use connections::{Close, Opened};
+use converse::Conversations;
+pub(crate) use converse::Conversed;
+pub(crate) use flows::MOST_SOURCES;
 pub(crate) use paced::{Arrived, Departed};
 pub(crate) use request_response::Latency;
 
@@ -72,8 +76,11 @@ pub(crate) enum Load {
     },
     /// Sends a fixed amount of pseudo-random bytes, or receives and compares them.
     TcpVerify {
-        /// Receiver's address: listened on with `--receive`, connected to otherwise.
+        /// Address to listen on, or to connect to.
         address: SocketAddrV4,
+        /// Listen instead of connect.
+        #[arg(long)]
+        listen: bool,
         /// Receive instead of send.
         #[arg(long)]
         receive: bool,
@@ -127,6 +134,9 @@ pub(crate) enum Load {
         /// Ports to send to, upwards from the receiver's.
         #[arg(long, default_value_t = 60)]
         ports: u16,
+        /// Ports to send from to each of them, upwards from 1024.
+        #[arg(long, default_value_t = flows::MOST_SOURCES)]
+        sources: u16,
         /// Seconds to send.
         #[arg(long, default_value_t = 3.0)]
         seconds: f64,
@@ -192,15 +202,21 @@ pub(crate) enum Load {
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
     },
-    /// Accepts connections and closes them, until its standard input ends.
+    /// Accepts connections and closes each after its client, until its standard input ends.
     Accept {
-        /// Address to listen on.
+        /// Address to listen on; any other of this machine will do as well.
         listen: SocketAddrV4,
     },
     /// Opens connections and closes them.
     Open {
-        /// Where to.
+        /// Where to, or the first of several addresses.
         connect: SocketAddrV4,
+        /// Addresses to connect to in turns, upwards from that one.
+        #[arg(long, default_value_t = 1)]
+        addresses: u8,
+        /// How to close.
+        #[arg(long, value_enum, default_value = "reset")]
+        close: Close,
         /// Connections on their way at a time.
         #[arg(long, default_value_t = 16)]
         threads: usize,
@@ -210,6 +226,28 @@ pub(crate) enum Load {
         /// Seconds counted.
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
+    },
+    /// Sends every datagram back until its standard input ends.
+    Answer {
+        /// The first address to listen on.
+        listen: SocketAddrV4,
+        /// Addresses to listen on, upwards from that one.
+        #[arg(long, default_value_t = 1)]
+        addresses: u8,
+    },
+    /// Asks and is answered in as many conversations as there are pairs of ports and addresses.
+    Converse {
+        /// The first address to ask.
+        connect: SocketAddrV4,
+        /// Addresses to ask, upwards from that one.
+        #[arg(long, default_value_t = 1)]
+        addresses: u8,
+        /// Ports to ask from.
+        #[arg(long, default_value_t = 16)]
+        sources: u16,
+        /// Questions in each conversation.
+        #[arg(long, default_value_t = 1)]
+        rounds: u16,
     },
     /// Keeps one core busy until its standard input ends.
     Hog {
@@ -255,11 +293,10 @@ impl Load {
             Self::TcpSend { connect, streams, bound } => {
                 print(&tcp::send(connect, streams, duration(bound))?)
             }
-            Self::TcpVerify { address, receive: true, bytes, bound } => {
-                print(&verify::receive(address, bytes, duration(bound))?)
-            }
-            Self::TcpVerify { address, receive: false, bytes, bound } => {
-                print(&verify::send(address, bytes, duration(bound))?)
+            Self::TcpVerify { address, listen, receive, bytes, bound } => {
+                let stream = if listen { verify::accept(address)? } else { tcp::open(address)? };
+                let carry = if receive { verify::read } else { verify::write };
+                print(&carry(stream, bytes, duration(bound))?)
             }
             Self::UdpReceive { listen, omit, seconds } => {
                 print(&udp::receive(listen, duration(omit), duration(seconds))?)
@@ -270,8 +307,8 @@ impl Load {
             Self::FlowsReceive { listen, ports, omit, seconds } => {
                 print(&flows::receive(listen, ports, duration(omit), duration(seconds))?)
             }
-            Self::FlowsSend { connect, ports, seconds } => {
-                print(&flows::send(connect, ports, duration(seconds))?)
+            Self::FlowsSend { connect, ports, sources, seconds } => {
+                print(&flows::send(connect, ports, sources, duration(seconds))?)
             }
             Self::PacedReceive { listen, bound } => {
                 print(&paced::receive(listen, duration(bound))?)
@@ -292,8 +329,14 @@ impl Load {
                 duration(seconds),
             )?),
             Self::Accept { listen } => connections::accept(listen),
-            Self::Open { connect, threads, omit, seconds } => {
-                print(&connections::open(connect, threads, duration(omit), duration(seconds))?)
+            Self::Open { connect, addresses, close, threads, omit, seconds } => {
+                let target = Target { first: connect, addresses, close };
+                print(&connections::open(target, threads, duration(omit), duration(seconds))?)
+            }
+            Self::Answer { listen, addresses } => converse::answer(listen, addresses),
+            Self::Converse { connect, addresses, sources, rounds } => {
+                let all = Conversations { first: connect, addresses, sources };
+                print(&converse::converse(all, rounds)?)
             }
             Self::Hog { bound } => {
                 hog::spin(duration(bound));

@@ -12,14 +12,9 @@ use super::{PATIENCE, Seen, tcp};
 /// Bytes written and compared at a time.
 const BLOCK: usize = 128 << 10;
 
-/// Opens a stream to a receiver and writes so many bytes.
-pub(super) fn send(to: SocketAddrV4, bytes: u64, bound: Duration) -> Result<Seen> {
-    write(tcp::open(to)?, bytes, bound)
-}
-
-/// Accepts a stream and compares so many bytes.
-pub(super) fn receive(listen: SocketAddrV4, bytes: u64, bound: Duration) -> Result<Seen> {
-    read(tcp::accept(listen, 1)?.remove(0), bytes, bound)
+/// Waits for one stream.
+pub(super) fn accept(listen: SocketAddrV4) -> Result<TcpStream> {
+    Ok(tcp::accept(listen, 1)?.remove(0))
 }
 
 /// A stream that may be used for so long.
@@ -90,7 +85,8 @@ fn fill(position: u64, block: &mut [u8]) {
     }
 }
 
-fn write(stream: TcpStream, bytes: u64, bound: Duration) -> Result<Seen> {
+/// Writes so many bytes.
+pub(super) fn write(stream: TcpStream, bytes: u64, bound: Duration) -> Result<Seen> {
     let mut stream = Bounded::new(stream, bound);
     let mut block = vec![0; BLOCK];
     let mut position = 0;
@@ -106,7 +102,8 @@ fn write(stream: TcpStream, bytes: u64, bound: Duration) -> Result<Seen> {
     Ok(stream.seen(bytes))
 }
 
-fn read(stream: TcpStream, bytes: u64, bound: Duration) -> Result<Seen> {
+/// Reads so many bytes and compares them.
+pub(super) fn read(stream: TcpStream, bytes: u64, bound: Duration) -> Result<Seen> {
     let mut stream = Bounded::new(stream, bound);
     let (mut block, mut expected) = (vec![0; BLOCK], vec![0; BLOCK]);
     let mut position = 0;

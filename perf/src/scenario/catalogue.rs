@@ -4,7 +4,7 @@
 use super::{Bar, Better, Measure, Row, Scenario, Sides, Work};
 use crate::load::Transport;
 use crate::loading::{Loading, Shared};
-use crate::side::Span;
+use crate::side::{Direction, Span};
 
 /// UDP payload bytes of a 60-byte frame, which is 64 on the wire.
 pub(super) const SMALL: u16 = 18;
@@ -71,7 +71,7 @@ const fn scenario(
 }
 
 const fn iperf3(streams: u8, span: Span) -> Work {
-    Work::Iperf3 { streams, span }
+    Work::Iperf3 { streams, span, direction: Direction::There }
 }
 
 const fn threads(streams: u8, span: Span) -> Work {
@@ -84,10 +84,15 @@ const fn ask(transport: Transport, busy: bool) -> Work {
 
 use Loading as L;
 use Sides::{Ours, Three, Two};
-use Span::{CrossCell, SameCell};
+use Span::{CrossCell, Mapped, Outside, SameCell};
 
 const FEW: L = L::BASE;
 const OWN: L = L { world: Shared::Changes, ..L::BASE };
+const FLOWS: Work = Work::Flows { span: CrossCell };
+const FLOWS_OUT: Work = Work::Flows { span: Outside };
+const CONNECTIONS: Work = Work::Connections { span: CrossCell };
+const CONNECTIONS_OUT: Work = Work::Connections { span: Outside };
+const BACK: Work = Work::Iperf3 { streams: 1, span: Outside, direction: Direction::Back };
 const UDP: Work = Work::Udp { size: SMALL };
 const RULES_COST: Work = Work::RulesCost { size: SMALL };
 
@@ -107,12 +112,12 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("rr-tcp", "request and response by TCP", ask(Transport::Tcp, false), Three, FEW, latency!(ratio(0.8, 0.4), ratio(1.0, 0.6))),
     scenario("rr-udp", "request and response by UDP", ask(Transport::Udp, false), Three, FEW, latency!(ratio(0.8, 0.4), ratio(1.0, 0.6))),
     scenario("rr-tcp-busy", "request and response by TCP, all cores busy", ask(Transport::Tcp, true), Three, FEW, latency!(ratio(2.0, 1.2), ratio(2.0, 1.2))),
-    scenario("flows-10", "new conversations to the other cell, a datagram each, 10 rules", Work::Flows, Two, L::flows(10), &[row("flows/s", Better::Higher, Some(ratio(0.8, 1.5)))]),
-    scenario("flows-1k", "new conversations to the other cell, a datagram each, 1,000 rules", Work::Flows, Two, L::flows(1_000), &[row("flows/s", Better::Higher, Some(ratio(2.0, 5.0)))]),
-    scenario("flows-10k", "new conversations to the other cell, a datagram each, 10,000 rules", Work::Flows, Two, L::flows(10_000), &[row("flows/s", Better::Higher, Some(ratio(20.0, 30.0)))]),
-    scenario("cps-10", "whole TCP connections to the other cell with their sockets, 10 rules", Work::Connections, Two, L::rules(10), &[row("connections/s", Better::Higher, None)]),
-    scenario("cps-1k", "whole TCP connections to the other cell with their sockets, 1,000 rules", Work::Connections, Two, L::rules(1_000), &[row("connections/s", Better::Higher, None)]),
-    scenario("cps-10k", "whole TCP connections to the other cell with their sockets, 10,000 rules", Work::Connections, Two, L::rules(10_000), &[row("connections/s", Better::Higher, None)]),
+    scenario("flows-10", "new conversations to the other cell, a datagram each, 10 rules", FLOWS, Two, L::flows(10), &[row("flows/s", Better::Higher, Some(ratio(0.8, 1.5)))]),
+    scenario("flows-1k", "new conversations to the other cell, a datagram each, 1,000 rules", FLOWS, Two, L::flows(1_000), &[row("flows/s", Better::Higher, Some(ratio(2.0, 5.0)))]),
+    scenario("flows-10k", "new conversations to the other cell, a datagram each, 10,000 rules", FLOWS, Two, L::flows(10_000), &[row("flows/s", Better::Higher, Some(ratio(20.0, 30.0)))]),
+    scenario("cps-10", "whole TCP connections to the other cell with their sockets, 10 rules", CONNECTIONS, Two, L::rules(10), &[row("connections/s", Better::Higher, None)]),
+    scenario("cps-1k", "whole TCP connections to the other cell with their sockets, 1,000 rules", CONNECTIONS, Two, L::rules(1_000), &[row("connections/s", Better::Higher, None)]),
+    scenario("cps-10k", "whole TCP connections to the other cell with their sockets, 10,000 rules", CONNECTIONS, Two, L::rules(10_000), &[row("connections/s", Better::Higher, None)]),
     scenario("rules-10", "64-byte frames of one conversation, 10 rules", UDP, Two, L::rules(10), kpps!(None)),
     scenario("rules-1k", "64-byte frames of one conversation, 1,000 rules", UDP, Two, L::rules(1_000), kpps!(None)),
     scenario("rules-10k", "64-byte frames of one conversation, 10,000 rules", UDP, Two, L::rules(10_000), kpps!(None)),
@@ -122,12 +127,24 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("containers-10", "64-byte frames of one conversation, 2,000 rules for 10 containers", UDP, Two, L::containers(10), kpps!(None)),
     scenario("containers-100", "64-byte frames of one conversation, 2,000 rules for 100 containers", UDP, Two, L::containers(100), kpps!(Some(ratio(5.0, 10.0)))),
     scenario("containers-250", "64-byte frames of one conversation, 2,000 rules for 250 containers", UDP, Two, L::containers(250), kpps!(None)),
+    scenario("snat-tcp", "bulk TCP through source NAT, 1 stream to the outside", iperf3(1, Outside), Two, L::OUTSIDE, gbit!(Some(ratio(0.7, 1.0)))),
+    scenario("snat-tcp-back", "bulk TCP through source NAT, 1 stream from the outside", BACK, Two, L::OUTSIDE, gbit!(Some(ratio(0.7, 1.0)))),
+    scenario("dnat-tcp", "bulk TCP through a mapped port, 1 stream from the outside", iperf3(1, Mapped), Two, L::OUTSIDE, gbit!(Some(ratio(0.7, 1.0)))),
+    scenario("snat-cps", "whole TCP connections through source NAT with their sockets, closed by the client", CONNECTIONS_OUT, Two, L::OUTSIDE.full(), &[row("connections/s", Better::Higher, Some(ratio(1.0, 1.5)))]),
+    scenario("asg-10k", "new conversations to the outside, a datagram each, security group of 10,000 rules", FLOWS_OUT, Two, L::group(10_000).full(), &[row("flows/s", Better::Higher, Some(ratio(10.0, 30.0)))]),
+    scenario("asg-10k-cps", "whole TCP connections through source NAT with their sockets, security group of 10,000 rules", CONNECTIONS_OUT, Two, L::group(10_000).full(), &[row("connections/s", Better::Higher, None)]),
     scenario("policy-apply", "putting rules in force", Work::PolicyApply, Two, OWN, &[
         Row { suffix: "-50k", title: "50,000 at once", unit: "ms", better: Better::Lower, bar: Some(value(100.0, 35.0)) },
         Row { suffix: "-1", title: "one more at 50,000", unit: "ms", better: Better::Lower, bar: Some(value(1.0, 0.08)) },
     ]),
     scenario("idle", "processor time of a cell without traffic", Work::Idle, Ours, FEW, &[row("% of a core", Better::Lower, Some(value(0.5, 0.1)))]),
     scenario("memory", "memory for a million conversations", Work::Memory, Ours, OWN, &[row("MB", Better::Lower, Some(value(160.0, 100.0)))]),
+    scenario("flows-snat", "memory for a million conversations through source NAT", Work::Translations, Ours, L::OUTSIDE.changed(), &[row("MB", Better::Lower, Some(value(160.0, 100.0)))]),
+    scenario("soak-snat", "connections through source NAT, opened and closed for all the time", Work::Soak, Ours, L::OUTSIDE.changed(), &[
+        row("connections/s", Better::Higher, None),
+        Row { suffix: "-flows", title: "left of them when all have been closed for long", unit: "flows", better: Better::Lower, bar: Some(value(0.0, 0.0)) },
+        Row { suffix: "-memory", title: "memory that the dataplane keeps", unit: "MB", better: Better::Lower, bar: Some(value(8.0, 1.0)) },
+    ]),
     scenario("restart", "silence while the dataplane is killed and started again", Work::Restart, Ours, OWN, &[row("ms", Better::Lower, Some(value(500.0, 50.0)))]),
 ];
 

@@ -83,7 +83,7 @@ fn ours_apply(side: &Side) -> Result<(Duration, Duration)> {
         logging: Logging::default(),
         tracking: Tracking::default(),
     };
-    let receiver = side.receiver(Span::CrossCell).address();
+    let receiver = side.far().address();
     let snapshot = Snapshot {
         cell: Some((desired, None)),
         rules: (0..RULES).map(|number| rule(receiver, number)).collect(),
@@ -157,16 +157,12 @@ pub(super) fn memory(side: &Side) -> Result<Sample> {
     let cell = cells.last().context("this needs a Sarcenet cell")?;
     let look =
         || anyhow::Ok((resident_bytes(cell.pids().0)?, cell.dataplane()?.status()?.flows.used));
-    // A table that is full already shows nothing: the conversations of the run before go with
-    // their dataplane and its file.
-    cell.kill_dataplane()?;
-    fs::remove_file(cell.root().join("run/sarcenet/flows")).context("remove the flow table")?;
-    cell.restart_dataplane()?;
-    cell.wait_ready()?;
+    empty_flow_table(cell)?;
     let (before, few) = look()?;
     for _ in 0..4 {
-        let to = SocketAddrV4::new(side.receiver(Span::CrossCell).address(), 1024);
-        let _: Departed = Generator::start(side.sender(), SCATTER, Some(to))?.seen(side)?;
+        let to = SocketAddrV4::new(side.far().address(), 1024);
+        let _: Departed =
+            Generator::start(side.sender().namespace(), SCATTER, Some(to))?.seen(side)?;
         let (after, many) = look()?;
         if many.saturating_sub(few) >= FLOWS {
             let megabytes = after.saturating_sub(before) as f64 * 1e-6;
@@ -177,8 +173,17 @@ pub(super) fn memory(side: &Side) -> Result<Sample> {
     bail!("the dataplane does not come to {FLOWS} flows");
 }
 
+/// Starts a cell's dataplane without any conversation: a table that is full already shows nothing.
+/// Those that were go with the dataplane and its file.
+pub(super) fn empty_flow_table(cell: &SarcenetCell) -> Result<()> {
+    cell.kill_dataplane()?;
+    fs::remove_file(cell.root().join("run/sarcenet/flows")).context("remove the flow table")?;
+    cell.restart_dataplane()?;
+    cell.wait_ready()
+}
+
 /// `VmRSS` of proc(5), which counts the pages of the flow table's file, too.
-fn resident_bytes(pid: u32) -> Result<u64> {
+pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let kib = status.lines().find_map(|line| {
@@ -192,7 +197,7 @@ fn resident_bytes(pid: u32) -> Result<u64> {
 pub(super) fn restart(side: &Side) -> Result<Sample> {
     let cells = side.sarcenet();
     let cell = cells.last().context("this needs a Sarcenet cell")?;
-    let receiver = side.receiver(Span::CrossCell);
+    let receiver = side.far();
     let port = side.take_ports(1);
     let _server = receiver.serve_http(port)?;
     let address = SocketAddrV4::new(receiver.address(), port);

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod control;
+mod outside;
 mod traffic;
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ pub(crate) use catalogue::ALL;
 
 use crate::load::Transport;
 use crate::loading::Loading;
-use crate::side::{Kind, Span, Worlds};
+use crate::side::{Direction, Kind, Span, Worlds};
 
 /// One measurement; gives one number or a few.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +96,7 @@ pub(crate) enum Measure {
 pub(crate) enum Work {
     /// Bulk TCP on so many streams by iperf3, which is what the bars were set with. It works in
     /// one thread, which holds several streams of the kernel's back.
-    Iperf3 { streams: u8, span: Span },
+    Iperf3 { streams: u8, span: Span, direction: Direction },
     /// The same by a generator with a thread for each stream.
     Tcp { streams: u8, span: Span },
     /// Datagrams of so many payload bytes from one sender, unthrottled.
@@ -109,9 +110,10 @@ pub(crate) enum Work {
     /// hundred thousand conversations behind. Our flow table holds about a million by default, so
     /// that later runs evict old ones; the kernel's is emptied before each run, as its limit is
     /// that of the whole machine (`nf_conntrack_max`) and lower.
-    Flows,
-    /// New TCP connections, with all that their sockets cost both ends.
-    Connections,
+    Flows { span: Span },
+    /// New TCP connections, with all that their sockets cost both ends. To the outside they go
+    /// to many addresses, and are closed by FIN.
+    Connections { span: Span },
     /// What 50,000 rules cost a packet of a known conversation, compared with 10.
     RulesCost { size: u16 },
     /// Putting 50,000 rules in force, then one more.
@@ -120,6 +122,10 @@ pub(crate) enum Work {
     Idle,
     /// Memory that conversations take.
     Memory,
+    /// Memory that conversations through source NAT take, all of which are answered.
+    Translations,
+    /// New connections through source NAT for a long time, and what is left of them afterwards.
+    Soak,
     /// The silence while the dataplane is killed and started again.
     Restart,
 }
@@ -143,14 +149,19 @@ pub(crate) struct Sample {
 }
 
 impl Work {
+    /// Whether it takes minutes, so that it is only done when asked for by name.
+    pub(crate) const fn takes_long(self) -> bool {
+        matches!(self, Self::Soak)
+    }
+
     /// Unit of work that processor time is related to; none where that means nothing.
     pub(crate) const fn cpu_unit(self) -> Option<&'static str> {
         match self {
             Self::Iperf3 { .. } | Self::Tcp { .. } => Some("CPU s/GB"),
             Self::Udp { .. } | Self::LossFree { .. } => Some("CPU us/packet"),
             Self::RequestResponse { busy: false, .. } => Some("CPU us/answer"),
-            Self::Flows => Some("CPU us/flow"),
-            Self::Connections => Some("CPU us/connection"),
+            Self::Flows { .. } => Some("CPU us/flow"),
+            Self::Connections { .. } | Self::Soak => Some("CPU us/connection"),
             _ => None,
         }
     }
@@ -159,13 +170,18 @@ impl Work {
     /// wrong cut can never look fast.
     pub(crate) fn verify(self, worlds: &mut Worlds, kind: Kind, loading: Loading) -> Result<()> {
         match self {
-            Self::Iperf3 { span, .. } | Self::Tcp { span, .. } => {
-                traffic::verify_tcp(worlds.side(kind, loading)?, span)
+            Self::Iperf3 { span, direction, .. } => {
+                traffic::verify_tcp(worlds.side(kind, loading)?, span, direction)
+            }
+            Self::Tcp { span, .. } => {
+                traffic::verify_tcp(worlds.side(kind, loading)?, span, Direction::There)
             }
             Self::Udp { size } | Self::LossFree { size } => {
-                traffic::verify_udp(worlds.side(kind, loading)?, size)
+                traffic::verify_udp(worlds.side(kind, loading)?, Span::CrossCell, size)
             }
-            Self::Flows => traffic::verify_udp(worlds.side(kind, loading)?, catalogue::SMALL),
+            Self::Flows { span } => {
+                traffic::verify_udp(worlds.side(kind, loading)?, span, catalogue::SMALL)
+            }
             // These compare what they carry in every run, or carry nothing.
             _ => Ok(()),
         }
@@ -184,18 +200,22 @@ impl Work {
         }
         let side = worlds.side(kind, loading)?;
         match self {
-            Self::Iperf3 { streams, span } => traffic::iperf3(side, streams, span, length),
+            Self::Iperf3 { streams, span, direction } => {
+                traffic::iperf3(side, streams, span, direction, length)
+            }
             Self::Tcp { streams, span } => traffic::tcp(side, streams, span, length),
             Self::Udp { size } | Self::RulesCost { size } => traffic::udp(side, size, length),
             Self::LossFree { size } => traffic::loss_free(side, size, length),
             Self::RequestResponse { transport, busy } => {
                 traffic::request_response(side, transport, busy, length)
             }
-            Self::Flows => traffic::flows(side, length),
-            Self::Connections => traffic::connections(side, length),
+            Self::Flows { span } => traffic::flows(side, span, length),
+            Self::Connections { span } => traffic::connections(side, span, length),
             Self::PolicyApply => control::policy_apply(side, kind),
             Self::Idle => control::idle(side, length),
             Self::Memory => control::memory(side),
+            Self::Translations => outside::translations(side, length),
+            Self::Soak => outside::soak(side, length),
             Self::Restart => control::restart(side),
         }
     }

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 
 use super::{Length, Sample};
 use crate::generator::Generator;
-use crate::load::{Arrived, Departed, FLOWS_PER_PORT, Latency, Opened, Seen, Transport};
+use crate::load::{Arrived, Departed, Latency, MOST_SOURCES, Opened, Seen, Transport};
 use crate::loading::Loading;
-use crate::side::{Kind, Side, Span, Worlds};
+use crate::side::{Direction, Kind, Side, Span, Worlds};
 use crate::stats::largest;
 
 /// Part of the datagrams that may be missing at a rate that counts as free of loss: a virtual
@@ -16,18 +16,29 @@ const LOSS: f64 = 1e-4;
 /// Rate of the datagrams that are compared byte by byte, a second.
 const VERIFY_RATE: f64 = 5_000.0;
 
+/// Ports that conversations to one endpoint outside come from: source NAT has no more than 12,288
+/// for one container and endpoint (three quarters of its range).
+const OUTSIDE_SOURCES: u16 = 8_192;
+
+/// Addresses of the outside host that connections go to in turns. A cell has only so many ports
+/// for each, and none is free again until TIME-WAIT is over.
+pub(super) const OUTSIDE_ADDRESSES: u8 = 120;
+
 /// Datagrams of new conversations a second, more than any sender gets rid of.
 const MOST_FLOWS: f64 = 1e6;
 
 /// Known bytes in one stream.
-pub(super) fn verify_tcp(side: &Side, span: Span) -> Result<()> {
-    let _: Seen = side.received(span, "tcp-verify --receive", "tcp-verify")?;
+pub(super) fn verify_tcp(side: &Side, span: Span, direction: Direction) -> Result<()> {
+    let _: Seen = match direction {
+        Direction::There => side.received(span, "tcp-verify --listen --receive", "tcp-verify")?,
+        Direction::Back => side.asked(span, "tcp-verify --listen", "tcp-verify --receive")?,
+    };
     Ok(())
 }
 
 /// Numbered datagrams with known bytes, slowly.
-pub(super) fn verify_udp(side: &Side, size: u16) -> Result<()> {
-    let (sent, arrived) = paced(side, size, VERIFY_RATE, 0.2)?;
+pub(super) fn verify_udp(side: &Side, span: Span, size: u16) -> Result<()> {
+    let (sent, arrived) = paced(side, span, size, VERIFY_RATE, 0.2)?;
     ensure!(
         arrived.received * 2 > sent.sent,
         "of {} datagrams at {VERIFY_RATE} a second only {} arrived",
@@ -37,8 +48,14 @@ pub(super) fn verify_udp(side: &Side, size: u16) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn iperf3(side: &Side, streams: u8, span: Span, length: Length) -> Result<Sample> {
-    Ok(bulk(&side.iperf3(span, streams, length.seconds)?))
+pub(super) fn iperf3(
+    side: &Side,
+    streams: u8,
+    span: Span,
+    direction: Direction,
+    length: Length,
+) -> Result<Sample> {
+    Ok(bulk(&side.iperf3(span, direction, streams, length.seconds)?))
 }
 
 pub(super) fn tcp(side: &Side, streams: u8, span: Span, length: Length) -> Result<Sample> {
@@ -75,7 +92,7 @@ pub(super) fn loss_free(side: &Side, size: u16, length: Length) -> Result<Sample
         if length.quick { (6, 0.2, 0.1) } else { (10, length.seconds.min(0.5), 0.04) };
     let (mut best, mut cpu) = (0.0_f64, None);
     largest(overload, precision, trials, |rate| {
-        let (sent, arrived) = paced(side, size, rate, seconds)?;
+        let (sent, arrived) = paced(side, Span::CrossCell, size, rate, seconds)?;
         let missing = sent.sent.saturating_sub(arrived.received);
         let held = missing as f64 <= sent.sent as f64 * LOSS;
         // What really left: the sender may not keep up with what it was asked for.
@@ -89,9 +106,15 @@ pub(super) fn loss_free(side: &Side, size: u16, length: Length) -> Result<Sample
     Ok(Sample { values: vec![best * 1e-3], cpu })
 }
 
-fn paced(side: &Side, size: u16, rate: f64, seconds: f64) -> Result<(Departed, Arrived)> {
+fn paced(
+    side: &Side,
+    span: Span,
+    size: u16,
+    rate: f64,
+    seconds: f64,
+) -> Result<(Departed, Arrived)> {
     let send = format!("paced-send --size {size} --rate {rate} --seconds {seconds}");
-    let (sent, arrived): (Departed, Arrived) = side.both("paced-receive", &send)?;
+    let (sent, arrived): (Departed, Arrived) = side.both(span, "paced-receive", &send)?;
     ensure!(arrived.spoiled == 0, "{} datagrams arrived with other bytes", arrived.spoiled);
     ensure!(arrived.repeated == 0, "{} datagrams arrived twice", arrived.repeated);
     Ok((sent, arrived))
@@ -124,22 +147,23 @@ pub(super) fn request_response(
 }
 
 /// New conversations of one datagram each, of which more are begun than get through.
-pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
+pub(super) fn flows(side: &Side, span: Span, length: Length) -> Result<Sample> {
     side.forget_conversations()?;
-    let known = begun(side)?;
+    let known = begun(side, span)?;
     let seconds = length.seconds;
     // The sender starts before its receiver counts and goes on until that has seen enough.
-    let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(FLOWS_PER_PORT)).ceil() as u16;
+    let sources = if span == Span::Outside { OUTSIDE_SOURCES } else { MOST_SOURCES };
+    let ports = ((seconds + 1.0) * MOST_FLOWS / f64::from(sources)).ceil() as u16;
     let (receiver, sender) = side.start_on_ports(
         ports,
-        Span::CrossCell,
+        span,
         &format!("flows-receive --ports {ports} --omit 0.3 --seconds {seconds}"),
-        &format!("flows-send --ports {ports} --seconds {}", seconds + 5.0),
+        &format!("flows-send --ports {ports} --sources {sources} --seconds {}", seconds + 5.0),
     )?;
     let seen: Seen = receiver.seen(side)?;
     drop(sender);
     // Otherwise some were no new conversations, and the number would flatter.
-    if let (Some(before), Some(after)) = (known, begun(side)?) {
+    if let (Some(before), Some(after)) = (known, begun(side, span)?) {
         let begun = after - before;
         ensure!(
             begun >= seen.packets,
@@ -153,15 +177,29 @@ pub(super) fn flows(side: &Side, length: Length) -> Result<Sample> {
     })
 }
 
-/// Conversations that have begun so far on our cell that receives; none on the kernel's.
-fn begun(side: &Side) -> Result<Option<u64>> {
-    side.sarcenet().last().map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
+/// Conversations that have begun so far on our cell; none on the kernel's.
+fn begun(side: &Side, span: Span) -> Result<Option<u64>> {
+    side.deciding(span).map(|cell| Ok(cell.dataplane()?.status()?.flows.created)).transpose()
 }
 
 /// New connections.
-pub(super) fn connections(side: &Side, length: Length) -> Result<Sample> {
-    let seen: Opened =
-        side.asked(Span::CrossCell, "accept", &format!("open --seconds {}", length.seconds))?;
+pub(super) fn connections(side: &Side, span: Span, length: Length) -> Result<Sample> {
+    let close = match span {
+        Span::Outside => format!("--close fin --addresses {OUTSIDE_ADDRESSES}"),
+        _ => "--close reset".to_owned(),
+    };
+    side.forget_conversations()?;
+    let before = begun(side, span)?;
+    let open = format!("open {close} --seconds {}", length.seconds);
+    let seen: Opened = side.asked(span, "accept", &open)?;
+    if let (Some(before), Some(after)) = (before, begun(side, span)?) {
+        let begun = after - before;
+        ensure!(
+            begun >= seen.succeeded,
+            "{} connections were opened, but only {begun} conversations began",
+            seen.succeeded
+        );
+    }
     ensure!(
         seen.failed * 100 <= seen.succeeded,
         "{} connections failed, {} did not",

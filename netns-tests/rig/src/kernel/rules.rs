@@ -325,7 +325,8 @@ mod tests {
     fn security_groups_are_in_force_last_to_first() {
         let connections =
             ConnectionLimit { burst: 1000, per_second: 100, logging: true, dry_run: false };
-        let outside = OutsidePlan { connections: Some(connections), logging: true };
+        let outside =
+            OutsidePlan { connections: Some(connections), logging: true, ..OutsidePlan::default() };
         let spec = ContainerSpec::default().space("s");
         let chains = ContainerChains {
             handle: "6de68121-5eb5-47f6-4c1e-6884",

@@ -57,6 +57,9 @@ pub struct OutsidePlan {
     pub connections: Option<ConnectionLimit>,
     /// Whether conversations to the outside and between apps are recorded.
     pub logging: bool,
+    /// Conversations to the outside that one container of a Sarcenet cell may have at a time; 0
+    /// for no limit.
+    pub per_container: u32,
 }
 
 /// `outbound_connections`.
@@ -104,6 +107,9 @@ outside:
             network::DENIED_RUNNING,
             network::DENIED_STAGING,
         );
+        if self.per_container > 0 {
+            let _ = writeln!(text, "  max_connections_per_container: {}", self.per_container);
+        }
         if let Some(limit) = self.connections {
             let ConnectionLimit { burst, per_second, logging, dry_run } = limit;
             let _ = writeln!(
