@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -243,7 +244,7 @@ fn tcp_bulk_at_a_card_with_several_queues() {
                 if queues < obtained_queues(engine) {
                     engine.set_uplink(settings(underlay, UplinkMode::Udp)).unwrap();
                 }
-                engine.cell.command(&format!("ethtool -L underlay rx {queues} tx {queues}"));
+                set_queues(engine, queues);
                 assert!(!engine.uplink().starts_with("xdp") || !engine.workers.has_uplink());
                 obtained.push(engine.set_uplink(settings(underlay, UplinkMode::Xdp)));
                 assert!(engine.workers.has_uplink());
@@ -255,6 +256,24 @@ fn tcp_bulk_at_a_card_with_several_queues() {
         }
         let readers = &b.workers.links()[0].readers;
         assert_eq!(readers.iter().collect::<std::collections::BTreeSet<_>>().len(), workers);
+    }
+}
+
+/// Gives the card so many queues, as soon as the kernel has closed the sockets of those that go: it
+/// does that in a thread of its own after the last worker has let go of them.
+fn set_queues(engine: &Engine, queues: usize) {
+    let patience = Instant::now() + Duration::from_secs(20);
+    let is_set = || {
+        engine.cell.run(move || {
+            let number = queues.to_string();
+            let arguments = ["-L", "underlay", "rx", &number, "tx", &number];
+            let ethtool = Command::new("ethtool").args(arguments).output();
+            ethtool.expect("ethtool is installed").status.success()
+        })
+    };
+    while !is_set() {
+        assert!(Instant::now() < patience, "the card keeps its queues");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

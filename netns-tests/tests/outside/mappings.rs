@@ -8,8 +8,8 @@ use crate::case::{Case, PATIENCE, at, connects, curl, fresh_host_port, is_refuse
 /// Bytes of a large transfer.
 const LARGE: usize = 4 << 20;
 
-/// Each mapped port of the cell leads to its port of the container, for hosts outside and for
-/// other cells, under their own addresses. Ports that are not mapped lead nowhere, and a policy or
+/// Each mapped port of the cell leads to its port of the container, for hosts outside, for other
+/// cells and for the cell itself, under their own addresses. Ports that are not mapped lead nowhere, and a policy or
 /// group is not asked for.
 pub(crate) fn lead_to_the_container(case: &Case) -> Result<()> {
     let (first, second) = (fresh_host_port(), fresh_host_port());
@@ -26,6 +26,10 @@ pub(crate) fn lead_to_the_container(case: &Case) -> Result<()> {
         ensure!(greeting.contains(container.app().unwrap_or_default()), "{greeting}");
         let other = &case.world.cells()[1];
         sees(other.namespace(), at(cell, port), other.plan().underlay)?;
+        // The kernel stack has no rule for what the cell itself sends.
+        if !case.is_kernel() {
+            sees(case.world.cells()[0].namespace(), at(cell, port), cell)?;
+        }
     }
     drop(unmapped);
     is_refused(host, at(cell, fresh_host_port()))?;
