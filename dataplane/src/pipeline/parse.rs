@@ -263,7 +263,7 @@ fn parse_transport(
                 return Err(DropReason::Malformed);
             }
             let icmp = Icmpv4Packet::new_unchecked(transport);
-            let kind = icmp_kind(u8::from(icmp.msg_type()));
+            let kind = icmp_kind(u8::from(icmp.msg_type()), icmp.msg_code());
             if matches!(kind, Kind::EchoRequest | Kind::EchoReply) {
                 key.source_port = icmp.echo_ident();
                 key.destination_port = icmp.echo_ident();
@@ -274,13 +274,14 @@ fn parse_transport(
     })
 }
 
-/// What an ICMP message of this type is (RFC 792).
-fn icmp_kind(message_type: u8) -> Kind {
-    match message_type {
-        0 => Kind::EchoReply,
-        8 => Kind::EchoRequest,
-        3 | 11 | 12 => Kind::IcmpError,
-        4 | 5 => Kind::IcmpOther { error: true },
+/// What an ICMP message of this type and code is (RFC 792). An echo request has code 0: rules that
+/// admit it are asked for that.
+fn icmp_kind(message_type: u8, code: u8) -> Kind {
+    match (message_type, code) {
+        (0, _) => Kind::EchoReply,
+        (8, 0) => Kind::EchoRequest,
+        (3 | 11 | 12, _) => Kind::IcmpError,
+        (4 | 5, _) => Kind::IcmpOther { error: true },
         _ => Kind::IcmpOther { error: false },
     }
 }
@@ -302,7 +303,7 @@ pub(super) fn parse_quoted(quoted: &[u8]) -> Option<FlowKey> {
     let ident = u16::from_be_bytes([transport[4], transport[5]]);
     let (source_port, destination_port) = match ip.next_header() {
         IpProtocol::Tcp | IpProtocol::Udp => (first, second),
-        IpProtocol::Icmp => match icmp_kind(transport[0]) {
+        IpProtocol::Icmp => match icmp_kind(transport[0], transport[1]) {
             Kind::EchoRequest | Kind::EchoReply => (ident, ident),
             _ => return None,
         },

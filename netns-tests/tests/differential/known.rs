@@ -39,10 +39,16 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
         return Some("Connections are not taken up towards another cell");
     }
     if matches!(to, Place::Outside(_) | Place::OtherCell)
-        && matches!(content, Content::Icmp(kind, _) if kind != 8)
+        && matches!(content, Content::Icmp(kind, code) if (kind, code) != (8, 0))
         && refused(ours)
     {
         return Some("Of ICMP only echo leaves");
+    }
+    if matches!(content, Content::Other(_))
+        && kernel == SILENCE
+        && ours.contains("arrives at outside from cell")
+    {
+        return Some("Nothing is remembered of a container that is gone");
     }
     if to == Place::OtherCell && content == Content::Udp(TUNNEL_PORT) && refused(ours) {
         return Some("The tunnels of other cells");

@@ -97,7 +97,7 @@ fn content(random: &mut Random, port: u16) -> Content {
             let (kind, code) = *random.pick(&[(0, 0), (13, 0), (8, 1), (15, 0), (17, 0), (42, 0)]);
             Content::Icmp(kind, code)
         }
-        _ => Content::Other(*random.pick(&[47, 132, 253])),
+        _ => Content::Other(*random.pick(&[47, 115, 253])),
     }
 }
 

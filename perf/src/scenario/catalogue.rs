@@ -131,6 +131,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("snat-tcp-back", "bulk TCP through source NAT, 1 stream from the outside", BACK, Two, L::OUTSIDE, gbit!(Some(ratio(0.7, 1.0)))),
     scenario("dnat-tcp", "bulk TCP through a mapped port, 1 stream from the outside", iperf3(1, Mapped), Two, L::OUTSIDE, gbit!(Some(ratio(0.7, 1.0)))),
     scenario("snat-cps", "whole TCP connections through source NAT with their sockets, closed by the client", CONNECTIONS_OUT, Two, L::OUTSIDE.full(), &[row("connections/s", Better::Higher, Some(ratio(1.0, 1.5)))]),
+    scenario("snat-flows", "new conversations through source NAT, a datagram each", FLOWS_OUT, Two, L::OUTSIDE.full(), &[row("flows/s", Better::Higher, Some(ratio(1.0, 1.5)))]),
     scenario("asg-10k", "new conversations to the outside, a datagram each, security group of 10,000 rules", FLOWS_OUT, Two, L::group(10_000).full(), &[row("flows/s", Better::Higher, Some(ratio(10.0, 30.0)))]),
     scenario("asg-10k-cps", "whole TCP connections through source NAT with their sockets, security group of 10,000 rules", CONNECTIONS_OUT, Two, L::group(10_000).full(), &[row("connections/s", Better::Higher, None)]),
     scenario("policy-apply", "putting rules in force", Work::PolicyApply, Two, OWN, &[

@@ -173,6 +173,15 @@ fn refused() -> Vec<Row> {
             .refuses(tcp(B, OUTSIDE, 443, SYN), EgressDenied, PORT_UNREACHABLE)
             .refuses(ping(B, OUTSIDE), EgressDenied, PORT_UNREACHABLE)
             .refuses(other(A, OUTSIDE, 47), EgressDenied, PORT_UNREACHABLE),
+        outside("an echo request with another code than 0 is none").refuses(
+            ping(A, OUTSIDE).with(|p| {
+                if let Transport::Icmp { code, .. } = &mut p.transport {
+                    *code = 1;
+                }
+            }),
+            PolicyDenied,
+            PORT_UNREACHABLE,
+        ),
         outside("denied networks come before security groups")
             .given(|world| deny_out(world, A, "198.51.100.7-198.51.100.7"))
             .refuses(syn(443), EgressDenied, PORT_UNREACHABLE)
