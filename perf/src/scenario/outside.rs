@@ -20,6 +20,10 @@ const ADDRESSES: u8 = 100;
 /// Addresses for more conversations than a flow table of the default size holds.
 const TOO_MANY_ADDRESSES: u8 = 110;
 
+/// How long connections come and go before memory is looked at, in seconds: only those of TCP have
+/// windows to remember, and by then as many have been in TIME-WAIT together as can be.
+const WARM_UP_SECONDS: f64 = 180.0;
+
 /// How long conversations may take to go after their last packet: five minutes where a late packet
 /// of a connection that had to make room was taken for the middle of one, two in TIME-WAIT, and a
 /// walk of the sweep through the whole table.
@@ -55,7 +59,7 @@ pub(super) fn soak(side: &Side, length: Length) -> Result<Sample> {
     // All memory that is taken once and kept is taken before.
     // No answer is missed: one that must make room for others loses its port to them.
     ask(side, TOO_MANY_ADDRESSES, 1)?;
-    connections(side, 1.0)?;
+    connections(side, WARM_UP_SECONDS)?;
     let (before, _) = look(cell)?;
     let seen = connections(side, length.seconds)?;
     // What has not gone by then is the result.
