@@ -8,6 +8,7 @@ use crate::packet::{ACK, Content, SYN};
 use crate::probe::{Place, Probe};
 
 const SILENCE: &str = "silence";
+const NO_WAY_ROUND: &str = "No way round by the own cell";
 
 /// The heading under which a difference is explained, if one does: what became of a packet on the
 /// kernel cell and on the other one.
@@ -44,12 +45,6 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
     {
         return Some("Of ICMP only echo leaves");
     }
-    if matches!(content, Content::Other(_))
-        && kernel == SILENCE
-        && ours.contains("arrives at outside from cell")
-    {
-        return Some("Nothing is remembered of a container that is gone");
-    }
     if to == Place::OtherCell && content == Content::Udp(TUNNEL_PORT) && refused(ours) {
         return Some("The tunnels of other cells");
     }
@@ -66,9 +61,21 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
         && kernel.contains("arrives at container from itself translated")
         && refused(ours)
     {
-        return Some("No way round by the own cell");
+        return Some(NO_WAY_ROUND);
     }
     None
+}
+
+/// The same for a connection to a port, and whether the port leads to a container of the cell.
+pub(crate) fn about_connection(
+    probe: &Probe,
+    mapped: bool,
+    [kernel, ours]: &[String; 2],
+) -> Option<&'static str> {
+    let round = matches!((probe.from, probe.to), (Place::Container(_), Place::Cell));
+    // A container that meets itself has sent what comes in its own name, and hears nothing.
+    let there = kernel == "greeted as container" || kernel == "timed out";
+    (mapped && round && there && ours == "refused").then_some(NO_WAY_ROUND)
 }
 
 #[cfg(test)]
@@ -93,6 +100,26 @@ mod tests {
                 let fates = [kernel, ours].map(str::to_owned);
                 assert_eq!(reason(&probe, &fates), None, "{content:?} {fates:?}");
             }
+        }
+    }
+
+    /// A connection is refused where the kernel has a way round, and nowhere else.
+    #[test]
+    fn connections_are_never_meant_to_differ_but_by_the_own_cell() {
+        let probe = |from, to| Probe { from, to, content: Content::Tcp(80, SYN) };
+        let fates = |kernel: &str, ours: &str| [kernel, ours].map(str::to_owned);
+        let round = probe(Place::Container(0), Place::Cell);
+        let from_outside = probe(Place::Outside(network::PLAIN.network()), Place::Cell);
+        let greeted = fates("greeted as container", "refused");
+        assert_eq!(about_connection(&round, true, &greeted), Some(NO_WAY_ROUND));
+        assert_eq!(about_connection(&round, false, &greeted), None);
+        assert_eq!(about_connection(&from_outside, true, &greeted), None);
+        for (kernel, ours) in [
+            ("refused", "greeted as container"),
+            ("refused", "timed out"),
+            ("greeted as container", "timed out"),
+        ] {
+            assert_eq!(about_connection(&round, true, &fates(kernel, ours)), None, "{kernel}");
         }
     }
 }

@@ -14,7 +14,7 @@ mod random;
 mod report;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,7 +27,7 @@ use sarcenet_rig::{
 use packet::{Content, Seen};
 use probe::{Cell, Place, Probe, Sightings};
 use random::Random;
-use report::{Difference, Report};
+use report::Report;
 use rules::{Rules, SERVED};
 
 /// Packets that are on their way at a time.
@@ -56,6 +56,8 @@ struct Bench {
     apps: Vec<String>,
     port: u16,
     marker: u32,
+    /// Conversations without ports that were had: protocols and outside addresses.
+    without_ports: BTreeSet<(u8, Ipv4Addr)>,
 }
 
 /// Containers of both cells, and what is served in them.
@@ -108,7 +110,14 @@ impl Bench {
         let apps = (0..rules::CONTAINERS)
             .map(|_| world.take_app().map(|app| app.id))
             .collect::<Result<Vec<_>>>()?;
-        Ok(Self { world, random: Random::new(seed), apps, port: PORTS.start, marker: MARKER_STEP })
+        Ok(Self {
+            world,
+            random: Random::new(seed),
+            apps,
+            port: PORTS.start,
+            marker: MARKER_STEP,
+            without_ports: BTreeSet::new(),
+        })
     }
 
     fn run(&mut self, duration: Duration) -> Result<String> {
@@ -136,25 +145,42 @@ impl Bench {
         let rules = Rules::random(&mut self.random, &self.apps);
         self.put_in_force(population, &rules)?;
         for _ in 0..BATCHES {
-            let probes: Vec<Probe> = (0..BATCH)
-                .map(|_| Probe::random(&mut self.random, &rules, &population.mapped))
-                .collect();
+            let probes: Vec<Probe> =
+                (0..BATCH).map(|_| self.probe(&rules, &population.mapped)).collect();
             report.packets += probes.len();
             for (probe, fates) in self.compare(population, probes, &mut report.fates)? {
                 let meant = known::reason(&probe, &fates).filter(|_| self.sarcenet());
-                if let Some(reason) = meant {
-                    *report.known.entry(reason).or_default() += 1;
-                } else {
-                    let (what, under) = (format!("{probe:?}"), format!("{rules:?}"));
-                    report.unknown.push(Difference { what, under, fates });
-                }
+                report.differs(meant, format!("{probe:?}"), &rules, fates);
             }
         }
         for _ in 0..CONVERSATIONS {
             report.connections += 1;
-            report.unknown.extend(self.converse(population, &rules)?);
+            let probe = Probe::random(&mut self.random, &rules, &population.mapped);
+            let port = match probe.content {
+                Content::Tcp(port, _) | Content::Udp(port) if self.random.chance(60) => port,
+                _ => *self.random.pick(&SERVED),
+            };
+            if let Some(fates) = self.converse(population, &probe, port)? {
+                let mapped = population.mapped.contains(&port);
+                let meant = known::about_connection(&probe, mapped, &fates);
+                let what = format!("connection to port {port} instead of {probe:?}");
+                report.differs(meant.filter(|_| self.sarcenet()), what, &rules, fates);
+            }
         }
         Ok(())
+    }
+
+    /// A random probe. All that is sent without ports between the cell's address and another one is
+    /// one conversation, and whose it is depends on everything that was sent before. So there is
+    /// one packet at most.
+    fn probe(&mut self, rules: &Rules, mapped: &[u16]) -> Probe {
+        loop {
+            let probe = Probe::random(&mut self.random, rules, mapped);
+            match probe.without_ports() {
+                Some(conversation) if !self.without_ports.insert(conversation) => {}
+                _ => return probe,
+            }
+        }
     }
 
     /// Whether one of the cells is a Sarcenet cell, which differs in what is known.
@@ -296,19 +322,19 @@ impl Bench {
             .collect())
     }
 
-    /// Makes the same connection on both cells; the difference if there is one.
-    fn converse(&mut self, population: &Population, rules: &Rules) -> Result<Option<Difference>> {
-        let probe = Probe::random(&mut self.random, rules, &population.mapped);
-        let port = match probe.content {
-            Content::Tcp(port, _) | Content::Udp(port) if self.random.chance(60) => port,
-            _ => *self.random.pick(&SERVED),
-        };
+    /// Makes the same connection on both cells; what becomes of it if that differs.
+    fn converse(
+        &self,
+        population: &Population,
+        probe: &Probe,
+        port: u16,
+    ) -> Result<Option<[String; 2]>> {
         let cells = self.cells(population);
         let host = self.world.outside()?.namespace();
         let mut fates = [String::new(), String::new()];
         for _ in 0..AGAIN {
             for (cell, fate) in fates.iter_mut().enumerate() {
-                let sent = cells[cell].outgoing(&probe, 0, 0);
+                let sent = cells[cell].outgoing(probe, 0, 0);
                 let from = match probe.from {
                     Place::Container(number) => population.containers[cell][number].namespace(),
                     _ => host,
@@ -319,8 +345,7 @@ impl Bench {
                 return Ok(None);
             }
         }
-        let what = format!("connection to port {port} instead of {probe:?}");
-        Ok(Some(Difference { what, under: format!("{rules:?}"), fates }))
+        Ok(Some(fates))
     }
 }
 

@@ -41,6 +41,15 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
+    /// The conversation of a packet without ports between the cell's address and an outside one.
+    pub(crate) fn without_ports(&self) -> Option<(u8, Ipv4Addr)> {
+        match (self.content, self.from, self.to) {
+            (Content::Other(protocol), Place::Outside(address), _)
+            | (Content::Other(protocol), _, Place::Outside(address)) => Some((protocol, address)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn random(random: &mut Random, rules: &Rules, mapped: &[u16]) -> Self {
         if random.chance(20) {
             let from = Place::Outside(rules.near_address(random));

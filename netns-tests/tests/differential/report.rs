@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 
+use crate::rules::Rules;
+
 /// After so many differences there is enough to look at.
 const MOST: usize = 50;
 
@@ -16,23 +18,38 @@ pub(crate) struct Report {
     /// How often what became of a packet on the first cell.
     pub(crate) fates: BTreeMap<String, u32>,
     /// How often which known difference was seen.
-    pub(crate) known: BTreeMap<&'static str, u32>,
+    known: BTreeMap<&'static str, u32>,
     /// Differences that must not be.
-    pub(crate) unknown: Vec<Difference>,
+    unknown: Vec<Difference>,
 }
 
 /// What did not become the same on both cells.
 #[derive(Debug)]
-pub(crate) struct Difference {
+struct Difference {
     /// The packet or connection.
-    pub(crate) what: String,
+    what: String,
     /// The rules that were in force.
-    pub(crate) under: String,
+    under: String,
     /// What became of it.
-    pub(crate) fates: [String; 2],
+    fates: [String; 2],
 }
 
 impl Report {
+    /// Notes a difference, under the heading that explains it if there is one.
+    pub(crate) fn differs(
+        &mut self,
+        meant: Option<&'static str>,
+        what: String,
+        rules: &Rules,
+        fates: [String; 2],
+    ) {
+        if let Some(heading) = meant {
+            *self.known.entry(heading).or_default() += 1;
+        } else {
+            self.unknown.push(Difference { what, under: format!("{rules:?}"), fates });
+        }
+    }
+
     /// Whether there are so many differences that more of them show nothing.
     pub(crate) fn is_full(&self) -> bool {
         self.unknown.len() > MOST

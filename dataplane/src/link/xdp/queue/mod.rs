@@ -80,7 +80,7 @@ impl Memory {
         let receive_frames = RECEIVE_FRAMES * ring;
         let config = UmemConfig::builder()
             .frame_size(FrameSize::new(FRAME_LEN).map_err(|_| invalid())?)
-            .fill_queue_size(size(receive_frames)?)
+            .fill_queue_size(size(FILL_PLACES * receive_frames)?)
             .comp_queue_size(size(ring)?)
             .build()
             .map_err(|_| invalid())?;
@@ -93,6 +93,11 @@ impl Memory {
 /// Frames for receiving, for each place in the receive ring: there must be some for what arrives
 /// while a full ring is being read.
 const RECEIVE_FRAMES: u32 = 2;
+
+/// Places in the fill ring for each frame. The kernel shows what it has received before it lets go
+/// of the frames' places (`xsk_flush`, `net/xdp/xsk.c`), so that a frame which is given back at once
+/// has two for a moment.
+const FILL_PLACES: u32 = 2;
 
 fn invalid() -> io::Error {
     io::Error::from_raw_os_error(libc::EINVAL)

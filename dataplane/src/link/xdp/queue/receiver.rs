@@ -123,6 +123,12 @@ impl Receiver {
         now < busy.end
     }
 
+    /// Places of the fill ring that no frame has.
+    #[cfg(test)]
+    pub(in crate::link::xdp) fn free_places(&mut self) -> u32 {
+        self.fill.nb_free_exact()
+    }
+
     fn produce(&mut self, frames: Range<usize>) {
         // SAFETY: the frames are of `umem` and were taken out of the receive ring; nothing refers
         // to them any more.

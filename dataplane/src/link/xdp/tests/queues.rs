@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::link::xdp::open::ring_len;
 
 /// Datagrams of many flows, so that the sending kernel spreads them.
 const FLOWS: u8 = 64;
@@ -107,6 +108,35 @@ fn other_queues_are_noticed() {
     let uplink = underlay.open(0, AttachMode::Native);
     assert_eq!(uplink.mode(), "xdp native copy 4 queues");
     assert!(!uplink.is_outgrown());
+}
+
+/// The kernel shows a frame before it lets go of the frame's place in the fill ring (`xsk_flush`,
+/// `net/xdp/xsk.c`). Who reads in between gives it back all the same.
+#[test]
+fn frames_are_given_back_while_the_kernel_is_at_work() {
+    const DATAGRAMS: usize = 100_000;
+    for mode in [AttachMode::Native, AttachMode::Generic] {
+        let underlay = Underlay::new();
+        let uplink = underlay.open(0, mode);
+        let free_places = || uplink.queues[0].rx.lock().free_places();
+        let free = free_places();
+        assert!(free >= 2 * ring_len(1), "each frame may have a place twice: {free} are free");
+        let peer = underlay.socket(1, 0);
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let bytes = datagram(&udp_packet(b"x"));
+                for _ in 0..DATAGRAMS {
+                    peer.send_to(&bytes, (CELLS[0], PORT)).unwrap();
+                }
+            });
+            until("all datagrams are sent", || {
+                while receive_now(&uplink).0 > 0 {}
+                sender.is_finished()
+            });
+        });
+        until("everything is given back", || receive_now(&uplink).0 == 0);
+        assert_eq!(free_places(), free, "a frame was lost");
+    }
 }
 
 /// A driver is polled where there is one to be polled.
