@@ -18,7 +18,7 @@ use sarcenet_dataplane_api::{
     RuleId, RuleKey, Tracking, UplinkMode,
 };
 use support::namespace::Namespace;
-use support::{attach, traffic};
+use support::{attach, traffic, until};
 
 const MTU: u16 = 1450;
 const UNDERLAY: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
@@ -181,15 +181,6 @@ fn join_with(cells: [&Namespace; 2], properties: &str) {
     cells[0].wait_for_carrier("underlay");
 }
 
-/// Waits until something holds; the limit only ends a test that has failed.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn tcp_bulk_between_cells_arrives_byte_by_byte() {
     bulk([UplinkMode::Udp; 2]);
@@ -348,7 +339,7 @@ fn an_interface_that_is_gone_and_back() {
     let [a, b] = world_with(2, UplinkMode::Xdp);
     traffic::tcp(&a.container, &b.container, ADDRESS[1], 8000, 1 << 20);
     a.cell.ip("link del underlay");
-    eventually("both see it", || !a.workers.has_uplink() && !b.workers.has_uplink());
+    until("both see it", || !a.workers.has_uplink() && !b.workers.has_uplink());
     assert_eq!(a.uplink(), "xdp gone");
     let error = a.set_uplink(settings(UNDERLAY[0], UplinkMode::Xdp)).unwrap_err();
     assert!(error.contains("no interface"), "{error}");
@@ -416,7 +407,7 @@ fn garbage_through_every_door_ends_counted() {
             socket.send_to(&bytes[..len], (UNDERLAY[0], 4789)).unwrap();
         }
     });
-    eventually("300 datagrams are dropped", || {
+    until("300 datagrams are dropped", || {
         a.drops().iter().map(|&(_, packets)| packets).sum::<u64>() >= 300
     });
     traffic::tcp(&a.container, &b.container, ADDRESS[1], 8007, 1 << 20);
@@ -434,7 +425,7 @@ fn a_container_that_is_gone_does_not_disturb_others() {
     };
     assert_eq!(mode(&a.workers).as_deref(), Some("tun vnet-hdr csum tso uso"));
     neighbour.ip("link del eth0");
-    eventually("the worker notices", || mode(&a.workers).as_deref() == Some("tun gone"));
+    until("the worker notices", || mode(&a.workers).as_deref() == Some("tun gone"));
     traffic::tcp(&a.container, &b.container, ADDRESS[1], 8008, 1 << 20);
     a.workers.remove_container(PortId(2));
     assert_eq!(mode(&a.workers), None);
@@ -448,7 +439,7 @@ fn an_idle_engine_sleeps() {
     let [a, _b] = world(1);
     // Whatever IPv6 autoconfiguration says at first is over, or is not; then nothing wakes it.
     let sleeps = || a.workers.workers()[0].sleeps;
-    eventually("a second without waking up", || {
+    until("a second without waking up", || {
         let before = sleeps();
         std::thread::sleep(Duration::from_secs(1));
         sleeps() <= before + 1

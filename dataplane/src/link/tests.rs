@@ -21,7 +21,7 @@ use super::{Report, Scratch};
 use crate::packet::{Batch, Offload, Verdict, Via};
 use crate::wire::tunnel::{TUNNEL_HEADER_LEN, TunnelTemplate};
 use support::namespace::Namespace;
-use support::{attach, traffic};
+use support::{attach, traffic, until};
 
 const MTU: u16 = 1450;
 const ADDRESS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 255, 55, 2), Ipv4Addr::new(10, 255, 55, 3)];
@@ -141,10 +141,6 @@ fn add(batch: &mut Batch, packet: &[u8], offload: Offload, flow_hash: u32) -> Ve
 
 /// How long something may take on a busy machine that must come about.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The same for what ends with a namespace. The kernel clears namespaces away one after the other,
-/// and other tests end theirs at the same time.
-const CLEARED_AWAY: Duration = Duration::from_mins(1);
 
 /// Everything that arrives, in order.
 pub(super) fn receive_all(tunnel: &UdpTunnel, packets: usize) -> Batch {

@@ -5,6 +5,7 @@ pub(crate) mod traffic;
 
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use namespace::Namespace;
 
@@ -15,6 +16,17 @@ pub(crate) fn attach(namespace: &Namespace, address: Ipv4Addr, mtu: u16) -> Owne
     namespace.ip(&format!("addr add {address}/32 dev eth0"));
     namespace.ip("route add default dev eth0");
     fd
+}
+
+/// Waits until something is so. The limit only ends a test that has failed: the kernel clears
+/// namespaces away one after the other, in a thread of its own, and a file that was closed stays open for as long as another test has
+/// forked a process that has not begun its program yet.
+pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !so() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Bytes that say where in the stream they are, so that a lost, doubled or moved one shows.

@@ -1,6 +1,6 @@
 //! Traffic that checks what arrives.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::namespace::Namespace;
-use super::pattern;
+use super::{pattern, until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -55,7 +55,7 @@ fn listen(
     port: u16,
     serve: impl FnOnce(TcpStream) + Send + 'static,
 ) -> JoinHandle<()> {
-    let listener = to.run(move || TcpListener::bind((address, port)).unwrap());
+    let listener = to.run(move || bound(|| TcpListener::bind((address, port))));
     spawn(to, move || {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -121,8 +121,21 @@ pub(crate) fn udp_segments(from: &Namespace, to: &Namespace, address: Ipv4Addr, 
     }
 }
 
+/// Binds a socket as soon as its address is free.
+fn bound<T>(bind: impl Fn() -> io::Result<T>) -> T {
+    let mut result = bind();
+    until("the address is free", || {
+        let in_use = matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse);
+        if in_use {
+            result = bind();
+        }
+        !in_use
+    });
+    result.unwrap()
+}
+
 fn udp(address: Ipv4Addr, port: u16) -> UdpSocket {
-    let socket = UdpSocket::bind((address, port)).unwrap();
+    let socket = bound(|| UdpSocket::bind((address, port)));
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }

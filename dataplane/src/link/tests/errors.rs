@@ -34,15 +34,6 @@ use crate::link::veth::{Macs, VethLink};
 
 const VIA: Via = Via::Container(PortId(2));
 
-/// Tries until it is so.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
-    while !so() {
-        assert!(begun.elapsed() < CLEARED_AWAY, "not so: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 fn one_packet(payload: usize) -> Batch {
     let mut batch = Batch::new();
     push_cut(&mut batch, &udp_packet(&vec![1; payload]), &[], Offload::default());

@@ -110,7 +110,7 @@ fn it_follows_the_underlay_address_and_the_tun() {
     assert_eq!((site.attached("up0"), site.attached("up1")), (None, Some(second.numbers[0])));
 
     drop(site.tun.take());
-    assert!(!second.is_in_force_in(&site), "the TUN is gone");
+    until("the TUN is gone", || !second.is_in_force_in(&site));
     assert!(matches!(
         site.try_divert(),
         Err(DivertError::Interface { interface, .. }) if interface == "sarcenet0"

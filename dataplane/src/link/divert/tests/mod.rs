@@ -18,7 +18,7 @@ use sarcenet_dataplane_api::PortId;
 
 use super::*;
 use crate::link::tests::support::namespace::Namespace;
-use crate::link::tests::support::{attach, traffic as flows};
+use crate::link::tests::support::{attach, traffic as flows, until};
 use crate::link::tun::TunLink;
 use crate::link::{LinkCounters, Report, Scratch};
 use crate::packet::{Batch, Via};

@@ -10,7 +10,7 @@ mod traffic;
 
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sarcenet_dataplane_api::DropReason;
 
@@ -19,6 +19,7 @@ use super::{AttachMode, Demand, TakenPorts, Tuning, XdpError, XdpUplink};
 use crate::link::testing::{place, tcp_packet, udp_packet};
 use crate::link::tests::PATIENCE;
 use crate::link::tests::support::namespace::Namespace;
+use crate::link::tests::support::until;
 use crate::link::udp::UdpTunnel;
 use crate::link::{Report, Scratch};
 use crate::packet::{Batch, Offload, Verdict, Via};
@@ -100,15 +101,6 @@ impl Underlay {
             self.0[cell].run(move || UdpSocket::bind((CELLS[cell], port)).expect("a socket"));
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
-    }
-}
-
-/// Waits until something is so.
-fn until(what: &str, mut so: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_mins(1);
-    while !so() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
