@@ -1,0 +1,5 @@
+//! The servers of a deployment: what cells ask for policies, security groups and leases.
+#![forbid(unsafe_code)]
+
+pub mod lease;
+pub mod policy;
