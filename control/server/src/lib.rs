@@ -1,5 +1,7 @@
 //! The servers of a deployment: what cells ask for policies, security groups and leases.
 #![forbid(unsafe_code)]
 
+pub mod http;
 pub mod lease;
+pub mod leases;
 pub mod policy;
