@@ -1,6 +1,8 @@
 //! The servers of a deployment: what cells ask for policies, security groups and leases.
 #![forbid(unsafe_code)]
 
+pub mod certs;
+pub mod client;
 pub mod http;
 pub mod lease;
 pub mod leases;
