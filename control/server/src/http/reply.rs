@@ -17,13 +17,16 @@ use serde_json::Value;
 /// The content type of every answer with a body.
 pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// Longest message of an error, in bytes: it can quote what was sent.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// An answer that says what went wrong.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{status}: {message}")]
 pub struct ApiError {
     /// The status, 400 or above.
     pub status: StatusCode,
-    /// What went wrong, for the client.
+    /// What went wrong, for the client. [`ApiError::new`] cuts it off after 4,096 bytes.
     pub message: String,
     /// More about it.
     pub metadata: Option<Value>,
@@ -32,7 +35,9 @@ pub struct ApiError {
 impl ApiError {
     /// An error with any status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), metadata: None }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        Self { status, message, metadata: None }
     }
 
     /// 400: the request cannot be understood.
