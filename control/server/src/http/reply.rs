@@ -6,10 +6,8 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -120,27 +118,12 @@ pub fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Ro
         .method_not_allowed_fallback(|| async {
             plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
         })
-        .layer(middleware::from_fn(allow))
 }
 
 fn plain(status: StatusCode, body: &'static str) -> Response {
     let mut response = text(body);
     *response.status_mut() = status;
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// Methods in `Allow` are separated as everywhere else.
-async fn allow(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let methods = response.headers().get(ALLOW).and_then(|methods| methods.to_str().ok());
-        let spaced =
-            methods.map(|methods| methods.split(',').map(str::trim).collect::<Vec<_>>().join(", "));
-        if let Some(spaced) = spaced.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
-            response.headers_mut().insert(ALLOW, spaced);
-        }
-    }
     response
 }
 
