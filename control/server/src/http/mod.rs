@@ -82,7 +82,7 @@ pub struct Serve {
     pub address: SocketAddr,
     /// TLS, if it is to be spoken.
     pub tls: Option<ServerTls>,
-    /// What to answer. Unknown paths and wrong methods are answered for it.
+    /// What to answer, [fallbacks](reply::with_fallbacks) included.
     pub router: Router,
     /// What clients may use up.
     pub limits: Limits,
@@ -105,7 +105,7 @@ impl Server {
         let tls = tls.map(Arc::new);
         let metrics = metrics.server(name);
         let common = Common {
-            router: metrics.observe(reply::with_fallbacks(router)),
+            router: metrics.observe(router),
             limits,
             stop: stop.clone(),
             tls: tls.as_ref().map(|tls| tls.watch()),
