@@ -35,7 +35,7 @@ fn held() -> (Arc<Held>, Router) {
 #[tokio::test]
 async fn a_request_that_has_begun_is_answered() {
     let (held, router) = held();
-    let limits = Limits { grace: Duration::from_secs(600), ..Limits::default() };
+    let limits = Limits { grace: Duration::from_mins(10), ..Limits::default() };
     let running = Running::mutual(router, limits).await;
     let settings = || OURS.client().settings().unwrap();
     let idle = running.tls(settings()).await.unwrap();
