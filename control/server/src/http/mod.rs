@@ -109,10 +109,10 @@ impl Server {
             limits,
             stop: stop.clone(),
             tls: tls.as_ref().map(|tls| tls.watch()),
-            metrics,
+            metrics: metrics.clone(),
         };
         let task = tokio::spawn(async move {
-            let follow = tls.map(|tls| tokio::spawn(tls.follow(limits.reload, stop)));
+            let follow = tls.map(|tls| tokio::spawn(tls.follow(limits.reload, stop, metrics)));
             accept(listener, common).await;
             if let Some(follow) = follow {
                 follow.abort();

@@ -150,3 +150,15 @@ async fn more_connections_than_there_are_seats_wait() {
     assert!(server.metrics.text().unwrap().contains(served));
     drop(second);
 }
+
+#[tokio::test]
+async fn answers_that_nobody_reads() {
+    let long = Router::new().route("/", get(|| async { "x".repeat(64 << 20) }));
+    let silence = Duration::from_millis(200);
+    let server = Running::plain(long, Limits { silence, ..Limits::default() }).await;
+    let mut stream = server.tcp().await;
+    stream.write_all(&request("GET", "/", "")).await.unwrap();
+    stream.readable().await.unwrap();
+    server.count(r#"sarcenet_http_connections{server="test"} 0"#).await;
+    assert!(closed(stream).await.len() < 64 << 20);
+}

@@ -35,7 +35,16 @@ fn client(
     versions: &[&'static SupportedProtocolVersion],
     identity: Option<Identity>,
 ) -> ClientConfig {
-    let roots = tls::roots(&OURS.certs.ca.certificate).unwrap();
+    client_of(&OURS, provider, versions, identity)
+}
+
+fn client_of(
+    authority: &Authority,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+    identity: Option<Identity>,
+) -> ClientConfig {
+    let roots = tls::roots(&authority.certs.ca.certificate).unwrap();
     let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
@@ -183,23 +192,31 @@ async fn files_are_exchanged_while_it_runs() {
     let changing = Authority::new();
     let limits = Limits { reload: Duration::from_millis(5), ..Limits::default() };
     let server = Running::start(hello(), limits, Some(changing.server())).await;
-    let before = || changing.client().settings().unwrap();
-    let mut idle = server.tls(before()).await.unwrap();
+    let current = || changing.client().settings().unwrap();
+    let mut idle = server.tls(current()).await.unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
-    let old = before();
+    let old = changing.certs.client.read().unwrap();
+
+    // Nonsense changes nothing.
+    let certificate = changing.directory.path().join("server.crt");
+    let nonsense = changing.directory.path().join("nonsense");
+    fs::write(&nonsense, "nonsense").unwrap();
+    fs::rename(nonsense, certificate).unwrap();
+    server.count(r#"sarcenet_http_tls_reloads_total{server="test",result="bad"} 1"#).await;
+    assert!(is_answered(&server, current()).await);
 
     // Another CA altogether, as if the deployment's had been exchanged.
     for file in ["ca.crt", "ca.key", "server.crt", "server.key", "client.crt", "client.key"] {
         fs::remove_file(changing.directory.path().join(file)).unwrap();
     }
     certs::init(changing.directory.path(), &Options::default()).unwrap();
-    while !is_answered(&server, before()).await {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert!(!is_answered(&server, old).await);
+    server.count(r#"sarcenet_http_tls_reloads_total{server="test",result="good"} 1"#).await;
+    assert!(is_answered(&server, current()).await);
+    let outdated = client_of(&changing, aws_lc_rs::default_provider(), &[&TLS13], Some(old));
+    assert!(!is_answered(&server, outdated).await);
     // What was let in before is not let ask again.
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();
