@@ -4,11 +4,11 @@ use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::policies;
 use super::rows::list;
-use super::session::{Access, Session, statement};
-use super::Database;
+use super::session::{Access, Session, statement, work};
 use crate::policy::{PolicyFilter, TaggedPolicy};
 
 /// A policy that came or went.
@@ -45,15 +45,20 @@ impl Database {
     /// (contract section 2.2). Every create and delete that reaches the database makes it greater,
     /// also one that changes nothing, whatever the clock does.
     pub async fn last_updated(&self) -> Result<i64, DatabaseError> {
-        self.run("last updated", Access::Read, async |session| Ok(generation(session).await?)).await
+        self.run("last updated", Access::Read, move |session| {
+            work(async move { Ok(generation(session).await?) })
+        })
+        .await
     }
 
     /// The policies that `filter` names, and their generation.
     pub async fn snapshot(&self, filter: &PolicyFilter) -> Result<PolicySnapshot, DatabaseError> {
-        self.run("policy snapshot", Access::Read, async |session| {
-            let generation = generation(session).await?;
-            let policies = policies::select(session, filter).await?;
-            Ok(PolicySnapshot { generation, policies })
+        self.run("policy snapshot", Access::Read, move |session| {
+            work(async move {
+                let generation = generation(session).await?;
+                let policies = policies::select(session, filter).await?;
+                Ok(PolicySnapshot { generation, policies })
+            })
         })
         .await
     }
@@ -61,19 +66,21 @@ impl Database {
     /// What has changed since `since`. `None` when that is not known any more, or never was: take
     /// a [`snapshot`](Self::snapshot).
     pub async fn changes_since(&self, since: i64) -> Result<Option<PolicyChanges>, DatabaseError> {
-        self.run("policy changes", Access::Read, async |session| {
-            const INFO: &str = "SELECT last_updated, forgotten FROM policies_info";
-            let info = session.row(statement(INFO)).await?;
-            let (generation, forgotten): (i64, i64) = (info.try_get(0)?, info.try_get(1)?);
-            if since < forgotten || since > generation {
-                return Ok(None);
-            }
-            const CHANGES: &str = "SELECT source, source_tag, destination, destination_tag, \
+        self.run("policy changes", Access::Read, move |session| {
+            work(async move {
+                const INFO: &str = "SELECT last_updated, forgotten FROM policies_info";
+                let info = session.row(statement(INFO)).await?;
+                let (generation, forgotten): (i64, i64) = (info.try_get(0)?, info.try_get(1)?);
+                if since < forgotten || since > generation {
+                    return Ok(None);
+                }
+                const CHANGES: &str = "SELECT source, source_tag, destination, destination_tag, \
                 protocol, first_port, last_port, generation, added \
                 FROM policy_changes WHERE generation > $1 ORDER BY position";
-            let rows = session.rows(statement(CHANGES).bind(since)).await?;
-            let changes = rows.iter().map(change).collect::<Result<_, _>>()?;
-            Ok(Some(PolicyChanges { generation, changes }))
+                let rows = session.rows(statement(CHANGES).bind(since)).await?;
+                let changes = rows.iter().map(change).collect::<Result<_, _>>()?;
+                Ok(Some(PolicyChanges { generation, changes }))
+            })
         })
         .await
     }

@@ -7,10 +7,10 @@ use ipnet::Ipv4Net;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::rows::narrow;
-use super::session::{Access, Session, random, statement};
-use super::Database;
+use super::session::{Access, Session, random, statement, work};
 use crate::lease::{Lease, LeaseRequest, Pools, Renewal};
 
 /// How many leases there are (contract section 4.6).
@@ -25,8 +25,10 @@ pub struct LeaseCounts {
 impl Database {
     /// The lease of a cell, over or not.
     pub async fn lease_of(&self, underlay: Ipv4Addr) -> Result<Option<Lease>, DatabaseError> {
-        self.run("lease of a cell", Access::Read, async |session| find(session, underlay).await)
-            .await
+        self.run("lease of a cell", Access::Read, move |session| {
+            work(async move { find(session, underlay).await })
+        })
+        .await
     }
 
     /// The lease that a cell has or gets (contract section 4.3); `None` when there is none left.
@@ -34,16 +36,18 @@ impl Database {
         &self,
         request: &LeaseRequest,
     ) -> Result<Option<Lease>, DatabaseError> {
-        self.run("acquire lease", Access::Leases, async |session| {
-            let pools = [Pool::blocks(request.pools), Pool::singles(request.pools)];
-            if let Some(lease) = find(session, request.underlay).await? {
-                if pools.iter().any(|pool| pool.index_of(lease.subnet).is_some()) {
-                    return Ok(Some(lease));
+        self.run("acquire lease", Access::Leases, move |session| {
+            work(async move {
+                let pools = [Pool::blocks(request.pools), Pool::singles(request.pools)];
+                if let Some(lease) = find(session, request.underlay).await? {
+                    if pools.iter().any(|pool| pool.index_of(lease.subnet).is_some()) {
+                        return Ok(Some(lease));
+                    }
+                    delete(session, request.underlay).await?;
                 }
-                delete(session, request.underlay).await?;
-            }
-            let pool = if request.single { pools[1] } else { pools[0] };
-            choose(session, request, pool).await
+                let pool = if request.single { pools[1] } else { pools[0] };
+                choose(session, request, pool).await
+            })
         })
         .await
     }
@@ -51,47 +55,55 @@ impl Database {
     /// Renews a lease, also one that is not known: that is how a database that was lost gets its
     /// leases back (contract section 4.4).
     pub async fn renew_lease(&self, lease: &Lease) -> Result<Renewal, DatabaseError> {
-        self.run("renew lease", Access::Leases, async |session| {
-            match find(session, lease.underlay).await? {
-                Some(known) if known != *lease => Ok(Renewal::Mismatch),
-                Some(_) => {
-                    const RENEW: &str = "UPDATE leases SET renewed_at = $1 WHERE underlay = $2";
-                    let renew = statement(RENEW).bind(session.now().await?);
-                    session.execute(renew.bind(lease.underlay.to_string())).await?;
-                    Ok(Renewal::Renewed)
+        self.run("renew lease", Access::Leases, move |session| {
+            work(async move {
+                match find(session, lease.underlay).await? {
+                    Some(known) if known != *lease => Ok(Renewal::Mismatch),
+                    Some(_) => {
+                        const RENEW: &str = "UPDATE leases SET renewed_at = $1 WHERE underlay = $2";
+                        let renew = statement(RENEW).bind(session.now().await?);
+                        session.execute(renew.bind(lease.underlay.to_string())).await?;
+                        Ok(Renewal::Renewed)
+                    }
+                    None if insert(session, lease).await? => Ok(Renewal::Created),
+                    None => Ok(Renewal::Conflict),
                 }
-                None if insert(session, lease).await? => Ok(Renewal::Created),
-                None => Ok(Renewal::Conflict),
-            }
+            })
         })
         .await
     }
 
     /// Gives a cell's lease back, if it has one.
     pub async fn release_lease(&self, underlay: Ipv4Addr) -> Result<(), DatabaseError> {
-        self.run("release lease", Access::Leases, async |session| delete(session, underlay).await)
-            .await
+        self.run("release lease", Access::Leases, move |session| {
+            work(async move { delete(session, underlay).await })
+        })
+        .await
     }
 
     /// The leases that were renewed less than `expiry` ago, in the order of their cells' names.
     pub async fn leases(&self, expiry: Duration) -> Result<Vec<Lease>, DatabaseError> {
-        self.run("leases", Access::Read, async |session| {
-            const LEASES: &str = "SELECT underlay, subnet, mac FROM leases \
+        self.run("leases", Access::Read, move |session| {
+            work(async move {
+                const LEASES: &str = "SELECT underlay, subnet, mac FROM leases \
                 WHERE renewed_at > $1 ORDER BY underlay";
-            let ended = session.now().await?.saturating_sub(nanoseconds(expiry));
-            session.rows(statement(LEASES).bind(ended)).await?.iter().map(lease).collect()
+                let ended = session.now().await?.saturating_sub(nanoseconds(expiry));
+                session.rows(statement(LEASES).bind(ended)).await?.iter().map(lease).collect()
+            })
         })
         .await
     }
 
     /// How many leases there are; stale are those that were not renewed for `stale_after`.
     pub async fn lease_counts(&self, stale_after: Duration) -> Result<LeaseCounts, DatabaseError> {
-        self.run("lease counts", Access::Read, async |session| {
-            const COUNT: &str = "SELECT COUNT(*), COUNT(CASE WHEN renewed_at <= $1 THEN 1 END) \
+        self.run("lease counts", Access::Read, move |session| {
+            work(async move {
+                const COUNT: &str = "SELECT COUNT(*), COUNT(CASE WHEN renewed_at <= $1 THEN 1 END) \
                 FROM leases";
-            let stale = session.now().await?.saturating_sub(nanoseconds(stale_after));
-            let row = session.row(statement(COUNT).bind(stale)).await?;
-            Ok(LeaseCounts { total: narrow(&row, 0)?, stale: narrow(&row, 1)? })
+                let stale = session.now().await?.saturating_sub(nanoseconds(stale_after));
+                let row = session.row(statement(COUNT).bind(stale)).await?;
+                Ok(LeaseCounts { total: narrow(&row, 0)?, stale: narrow(&row, 1)? })
+            })
         })
         .await
     }
@@ -255,9 +267,10 @@ fn lease(row: &AnyRow) -> Result<Lease, Fault> {
     let mut mac = [0; 6];
     let mut parts = text.split(':').map(|part| u8::from_str_radix(part, 16));
     for byte in &mut mac {
-        *byte = parts.next().and_then(Result::ok).ok_or_else(|| {
-            Fault::Stored(format!("a lease has {text:?} where a MAC should be"))
-        })?;
+        *byte = parts
+            .next()
+            .and_then(Result::ok)
+            .ok_or_else(|| Fault::Stored(format!("a lease has {text:?} where a MAC should be")))?;
     }
     Ok(Lease { underlay: parsed(row, 0)?, subnet: parsed(row, 1)?, mac })
 }

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{AnyConnection, Row};
 
+use super::Clock;
 use super::error::{DatabaseError, Fault};
 use super::location::Location;
 use super::session::{Access, statement};
-use super::Clock;
 
 /// What makes version 1, 2, ... of the tables. What has been released is never changed.
 ///
@@ -149,7 +149,8 @@ async fn apply(
     }
     let now = match clock {
         Clock::Database => {
-            number(connection, "SELECT CAST(unixepoch('subsec') * 1000000 AS BIGINT) * 1000").await?
+            number(connection, "SELECT CAST(unixepoch('subsec') * 1000000 AS BIGINT) * 1000")
+                .await?
         }
         Clock::Manual(clock) => clock.load(Ordering::SeqCst),
     };

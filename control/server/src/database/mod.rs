@@ -40,7 +40,7 @@ pub use statistics::{DatabaseStatistics, OperationStatistics};
 
 use error::{Fault, Meaning};
 use location::Location;
-use session::{Access, statement};
+use session::{Access, statement, work};
 use statistics::Counters;
 
 /// Where the database is and how it is used.
@@ -172,9 +172,11 @@ impl Database {
 
     /// Whether the database answers (contract section 2.5).
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        self.run("check database", Access::Read, async |session| {
-            session.number(statement("SELECT last_updated FROM policies_info")).await?;
-            Ok(())
+        self.run("check database", Access::Read, move |session| {
+            work(async move {
+                session.number(statement("SELECT last_updated FROM policies_info")).await?;
+                Ok(())
+            })
         })
         .await
     }

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::Serialize;
 use sqlx::Row;
 
+use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::rows::{check_name, check_text, list, names};
-use super::session::{Access, Session, statement};
-use super::Database;
+use super::session::{Access, Session, statement, work};
 use crate::policy::SecurityGroup;
 
 impl Database {
@@ -26,19 +26,21 @@ impl Database {
                 check_name("a space of a security group", space)?;
             }
         }
-        self.run("replace security groups", Access::SecurityGroups, async |session| {
-            let stored = read(session, &Selection::All).await?;
-            let last = stored.last().map_or(0, |group| group.row);
-            let changes = Changes::between(&stored, groups, last);
-            if changes.none() {
-                return Ok(false);
-            }
-            changes.write(session).await?;
-            const UPDATED: &str = "UPDATE security_groups_info SET last_updated = \
+        self.run("replace security groups", Access::SecurityGroups, move |session| {
+            work(async move {
+                let stored = read(session, &Selection::All).await?;
+                let last = stored.last().map_or(0, |group| group.row);
+                let changes = Changes::between(&stored, groups, last);
+                if changes.none() {
+                    return Ok(false);
+                }
+                changes.write(session).await?;
+                const UPDATED: &str = "UPDATE security_groups_info SET last_updated = \
                 CASE WHEN last_updated < $1 THEN $1 ELSE last_updated + 1 END";
-            let now = session.now().await?;
-            session.execute(statement(UPDATED).bind(now)).await?;
-            Ok(true)
+                let now = session.now().await?;
+                session.execute(statement(UPDATED).bind(now)).await?;
+                Ok(true)
+            })
         })
         .await
     }
@@ -52,23 +54,28 @@ impl Database {
         from: i64,
         limit: i64,
     ) -> Result<(Vec<SecurityGroup>, i64), DatabaseError> {
-        self.run("security groups", Access::Read, async |session| {
-            let most = usize::try_from(limit).ok().filter(|&most| most > 0).unwrap_or(usize::MAX);
-            let rows = limit.checked_add(1).filter(|_| limit > 0).unwrap_or(i64::MAX);
-            let selection = Selection::Spaces { spaces: names(spaces)?, from, rows };
-            let mut groups = read(session, &selection).await?;
-            let next = groups.get(most).map_or(0, |group| group.row);
-            groups.truncate(most);
-            Ok((groups, next))
+        self.run("security groups", Access::Read, move |session| {
+            work(async move {
+                let most =
+                    usize::try_from(limit).ok().filter(|&most| most > 0).unwrap_or(usize::MAX);
+                let rows = limit.checked_add(1).filter(|_| limit > 0).unwrap_or(i64::MAX);
+                let selection = Selection::Spaces { spaces: names(spaces)?, from, rows };
+                let mut groups = read(session, &selection).await?;
+                let next = groups.get(most).map_or(0, |group| group.row);
+                groups.truncate(most);
+                Ok((groups, next))
+            })
         })
         .await
     }
 
     /// When security groups changed last, in nanoseconds since the epoch (contract section 16.1).
     pub async fn security_groups_last_updated(&self) -> Result<i64, DatabaseError> {
-        self.run("security groups last updated", Access::Read, async |session| {
-            const UPDATED: &str = "SELECT last_updated FROM security_groups_info";
-            Ok(session.number(statement(UPDATED)).await?)
+        self.run("security groups last updated", Access::Read, move |session| {
+            work(async move {
+                const UPDATED: &str = "SELECT last_updated FROM security_groups_info";
+                Ok(session.number(statement(UPDATED)).await?)
+            })
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! One transaction: how it begins, is tried again, and ends.
 
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyArguments, AnyRow};
@@ -20,6 +21,17 @@ pub(super) type Statement = Query<'static, Any, AnyArguments>;
 /// A statement; the text is the same for both databases.
 pub(super) fn statement(sql: &'static str) -> Statement {
     sqlx::query(sql)
+}
+
+/// What is done in a transaction. What it borrows lives as long as what the session borrows.
+pub(super) type Work<'s, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 's>>;
+
+/// Puts work into a box: of an `async` closure Rust cannot tell yet that what it borrows may be
+/// used by another thread, and servers need that.
+pub(super) fn work<'s, T>(
+    future: impl Future<Output = Result<T, Fault>> + Send + 's,
+) -> Work<'s, T> {
+    Box::pin(future)
 }
 
 /// What a transaction does.
@@ -153,11 +165,11 @@ impl Drop for Session<'_> {
 impl Database {
     /// Does `work` in one transaction and counts it as `operation`. When another transaction was
     /// in the way, `work` is done again from its beginning, a bounded number of times.
-    pub(super) async fn run<T>(
-        &self,
+    pub(super) async fn run<'a, T>(
+        &'a self,
         operation: &'static str,
         access: Access,
-        work: impl AsyncFn(&mut Session<'_>) -> Result<T, Fault>,
+        work: impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Sync,
     ) -> Result<T, DatabaseError> {
         let begun = Instant::now();
         let mut tries = 1;
@@ -178,10 +190,10 @@ impl Database {
         result
     }
 
-    async fn attempt<T>(
-        &self,
+    async fn attempt<'a, T>(
+        &'a self,
         access: Access,
-        work: &impl AsyncFn(&mut Session<'_>) -> Result<T, Fault>,
+        work: &(impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Sync),
     ) -> Result<T, Fault> {
         let inner = &*self.inner;
         // SQLite has one writer at a time and lets the others poll, the unlucky ones for long;
