@@ -143,13 +143,13 @@ impl Database {
         location.prepare()?;
         migrate(&location, settings).await?;
 
-        let for_each = location.clone();
+        let (for_each, limit) = (location.clone(), settings.operation_timeout);
         let pool = AnyPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.operation_timeout)
             .after_connect(move |connection, _| {
                 let location = for_each.clone();
-                Box::pin(async move { location.set_up(connection).await })
+                Box::pin(async move { location.set_up(connection, limit).await })
             })
             .connect_lazy_with(location.options()?);
         let (generation, _) = watch::channel(0);
@@ -205,7 +205,7 @@ async fn migrate(location: &Location, settings: &DatabaseSettings) -> Result<(),
     loop {
         let left = settings.start_timeout.saturating_sub(begun.elapsed());
         let attempt = async {
-            let mut connection = location.connect().await?;
+            let mut connection = location.connect(settings.operation_timeout).await?;
             migrations::run(location, &mut connection, &settings.clock).await
         };
         // Somebody else's migration may take its time.

@@ -28,7 +28,8 @@ if [ "$(id -u)" = 0 ]; then
     as="setpriv --reuid=postgres --regid=postgres --clear-groups"
 fi
 $as "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$dir/log"
-alive() { [ -n "$server" ] && [ -n "$(tr -d '\0' <"/proc/$server/cmdline")" ]; }
+# One that has ended and was not waited for has no command line any more.
+alive() { [ -n "$server" ] && [ -n "$(tr -d '\0' 2>/dev/null <"/proc/$server/cmdline")" ]; }
 start() {
     until "$bin/pg_isready" -q -h "$dir"; do
         if ! alive; then
