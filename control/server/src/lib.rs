@@ -3,6 +3,7 @@
 
 pub mod certs;
 pub mod client;
+pub mod database;
 pub mod http;
 pub mod lease;
 pub mod leases;
