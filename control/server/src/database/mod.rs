@@ -13,6 +13,7 @@ mod changes;
 mod error;
 mod leases;
 mod location;
+mod metrics;
 mod migrations;
 mod policies;
 mod rows;

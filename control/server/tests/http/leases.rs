@@ -232,3 +232,34 @@ async fn leases_are_counted() {
         ]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_measured() {
+    let store = Store::new().await;
+    let controller = store.controller().await;
+    store.database.show_in(&controller.metrics);
+    controller.ask("GET", "/leases", "").await;
+    controller.ask("GET", "/leases", "").await;
+    store.change("ALTER TABLE leases RENAME TO away").await;
+    controller.ask("GET", "/leases", "").await;
+    let text = controller.metrics.text().unwrap();
+    for line in [
+        "# TYPE sarcenet_database_operations counter",
+        r#"sarcenet_database_operations_total{operation="leases",result="ok"} 2"#,
+        r#"sarcenet_database_operations_total{operation="leases",result="failed"} 1"#,
+        "# UNIT sarcenet_database_operation_seconds seconds",
+        "sarcenet_database_failed_queries_total 1",
+        "sarcenet_database_queries_in_flight 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
+    for start in [
+        r#"sarcenet_database_operation_seconds_total{operation="leases",result="ok"} 0."#,
+        r#"sarcenet_database_slowest_operation_seconds{operation="leases"} 0."#,
+        "sarcenet_database_slowest_query_seconds 0.",
+        "sarcenet_database_connections ",
+        "sarcenet_database_queries_total ",
+    ] {
+        assert!(text.lines().any(|have| have.starts_with(start)), "{start}: {text}");
+    }
+}
