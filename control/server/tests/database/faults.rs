@@ -143,7 +143,7 @@ async fn fill_the_disk_in_a_process_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_never_let_go_ends_in_an_error() {
     use sqlx::Connection;
-    for world in [World::sqlite().await, World::postgres().await] {
+    for world in [World::sqlite(), World::postgres().await] {
         let timeout = std::time::Duration::from_millis(300);
         let database = world.open_with(|settings| settings.operation_timeout = timeout).await;
         let sqlite = world.url.starts_with("sqlite");
