@@ -52,7 +52,7 @@ start
 echo "$dir"
 while read -r command; do
     case $command in
-        kill) kill -9 "$server"; wait "$server" || true ;;
+        kill) { kill -9 "$server"; wait "$server" || true; } 2>/dev/null ;;
         start) start ;;
     esac
     echo "$command"
