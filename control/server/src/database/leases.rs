@@ -353,7 +353,9 @@ mod tests {
             let overlay = Ipv4Net::new(Ipv4Addr::from_bits(address), length).unwrap().trunc();
             let given = Pools { overlay, block_prefix: (length + more).min(32) };
             let pool = if single { Pool::singles(given) } else { Pool::blocks(given) };
-            prop_assume!(pool.count > 0);
+            if pool.count == 0 {
+                return Ok(());
+            }
             let index = index % pool.count;
             let subnet = pool.subnet(index);
             prop_assert!(overlay.contains(&subnet));
