@@ -12,6 +12,8 @@ use crate::world::{World, listed, policy, request, tags, with_both};
 
 with_both!(
     two_hundred_and_fifty_cells_acquire_at_once,
+    more_cells_at_once_than_blocks_get_every_block_once,
+    tags_created_at_once_are_the_lowest_ones_and_different,
     creating_and_deleting_the_same_policies_at_once_leaves_a_consistent_list,
     replicas_open_a_new_database_at_once,
     each_change_has_a_generation_of_its_own,
@@ -40,6 +42,38 @@ async fn two_hundred_and_fifty_cells_acquire_at_once(world: World) {
     }
     let late = request(cell(255), "10.255.0.0/16");
     assert_eq!(replicas[1].acquire_lease(&late).await.unwrap(), None);
+}
+
+async fn more_cells_at_once_than_blocks_get_every_block_once(world: World) {
+    let replicas = [world.open().await, world.open().await];
+    let mut cells = JoinSet::new();
+    for number in 0..80 {
+        let database = replicas[number as usize % 2].clone();
+        let cell = Ipv4Addr::from_bits(0x0a00_1000 + number);
+        let wanted = request(cell, "10.255.0.0/18");
+        cells.spawn(async move { database.acquire_lease(&wanted).await.unwrap() });
+    }
+    let leases: Vec<_> = cells.join_all().await.into_iter().flatten().collect();
+    let subnets: HashSet<_> = leases.iter().map(|lease| lease.subnet).collect();
+    assert_eq!((leases.len(), subnets.len()), (63, 63));
+}
+
+async fn tags_created_at_once_are_the_lowest_ones_and_different(world: World) {
+    let replicas = [world.open().await, world.open().await];
+    let mut creating = JoinSet::new();
+    for number in 0..60 {
+        let database = replicas[number % 2].clone();
+        // Each is asked for by three.
+        let id = format!("router {}", number / 3);
+        creating.spawn(async move { database.create_tag(&id, "router").await.unwrap() });
+    }
+    let given = creating.join_all().await;
+    let different: HashSet<_> = given.iter().map(|tag| (tag.number.0, tag.id.clone())).collect();
+    assert_eq!(different.len(), 20);
+    let listed = replicas[0].tags().await.unwrap();
+    let numbers: Vec<_> = listed.iter().map(|tag| tag.number.0).collect();
+    assert_eq!(numbers, (1..=20).collect::<Vec<_>>());
+    assert!(listed.iter().all(|tag| different.contains(&(tag.number.0, tag.id.clone()))));
 }
 
 /// The apps of one snapshot by their tags, none of which may be of two.
