@@ -1,5 +1,12 @@
 //! The servers of a deployment: what cells ask for policies, security groups and leases.
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod cloud_controller;
+pub mod database;
+mod expiring;
+pub mod http;
 pub mod lease;
+pub mod outbound;
+pub mod policies;
 pub mod policy;
