@@ -40,11 +40,6 @@ impl<K: Hash + Eq, V: Clone> Expiring<K, V> {
         }
         entries.insert(key, (value, until));
     }
-
-    /// Forgets one value.
-    pub(crate) fn remove(&self, key: &K) {
-        self.entries.lock().remove(key);
-    }
 }
 
 #[cfg(test)]
@@ -66,8 +61,6 @@ mod tests {
         assert_eq!((map.get(&"b", after(10)), map.get(&"d", after(10))), (None, Some(4)));
         map.put("e", 5, after(10), after(10));
         assert_eq!(map.get(&"e", start), None, "over before it began");
-        map.remove(&"d");
-        assert_eq!(map.get(&"d", after(10)), None);
         assert!(map.entries.lock().len() <= 2);
     }
 

@@ -7,6 +7,8 @@ pub mod database;
 mod expiring;
 pub mod http;
 pub mod lease;
+pub mod leases;
 pub mod outbound;
 pub mod policies;
 pub mod policy;
+pub mod syncer;

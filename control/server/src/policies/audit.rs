@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use axum::extract::{ConnectInfo, Request};
+use axum::http::HeaderValue;
 use tracing::info;
 
 use crate::access::Caller;
@@ -40,7 +41,7 @@ pub(super) struct Origin {
 impl Origin {
     pub(super) fn of(request: &Request) -> Self {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0);
-        let forwarded = request.headers().get("x-forwarded-for").map(|v| v.as_bytes());
+        let forwarded = request.headers().get("x-forwarded-for").map(HeaderValue::as_bytes);
         let forwarded = forwarded.unwrap_or_default();
         let forwarded = &forwarded[..forwarded.len().min(LONGEST_FORWARDED)];
         let id = request.extensions().get::<RequestId>();

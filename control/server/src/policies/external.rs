@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
@@ -131,7 +132,8 @@ impl External {
         let version = Version::named(name).ok_or_else(|| {
             ApiError::not_acceptable(format!("api version '{name}' not supported"))
         })?;
-        let caller = self.authenticate(&request).await?;
+        let header = request.headers().get(AUTHORIZATION).cloned();
+        let caller = self.authenticate(header).await?;
         self.authorize(&caller, access)?;
         match operation {
             Operation::CreatePolicies => self.create(version, &caller, request).await,
@@ -139,7 +141,7 @@ impl External {
             Operation::PoliciesIndex => {
                 self.list(version, &caller, filter(request.uri().query())).await
             }
-            Operation::Cleanup => self.clean_up(&caller, &request).await,
+            Operation::Cleanup => self.clean_up(&caller, &Origin::of(&request)).await,
             Operation::TagsIndex => self.tags().await,
             Operation::WhoAmI => reply::json(&json!({ "subject": caller.name() })),
             Operation::Uptime | Operation::Health => self.open(operation).await,
@@ -155,9 +157,8 @@ impl External {
         Ok(text(format!("Network policy server, up for {up}\n")))
     }
 
-    async fn authenticate(&self, request: &Request) -> Result<Caller, ApiError> {
-        let header = request.headers().get(AUTHORIZATION);
-        let header = header.map(|header| String::from_utf8_lossy(header.as_bytes()));
+    async fn authenticate(&self, header: Option<HeaderValue>) -> Result<Caller, ApiError> {
+        let header = header.as_ref().map(|header| String::from_utf8_lossy(header.as_bytes()));
         self.authority.caller(header.as_deref()).await.map_err(|error| {
             if let AccessError::Uaa(cause) = &error {
                 warn!("{cause}");
@@ -230,21 +231,20 @@ impl External {
         let policies = self.database.policies(&filter).await;
         let policies = without_tags(policies.map_err(failed("database read failed"))?);
         let policies = self.guard.visible(caller, policies).await?;
-        Ok(text(payload::external(version, &policies).map_err(unwritten)?))
+        Ok(text(payload::external(version, &policies).map_err(|e| unwritten(&e))?))
     }
 
-    async fn clean_up(&self, caller: &Caller, request: &Request) -> Result<Response, ApiError> {
-        let origin = Origin::of(request);
-        let gone = self.cleaner.clean(Author::Caller(caller, &origin)).await.map_err(|e| {
+    async fn clean_up(&self, caller: &Caller, origin: &Origin) -> Result<Response, ApiError> {
+        let gone = self.cleaner.clean(Author::Caller(caller, origin)).await.map_err(|e| {
             warn!("{e}");
             ApiError::internal("policies cleanup failed")
         })?;
-        Ok(text(payload::external(Version::V1, &gone).map_err(unwritten)?))
+        Ok(text(payload::external(Version::V1, &gone).map_err(|e| unwritten(&e))?))
     }
 
     async fn tags(&self) -> Result<Response, ApiError> {
         let tags = self.database.tags().await.map_err(failed("database read failed"))?;
-        Ok(text(payload::tags(&tags, self.tag_bytes).map_err(unwritten)?))
+        Ok(text(payload::tags(&tags, self.tag_bytes).map_err(|e| unwritten(&e))?))
     }
 }
 
@@ -276,7 +276,7 @@ fn unread(message: &'static str) -> impl Fn(body::BodyError) -> ApiError {
     }
 }
 
-fn unwritten(error: serde_json::Error) -> ApiError {
+fn unwritten(error: &serde_json::Error) -> ApiError {
     warn!("cannot write policies as JSON: {error}");
     ApiError::internal("map policy as bytes failed")
 }

@@ -45,8 +45,8 @@ mod tests {
             (Duration::from_millis(245_001), "4m5.001s"),
             (Duration::from_millis(18_367_001), "5h6m7.001s"),
             (Duration::new(480, 1), "8m0.000000001s"),
-            (Duration::from_secs(3600), "1h0m0s"),
-            (Duration::from_secs(100 * 3600), "100h0m0s"),
+            (Duration::from_hours(1), "1h0m0s"),
+            (Duration::from_hours(100), "100h0m0s"),
         ];
         for (span, expected) in table {
             assert_eq!(text(span), expected);

@@ -87,7 +87,7 @@ fn the_first_reason_is_told() {
     for (port, reason) in [
         (-1, "invalid port -1, must be in range 1-65535"),
         (0, "missing port"),
-        (1 << 31, "invalid port 2147483648, must be in range 1-65535"),
+        (1_i64 << 31, "invalid port 2147483648, must be in range 1-65535"),
     ] {
         let body = changed(Version::V0, |p| p["destination"]["port"] = json!(port));
         assert_eq!(refusal(Version::V0, &body), format!("mapper: validate policies: {reason}"));
@@ -194,7 +194,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(6, 64, 6, move |inner| {
         let object =
             proptest::collection::vec((key.clone(), inner.clone()), 0..6).prop_map(|fields| {
-                Value::from_iter(fields.into_iter().map(|(key, value)| (key.to_owned(), value)))
+                fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Value>()
             });
         prop_oneof![proptest::collection::vec(inner, 0..4).prop_map(Value::from), object]
     })
