@@ -6,10 +6,8 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
-use axum::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,13 +15,16 @@ use serde_json::Value;
 /// The content type of every answer with a body.
 pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// Longest message of an error, in bytes: it can quote what was sent.
+const LONGEST_MESSAGE: usize = 4096;
+
 /// An answer that says what went wrong.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{status}: {message}")]
 pub struct ApiError {
     /// The status, 400 or above.
     pub status: StatusCode,
-    /// What went wrong, for the client.
+    /// What went wrong, for the client. [`ApiError::new`] cuts it off after 4,096 bytes.
     pub message: String,
     /// More about it.
     pub metadata: Option<Value>,
@@ -32,7 +33,9 @@ pub struct ApiError {
 impl ApiError {
     /// An error with any status.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), metadata: None }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        Self { status, message, metadata: None }
     }
 
     /// 400: the request cannot be understood.
@@ -115,27 +118,12 @@ pub fn with_fallbacks<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Ro
         .method_not_allowed_fallback(|| async {
             plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")
         })
-        .layer(middleware::from_fn(allow))
 }
 
 fn plain(status: StatusCode, body: &'static str) -> Response {
     let mut response = text(body);
     *response.status_mut() = status;
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// Methods in `Allow` are separated as everywhere else.
-async fn allow(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let methods = response.headers().get(ALLOW).and_then(|methods| methods.to_str().ok());
-        let spaced =
-            methods.map(|methods| methods.split(',').map(str::trim).collect::<Vec<_>>().join(", "));
-        if let Some(spaced) = spaced.and_then(|methods| HeaderValue::from_str(&methods).ok()) {
-            response.headers_mut().insert(ALLOW, spaced);
-        }
-    }
     response
 }
 

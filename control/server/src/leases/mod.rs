@@ -1,3 +1,12 @@
 //! The subnet controller: who has which part of the overlay (contract section 4).
 
+mod api;
+mod body;
+mod metrics;
 pub mod pool;
+mod store;
+
+pub use api::{Settings, routes};
+pub use body::{LeaseBody, LeaseBodyError};
+pub use metrics::LeaseMetrics;
+pub use store::LeaseStore;

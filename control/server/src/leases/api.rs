@@ -1,0 +1,147 @@
+//! The routes of contract section 4.1. Whoever has a certificate of the CA may call them.
+
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use axum::routing::{get, put};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, info, warn};
+
+use super::body::LeaseBody;
+use super::store::LeaseStore;
+use crate::http::reply::{self, ApiError};
+use crate::http::{body, json};
+use crate::lease::{Lease, LeaseRequest, Pools, Renewal};
+
+/// What a controller leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The subnets.
+    pub pools: Pools,
+    /// How long after its last renewal a lease is over.
+    pub expiry: Duration,
+}
+
+struct Controller<S> {
+    store: S,
+    settings: Settings,
+}
+
+type Shared<S> = State<Arc<Controller<S>>>;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AcquireBody {
+    underlay_ip: String,
+    single_overlay_ip: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReleaseBody {
+    underlay_ip: String,
+}
+
+#[derive(Serialize)]
+struct LeasesBody {
+    leases: Vec<LeaseBody>,
+}
+
+/// The controller's routes.
+pub fn routes<S: LeaseStore>(store: S, settings: Settings) -> Router {
+    Router::new()
+        .route("/leases", get(index::<S>))
+        .route("/leases/acquire", put(acquire::<S>))
+        .route("/leases/renew", put(renew::<S>))
+        .route("/leases/release", put(release::<S>))
+        .with_state(Arc::new(Controller { store, settings }))
+}
+
+async fn index<S: LeaseStore>(State(controller): Shared<S>) -> Result<Response, ApiError> {
+    let leases = controller.store.leases(controller.settings.expiry).await;
+    let leases = leases.map_err(|e| failed(format!("all-routable-leases: {e}")))?;
+    reply::json(&LeasesBody { leases: leases.iter().map(LeaseBody::from).collect() })
+}
+
+async fn acquire<S: LeaseStore>(
+    State(controller): Shared<S>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let AcquireBody { underlay_ip, single_overlay_ip: single } = read(request).await?;
+    let Ok(underlay) = underlay_ip.parse() else {
+        return Err(ApiError::internal(format!("invalid ipv4 address: {underlay_ip}")));
+    };
+    let Settings { pools, expiry } = controller.settings;
+    let request = LeaseRequest { underlay, single, expiry, pools };
+    let lease = controller.store.acquire_lease(&request).await.map_err(failed)?;
+    let Some(lease) = lease else {
+        warn!(%underlay, single, "no lease available: {} can have one", pools.size(single));
+        return Err(ApiError::conflict("no lease available"));
+    };
+    info!(%underlay, subnet = %lease.subnet, "lease acquired");
+    reply::json(&LeaseBody::from(&lease))
+}
+
+async fn renew<S: LeaseStore>(
+    State(controller): Shared<S>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let body: LeaseBody = read(request).await?;
+    let refused = |reason: &dyn Display| {
+        debug!("lease not renewed: {reason}");
+        ApiError::conflict(format!("renew-subnet-lease: {reason}"))
+    };
+    let lease = Lease::try_from(body).map_err(|e| refused(&e))?;
+    let unanswered = |e: S::Error| failed(format!("renew-subnet-lease: {e}"));
+
+    // A lease that is not known is taken over as the cell has it, so that a lost database fills up
+    // again. Any other network would let one cell have the traffic of all the others.
+    if !controller.settings.pools.contains(lease.subnet) {
+        let known = controller.store.lease_of(lease.underlay).await.map_err(unanswered)?;
+        if known.is_none() {
+            return Err(refused(&"overlay subnet not in pool"));
+        }
+    }
+    match controller.store.renew_lease(&lease).await.map_err(unanswered)? {
+        Renewal::Renewed => {}
+        Renewal::Created => {
+            info!(underlay = %lease.underlay, subnet = %lease.subnet, "lease taken over");
+        }
+        Renewal::Mismatch => return Err(refused(&"lease mismatch")),
+        Renewal::Conflict => {
+            return Err(refused(&"another cell has the overlay subnet or the hardware address"));
+        }
+    }
+    Ok(reply::text("{}"))
+}
+
+async fn release<S: LeaseStore>(
+    State(controller): Shared<S>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let ReleaseBody { underlay_ip } = read(request).await?;
+    // What is not an address has no lease.
+    if let Ok(underlay) = underlay_ip.parse::<Ipv4Addr>() {
+        let released = controller.store.release_lease(underlay).await;
+        released.map_err(|e| failed(format!("release lease: {e}")))?;
+        info!(%underlay, "lease released");
+    }
+    Ok(reply::text("{}"))
+}
+
+/// The body of a request as a `T`.
+async fn read<T: for<'a> Deserialize<'a>>(request: Request) -> Result<T, ApiError> {
+    let body = body::read(request).await;
+    let body = body.map_err(|e| ApiError::bad_request(format!("read-body: {e}")))?;
+    json::from_slice(&body).map_err(|e| ApiError::bad_request(format!("unmarshal-request: {e}")))
+}
+
+fn failed(error: impl Display) -> ApiError {
+    warn!("the database failed: {error}");
+    ApiError::internal(error.to_string())
+}
