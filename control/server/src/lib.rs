@@ -1,12 +1,12 @@
 //! The servers of a deployment: what cells ask for policies, security groups and leases.
 #![forbid(unsafe_code)]
 
-mod expiring;
 pub mod access;
 pub mod certs;
 pub mod client;
 pub mod cloud_controller;
 pub mod database;
+mod expiring;
 pub mod http;
 pub mod lease;
 pub mod leases;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
+use uuid::Uuid;
 
 use crate::cloud_controller::{CloudController, CloudControllerError, Latest, SecurityGroupSource};
 use crate::database::{Database, DatabaseError};
@@ -56,6 +57,8 @@ pub struct Syncer {
     database: Database,
     cloud_controller: Arc<CloudController>,
     source: SecurityGroupSource,
+    /// As which it leads.
+    holder: String,
     /// What was brought last, and when.
     last: Option<(Latest, Instant)>,
 }
@@ -67,7 +70,8 @@ impl Syncer {
         cloud_controller: Arc<CloudController>,
         source: SecurityGroupSource,
     ) -> Self {
-        Self { database, cloud_controller, source, last: None }
+        let holder = Uuid::new_v4().to_string();
+        Self { database, cloud_controller, source, holder, last: None }
     }
 
     /// Synchronizes after each `interval`, until dropped. What fails is tried again after the next.
@@ -85,7 +89,7 @@ impl Syncer {
 
     /// One turn, if this replica leads or can lead for the next `hold`.
     pub async fn sync(&mut self, hold: Duration) -> Result<Synced, SyncError> {
-        if !self.database.try_lead(LEADERSHIP, hold).await? {
+        if !self.database.try_lead(LEADERSHIP, &self.holder, hold).await? {
             self.last = None;
             return Ok(Synced::Elsewhere);
         }

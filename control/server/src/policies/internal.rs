@@ -21,7 +21,7 @@ use super::routes::{INTERNAL, Internal as Operation, by_path};
 use super::watch::{DEFAULT, LONGEST, Question, Watch, WatchError};
 use crate::database::Database;
 use crate::http::reply::{ApiError, text};
-use crate::http::{body, headers, json, reply};
+use crate::http::{Stop, body, headers, json, reply};
 use crate::policy::{PolicyFilter, SecurityGroup};
 
 /// How the internal API behaves.
@@ -108,18 +108,13 @@ pub fn internal_router(server: &Internal) -> Router {
 }
 
 impl Internal {
-    /// What the routes work with.
-    pub fn new(settings: &InternalSettings, database: &Database) -> Self {
+    /// What the routes work with. Cells that wait for changes are answered when it is time to stop.
+    pub fn new(settings: &InternalSettings, database: &Database, stop: Stop) -> Self {
         Self {
             database: database.clone(),
-            watch: Arc::new(Watch::new(database, settings.tag_bytes, settings.watchers)),
+            watch: Arc::new(Watch::new(database, settings.tag_bytes, settings.watchers, stop)),
             tag_bytes: settings.tag_bytes,
         }
-    }
-
-    /// Answers all cells that wait for changes, now and from now on, so that the server can end.
-    pub fn stop_waiting(&self) {
-        self.watch.stop();
     }
 
     async fn serve(&self, operation: Operation, request: Request) -> Result<Response, ApiError> {

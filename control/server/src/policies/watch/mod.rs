@@ -9,8 +9,8 @@
 //!   whose tags have changed is in both. Both are empty when nothing changed within the timeout;
 //!   `n` may be newer than `m` even so, when changes cancelled each other out or were of other ids.
 //! * `{"generation":n,"policies":[..]}`: all policies. What is not among them is gone. It is the answer when
-//!   the server does not know what has happened since the generation named: always for 0, and
-//!   after it was restarted.
+//!   the server does not know what has happened since the generation named: always for 0, for one
+//!   beyond the log of the database, and after the database was put back.
 //!
 //! Policies are written as everywhere in the internal API. `id` limits all lists to policies with one of
 //! these at either end, and the cell is not woken for others. A cell whose list of ids changes
@@ -22,24 +22,24 @@
 //! the answer is 503 with `Retry-After`; whoever is told so, or gets no answer, asks again after a
 //! pause that grows.
 
-mod generations;
+mod log;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use serde::Serialize;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::payload::TaggedPayload;
-use crate::database::{Database, DatabaseError};
+use crate::database::{Database, DatabaseError, PolicySnapshot};
+use crate::http::Stop;
 use crate::policy::{PolicyFilter, TaggedPolicy};
-use generations::{Difference, Generations};
+use log::{Difference, Log};
 
 /// Longest time that a cell can ask the server to wait.
 pub(super) const LONGEST: Duration = Duration::from_mins(5);
@@ -47,17 +47,18 @@ pub(super) const LONGEST: Duration = Duration::from_mins(5);
 /// How long the server waits if the cell does not say.
 pub(super) const DEFAULT: Duration = Duration::from_secs(30);
 
-/// How often the policies are read anew when they change while they are read.
-const ATTEMPTS: usize = 5;
-
-/// The policies as they were last read, and those who wait for newer ones.
+/// What has changed, and those who wait for more.
 #[derive(Debug)]
 pub(super) struct Watch {
     database: Database,
     tag_bytes: u8,
-    seats: Arc<Semaphore>,
-    known: Mutex<Arc<Generations>>,
-    stopping: watch::Sender<bool>,
+    seats: Semaphore,
+    stop: Stop,
+    /// One at a time brings it up to date for all.
+    log: Mutex<Option<Log>>,
+    /// All policies of a generation, as the answer has them. One at a time reads and writes them
+    /// for all: cells that were away come back together.
+    everything: Mutex<(i64, Bytes)>,
 }
 
 /// What a cell asks.
@@ -80,9 +81,6 @@ pub(super) enum WatchError {
     /// The policies cannot be read.
     #[error("database read failed")]
     Database(#[from] DatabaseError),
-    /// They change faster than they can be read.
-    #[error("database read failed")]
-    Busy,
     /// They cannot be written down.
     #[error("map policies as bytes failed")]
     Json(#[from] serde_json::Error),
@@ -97,7 +95,7 @@ struct Changes<'a> {
 }
 
 #[derive(Serialize)]
-struct Snapshot<'a> {
+struct Everything<'a> {
     generation: i64,
     policies: Vec<TaggedPayload<'a>>,
 }
@@ -112,20 +110,16 @@ impl Question {
 }
 
 impl Watch {
-    /// At most `seats` can wait at a time.
-    pub(super) fn new(database: &Database, tag_bytes: u8, seats: usize) -> Self {
+    /// At most `seats` can wait at a time, and nobody when it is time to stop.
+    pub(super) fn new(database: &Database, tag_bytes: u8, seats: usize, stop: Stop) -> Self {
         Self {
             database: database.clone(),
             tag_bytes,
-            seats: Arc::new(Semaphore::new(seats)),
-            known: Mutex::new(Arc::default()),
-            stopping: watch::Sender::new(false),
+            seats: Semaphore::new(seats.min(Semaphore::MAX_PERMITS)),
+            stop,
+            log: Mutex::new(None),
+            everything: Mutex::new((0, Bytes::new())),
         }
-    }
-
-    /// Lets all who wait go, with the answer that nothing has changed.
-    pub(super) fn stop(&self) {
-        self.stopping.send_replace(true);
     }
 
     /// Waits for another generation than the one named, and says what became of it.
@@ -133,105 +127,101 @@ impl Watch {
         let _seat = self.seats.try_acquire().map_err(|_| WatchError::Full)?;
         let deadline = Instant::now() + jitter(question.timeout);
         let mut changes = self.database.changes();
-        let mut stopping = self.stopping.subscribe();
-        let told = *changes.borrow_and_update();
-        let mut generations = self.at_least(told.max(question.generation)).await?;
+        let mut newest = question.generation;
+        let mut over = false;
         loop {
-            match generations.since(question.generation) {
-                None => return self.snapshot(question, &generations),
-                Some(difference) if difference.concerns(|policy| question.wants(policy)) => {
-                    return self.changes(question, &generations, &difference);
-                }
-                Some(_) => {}
+            newest = newest.max(*changes.borrow_and_update());
+            let Some((generation, difference)) =
+                self.difference(question.generation, newest).await?
+            else {
+                return self.everything(question).await;
+            };
+            if over || difference.concerns(|policy| question.wants(policy)) {
+                return self.changes(question, generation, &difference);
             }
-            let over = tokio::select! {
-                // Who has stopped changing has closed its end; only the timeout is left then.
+            over = tokio::select! {
+                // An error is a database that is closed: nothing will change.
                 Ok(()) = changes.changed() => false,
-                _ = stopping.wait_for(|stopping| *stopping) => true,
+                () = self.stop.stopped() => true,
                 () = tokio::time::sleep_until(deadline) => true,
             };
-            let told = *changes.borrow_and_update();
-            // A notice may have been lost on its way from another replica.
-            let newest = if over { told.max(self.database.last_updated().await?) } else { told };
-            generations = self.at_least(newest).await?;
             if over {
-                return match generations.since(question.generation) {
-                    None => self.snapshot(question, &generations),
-                    Some(difference) => self.changes(question, &generations, &difference),
-                };
+                // A notice may have been lost on its way from another replica.
+                newest = newest.max(self.database.last_updated().await?);
             }
         }
     }
 
-    /// The policies, not older than `generation`. One reads them for all who wait.
-    async fn at_least(&self, generation: i64) -> Result<Arc<Generations>, WatchError> {
-        let mut known = self.known.lock().await;
-        if known.generation() < generation || known.generation() == 0 {
-            let (newest, policies) = self.read().await?;
-            if newest != known.generation() {
-                *known = Arc::new(known.followed_by(newest, policies));
-            }
+    /// What became of the policies of generation `since`, up to one that is not older than
+    /// `newest`. Nothing is known of 0, nor of generations that the database does not know.
+    async fn difference(
+        &self,
+        since: i64,
+        newest: i64,
+    ) -> Result<Option<(i64, Difference)>, DatabaseError> {
+        if since == 0 {
+            return Ok(None);
         }
-        Ok(Arc::clone(&known))
-    }
-
-    /// All policies and exactly their generation: what cells are told must be the same from all
-    /// replicas, or differences would not fit.
-    async fn read(&self) -> Result<(i64, Vec<TaggedPolicy>), WatchError> {
-        let mut before = self.database.last_updated().await?;
-        for _ in 0..ATTEMPTS {
-            let policies = self.database.policies(&PolicyFilter::All).await?;
-            let after = self.database.last_updated().await?;
-            if before == after {
-                return Ok((after, policies));
-            }
-            before = after;
+        let mut log = self.log.lock().await;
+        match &mut *log {
+            Some(log) if log.generation() >= newest => {}
+            Some(old) => match self.database.changes_since(old.generation()).await? {
+                Some(changes) => old.extend(changes),
+                None => *log = None,
+            },
+            None => {}
         }
-        Err(WatchError::Busy)
+        if let Some(difference) = log.as_ref().and_then(|log| log.difference(since)) {
+            let generation = log.as_ref().map_or(since, Log::generation);
+            return Ok(Some((generation, difference)));
+        }
+        // Older than what is remembered here: the database knows more, and then so do others who ask.
+        let Some(changes) = self.database.changes_since(since).await? else { return Ok(None) };
+        let longer = Log::since(since, changes);
+        let found = longer.difference(since).map(|difference| (longer.generation(), difference));
+        if log.as_ref().is_none_or(|log| log.generation() <= longer.generation()) {
+            *log = Some(longer);
+        }
+        Ok(found)
     }
 
     fn changes(
         &self,
         question: &Question,
-        generations: &Generations,
-        difference: &Difference<'_>,
+        generation: i64,
+        difference: &Difference,
     ) -> Result<Bytes, WatchError> {
         let changes = Changes {
-            generation: generations.generation(),
+            generation,
             since: question.generation,
-            added: self.list(question, difference.added()),
-            removed: self.list(question, difference.removed()),
+            added: self.list(difference.added().filter(|policy| question.wants(policy))),
+            removed: self.list(difference.removed().filter(|policy| question.wants(policy))),
         };
         Ok(serde_json::to_vec(&changes)?.into())
     }
 
-    /// Written once for all who want everything.
-    fn snapshot(
-        &self,
-        question: &Question,
-        generations: &Generations,
-    ) -> Result<Bytes, WatchError> {
-        let write = || {
-            let policies = self.list(question, generations.policies());
-            serde_json::to_vec(&Snapshot { generation: generations.generation(), policies })
-        };
-        match (&question.ids, generations.written().get()) {
-            (None, Some(text)) => Ok(text.clone()),
-            (None, None) => {
-                let text = Bytes::from(write()?);
-                Ok(generations.written().get_or_init(|| text).clone())
-            }
-            (Some(_), _) => Ok(write()?.into()),
+    async fn everything(&self, question: &Question) -> Result<Bytes, WatchError> {
+        if let Some(ids) = &question.ids {
+            let filter = PolicyFilter::Either(ids.iter().cloned().collect());
+            return self.written(&self.database.snapshot(&filter).await?);
         }
+        let mut everything = self.everything.lock().await;
+        let generation = self.database.last_updated().await?;
+        if everything.0 != generation {
+            let snapshot = self.database.snapshot(&PolicyFilter::All).await?;
+            *everything = (snapshot.generation, self.written(&snapshot)?);
+        }
+        Ok(everything.1.clone())
     }
 
-    fn list<'a>(
-        &self,
-        question: &Question,
-        policies: impl Iterator<Item = &'a TaggedPolicy>,
-    ) -> Vec<TaggedPayload<'a>> {
-        let wanted = policies.filter(|policy| question.wants(policy));
-        wanted.map(|policy| TaggedPayload::new(policy, self.tag_bytes)).collect()
+    fn written(&self, snapshot: &PolicySnapshot) -> Result<Bytes, WatchError> {
+        let policies = self.list(snapshot.policies.iter());
+        let everything = Everything { generation: snapshot.generation, policies };
+        Ok(serde_json::to_vec(&everything)?.into())
+    }
+
+    fn list<'a>(&self, policies: impl Iterator<Item = &'a TaggedPolicy>) -> Vec<TaggedPayload<'a>> {
+        policies.map(|policy| TaggedPayload::new(policy, self.tag_bytes)).collect()
     }
 }
 

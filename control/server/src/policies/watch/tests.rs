@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::generations::Generations;
 use super::*;
+use crate::database::{PolicyChange, PolicyChanges};
 use crate::policy::{Policy, Protocol, TagNumber};
 
 fn policy(number: u32, tag: u32) -> TaggedPolicy {
@@ -15,46 +15,49 @@ fn policy(number: u32, tag: u32) -> TaggedPolicy {
     TaggedPolicy { policy, source_tag: TagNumber(tag), destination_tag: TagNumber(tag) }
 }
 
+fn changes(generation: i64, of: &[(bool, TaggedPolicy)]) -> PolicyChanges {
+    let change = |(added, policy): &(bool, TaggedPolicy)| PolicyChange {
+        generation,
+        added: *added,
+        policy: policy.clone(),
+    };
+    PolicyChanges { generation, changes: of.iter().map(change).collect() }
+}
+
 #[test]
 fn nothing_is_known_of_other_generations() {
-    let none = Generations::default();
-    assert!(none.since(0).is_none());
-    let first = none.followed_by(10, vec![policy(1, 1)]);
-    assert!(first.since(0).is_none(), "a cell that knows nothing gets everything");
-    assert!(first.since(9).is_none());
-    assert!(first.since(11).is_none(), "newer than the database: it was put back");
-    assert!(!first.since(10).unwrap().concerns(|_| true));
-    let back = first.followed_by(5, vec![]);
-    assert_eq!(back.generation(), 5);
-    assert!(back.since(10).is_none());
-    let again = back.followed_by(12, vec![policy(2, 2)]);
-    assert!(again.since(10).is_none(), "of the past that was undone");
-    assert_eq!(again.since(5).unwrap().added().count(), 1);
+    let mut log = Log::at(10);
+    assert!(log.difference(9).is_none());
+    assert!(log.difference(11).is_none(), "newer than the database: it was put back");
+    assert!(!log.difference(10).unwrap().concerns(|_| true));
+    log.extend(changes(20, &[(true, policy(1, 1))]));
+    assert_eq!(log.generation(), 20);
+    assert!(log.difference(9).is_none());
+    assert_eq!(log.difference(10).unwrap().added().collect::<Vec<_>>(), [&policy(1, 1)]);
+    assert!(!log.difference(20).unwrap().concerns(|_| true));
 }
 
 #[test]
 fn a_policy_with_other_tags_is_another_one() {
-    let first = Generations::default().followed_by(1, vec![policy(1, 1)]);
-    let second = first.followed_by(2, vec![policy(1, 7)]);
-    let difference = second.since(1).unwrap();
+    let log = Log::since(1, changes(2, &[(false, policy(1, 1)), (true, policy(1, 7))]));
+    let difference = log.difference(1).unwrap();
     assert_eq!(difference.removed().collect::<Vec<_>>(), [&policy(1, 1)]);
     assert_eq!(difference.added().collect::<Vec<_>>(), [&policy(1, 7)]);
 }
 
 #[test]
-fn memory_is_bounded() {
-    let mut generations = Generations::default().followed_by(1, vec![]);
-    for generation in 2..1000 {
-        let many = if generation % 2 == 0 { 0 } else { 200 };
-        let policies = (0..many).map(|number| policy(number, 1)).collect();
-        generations = generations.followed_by(generation, policies);
+fn memory_is_bounded_and_generations_are_kept_whole() {
+    let mut log = Log::at(1);
+    for generation in 2..=201 {
+        let of: Vec<_> = (0..100).map(|number| (true, policy(number, generation))).collect();
+        log.extend(changes(i64::from(generation), &of));
     }
-    assert!(generations.since(999 - 90).is_some());
-    assert!(generations.since(999 - 110).is_none(), "200 policies in each of 100 steps");
-    let huge = (0..30_000).map(|number| policy(number, 1)).collect();
-    generations = generations.followed_by(1000, huge);
-    assert!(generations.since(999).is_none());
-    assert_eq!(generations.policies().count(), 30_000);
+    assert_eq!(log.difference(101).unwrap().added().count(), 10_000);
+    assert!(log.difference(100).is_none());
+    let huge: Vec<_> = (0..20_000).map(|number| (true, policy(number, 1))).collect();
+    log.extend(changes(202, &huge));
+    assert!(log.difference(201).is_none(), "half of it is not remembered");
+    assert!(log.difference(202).is_some());
 }
 
 #[test]
@@ -77,13 +80,16 @@ proptest! {
         let policies = |set: &BTreeSet<(u32, u32)>| -> BTreeSet<TaggedPolicy> {
             set.iter().map(|(number, tag)| policy(*number, *tag)).collect()
         };
-        let mut generations = Generations::default();
-        for (set, generation) in sets.iter().zip(1..) {
-            generations = generations.followed_by(generation, policies(set).into_iter().collect());
+        let mut log = Log::at(1);
+        for (pair, generation) in sets.windows(2).zip(2..) {
+            let (before, after) = (policies(&pair[0]), policies(&pair[1]));
+            let gone = before.difference(&after).map(|policy| (false, policy.clone()));
+            let new = after.difference(&before).map(|policy| (true, policy.clone()));
+            log.extend(changes(generation, &gone.chain(new).collect::<Vec<_>>()));
         }
         let newest = policies(&sets[sets.len() - 1]);
         for (set, generation) in sets.iter().zip(1..) {
-            let difference = generations.since(generation).unwrap();
+            let difference = log.difference(generation).unwrap();
             let mut followed = policies(set);
             for gone in difference.removed() {
                 prop_assert!(followed.remove(gone), "only what is there is removed");
