@@ -111,14 +111,14 @@ pub fn external_router(
         let cors = Arc::clone(&cors);
         methods = methods
             .on(MethodFilter::OPTIONS, move || std::future::ready(cors::preflight(&names)))
-            .layer(from_fn(move |request, next| Arc::clone(&cors).mark(request, next)))
-            .layer(from_fn(headers::security));
+            .route_layer(from_fn(move |request, next| Arc::clone(&cors).mark(request, next)))
+            .route_layer(from_fn(headers::security));
         if settings.tls {
-            methods = methods.layer(from_fn(headers::transport_security));
+            methods = methods.route_layer(from_fn(headers::transport_security));
         }
         router = router.route(path, methods);
     }
-    reply::with_fallbacks(router).layer(from_fn(headers::request_id))
+    router.layer(from_fn(headers::request_id))
 }
 
 impl External {

@@ -102,9 +102,9 @@ pub fn internal_router(server: &Internal) -> Router {
                 }
             });
         }
-        router = router.route(path, methods.layer(from_fn(headers::transport_security)));
+        router = router.route(path, methods.route_layer(from_fn(headers::transport_security)));
     }
-    reply::with_fallbacks(router).layer(from_fn(headers::request_id))
+    router.layer(from_fn(headers::request_id))
 }
 
 impl Internal {
