@@ -116,6 +116,7 @@ impl Common {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.silence)
+            .max_header_size(LONGEST_HEAD)
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(
                 TokioIo::new(stream),

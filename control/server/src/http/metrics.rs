@@ -7,6 +7,7 @@
 //! | `sarcenet_http_request_seconds` | server, route | from a request's head to its answer's head |
 //! | `sarcenet_http_connections` | server | connections open now |
 //! | `sarcenet_http_failed_connections_total` | server, reason | see [`Failure`] |
+//! | `sarcenet_http_tls_reloads_total` | server, result | changed TLS files: `good`, `bad` |
 //!
 //! A route is the pattern of a path, `/leases/acquire`, so that there is a bounded number of them;
 //! `none` stands for all paths that there are not.
@@ -61,6 +62,12 @@ struct OfFailure {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfReload {
+    server: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfRoute {
     server: &'static str,
     route: String,
@@ -89,6 +96,7 @@ pub struct Metrics {
     seconds: Family<OfRoute, Histogram>,
     connections: Family<OfServer, Gauge>,
     failures: Family<OfFailure, Counter>,
+    reloads: Family<OfReload, Counter>,
 }
 
 impl Default for Metrics {
@@ -102,9 +110,11 @@ impl Default for Metrics {
             seconds: Family::new_with_constructor(histogram),
             connections: Family::default(),
             failures: Family::default(),
+            reloads: Family::default(),
         };
         metrics.register(|registry| {
-            let Self { requests, errors, seconds, connections, failures, .. } = metrics.clone();
+            let Self { requests, errors, seconds, connections, failures, reloads, .. } =
+                metrics.clone();
             registry.register("sarcenet_http_requests", "Requests answered", requests);
             registry.register("sarcenet_http_errors", "Answers with an error", errors);
             registry.register_with_unit(
@@ -119,6 +129,7 @@ impl Default for Metrics {
                 "Connections that came to nothing",
                 failures,
             );
+            registry.register("sarcenet_http_tls_reloads", "Changed TLS files", reloads);
         });
         metrics
     }
@@ -170,6 +181,12 @@ impl ServerMetrics {
     pub(super) fn failed(&self, why: Failure) {
         let labels = OfFailure { server: self.server, reason: why.name() };
         self.metrics.failures.get_or_create(&labels).inc();
+    }
+
+    pub(super) fn reloaded(&self, good: bool) {
+        let result = if good { "good" } else { "bad" };
+        let labels = OfReload { server: self.server, result };
+        self.metrics.reloads.get_or_create(&labels).inc();
     }
 
     /// Counts the requests to `router` and their time.

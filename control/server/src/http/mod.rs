@@ -82,7 +82,7 @@ pub struct Serve {
     pub address: SocketAddr,
     /// TLS, if it is to be spoken.
     pub tls: Option<ServerTls>,
-    /// What to answer. Unknown paths and wrong methods are answered for it.
+    /// What to answer, [fallbacks](reply::with_fallbacks) included.
     pub router: Router,
     /// What clients may use up.
     pub limits: Limits,
@@ -105,14 +105,14 @@ impl Server {
         let tls = tls.map(Arc::new);
         let metrics = metrics.server(name);
         let common = Common {
-            router: metrics.observe(reply::with_fallbacks(router)),
+            router: metrics.observe(router),
             limits,
             stop: stop.clone(),
             tls: tls.as_ref().map(|tls| tls.watch()),
-            metrics,
+            metrics: metrics.clone(),
         };
         let task = tokio::spawn(async move {
-            let follow = tls.map(|tls| tokio::spawn(tls.follow(limits.reload, stop)));
+            let follow = tls.map(|tls| tokio::spawn(tls.follow(limits.reload, stop, metrics)));
             accept(listener, common).await;
             if let Some(follow) = follow {
                 follow.abort();

@@ -44,10 +44,11 @@ where
     E: Display,
 {
     let since = Instant::now();
-    Router::new()
+    let router = Router::new()
         .route("/", get(move || async move { uptime(since) }))
         .route("/health", get(move || async move { health(check()).await }))
-        .route("/metrics", get(move || async move { text(&metrics) }))
+        .route("/metrics", get(move || async move { text(&metrics) }));
+    reply::with_fallbacks(router)
 }
 
 fn text(metrics: &Metrics) -> Result<Response, ApiError> {

@@ -18,6 +18,7 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::metrics::ServerMetrics;
 use super::stop::Stop;
 
 /// Why TLS cannot be served or spoken with these files.
@@ -216,25 +217,33 @@ impl ServerTls {
     }
 
     /// [Reloads](Self::reload) at this interval.
-    pub async fn follow(self: Arc<Self>, interval: Duration, stop: Stop) {
+    pub(super) async fn follow(
+        self: Arc<Self>,
+        interval: Duration,
+        stop: Stop,
+        metrics: ServerMetrics,
+    ) {
         let certificate = self.files.identity.certificate.display().to_string();
         let mut unreadable = false;
         while !stop.within(interval).await {
             let tls = Arc::clone(&self);
-            let result = tokio::task::spawn_blocking(move || tls.reload()).await;
+            let Ok(result) = tokio::task::spawn_blocking(move || tls.reload()).await else {
+                continue;
+            };
+            let was_unreadable = unreadable;
+            unreadable = matches!(result, Err(TlsError::Read { .. }));
             match result {
-                Ok(Ok(false)) => unreadable = false,
-                Ok(Ok(true)) => {
-                    unreadable = false;
+                Ok(false) => {}
+                Ok(true) => {
+                    metrics.reloaded(true);
                     info!(certificate, "changed TLS files are in force");
                 }
-                // A file that is being exchanged may be away for a moment; once is enough to say so.
-                Ok(Err(TlsError::Read { .. })) if unreadable => {}
-                Ok(Err(e)) => {
-                    unreadable = matches!(e, TlsError::Read { .. });
+                // Said once, not each time that it is looked at.
+                Err(_) if unreadable && was_unreadable => {}
+                Err(e) => {
+                    metrics.reloaded(false);
                     warn!(certificate, "changed TLS files are not put in force: {e}");
                 }
-                Err(e) => warn!(certificate, "looking at TLS files failed: {e}"),
             }
         }
     }

@@ -54,12 +54,13 @@ struct LeasesBody {
 
 /// The controller's routes.
 pub fn routes<S: LeaseStore>(store: S, settings: Settings) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/leases", get(index::<S>))
         .route("/leases/acquire", put(acquire::<S>))
         .route("/leases/renew", put(renew::<S>))
         .route("/leases/release", put(release::<S>))
-        .with_state(Arc::new(Controller { store, settings }))
+        .with_state(Arc::new(Controller { store, settings }));
+    reply::with_fallbacks(router)
 }
 
 async fn index<S: LeaseStore>(State(controller): Shared<S>) -> Result<Response, ApiError> {

@@ -17,16 +17,16 @@ struct Inside {
 
 /// The store; clones share it.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Inside>>);
+pub(crate) struct Memory(Arc<Mutex<Inside>>);
 
 impl Memory {
     /// Lets time pass.
-    pub fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         self.0.lock().now += time;
     }
 
     /// Makes everything fail from now on, or work again.
-    pub fn fail(&self, broken: bool) {
+    pub(crate) fn fail(&self, broken: bool) {
         self.0.lock().broken = broken;
     }
 

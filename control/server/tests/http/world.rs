@@ -20,30 +20,30 @@ use tokio_rustls::client::TlsStream;
 
 /// A CA with a server's and a client's certificate. Two of them, made once, for all tests that do
 /// not change them.
-pub static OURS: LazyLock<Authority> = LazyLock::new(Authority::new);
-pub static THEIRS: LazyLock<Authority> = LazyLock::new(Authority::new);
+pub(crate) static OURS: LazyLock<Authority> = LazyLock::new(Authority::new);
+pub(crate) static THEIRS: LazyLock<Authority> = LazyLock::new(Authority::new);
 
-pub struct Authority {
-    pub directory: TempDir,
-    pub certs: Certs,
+pub(crate) struct Authority {
+    pub(crate) directory: TempDir,
+    pub(crate) certs: Certs,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let certs = certs::init(directory.path(), &Options::default()).unwrap();
         Self { directory, certs }
     }
 
     /// The files of a server that wants certificates of this CA.
-    pub fn server(&self) -> ServerFiles {
+    pub(crate) fn server(&self) -> ServerFiles {
         ServerFiles {
             identity: self.certs.server.clone(),
             client_ca: Some(self.certs.ca.certificate.clone()),
         }
     }
 
-    pub fn client(&self) -> ClientFiles {
+    pub(crate) fn client(&self) -> ClientFiles {
         ClientFiles {
             server_ca: self.certs.ca.certificate.clone(),
             identity: self.certs.client.clone(),
@@ -52,23 +52,23 @@ impl Authority {
 }
 
 /// A server that runs.
-pub struct Running {
-    pub server: Server,
-    pub stopper: Stopper,
-    pub metrics: Metrics,
+pub(crate) struct Running {
+    pub(crate) server: Server,
+    pub(crate) stopper: Stopper,
+    pub(crate) metrics: Metrics,
 }
 
 impl Running {
-    pub async fn plain(router: Router, limits: Limits) -> Self {
+    pub(crate) async fn plain(router: Router, limits: Limits) -> Self {
         Self::start(router, limits, None).await
     }
 
     /// With mTLS by our CA.
-    pub async fn mutual(router: Router, limits: Limits) -> Self {
+    pub(crate) async fn mutual(router: Router, limits: Limits) -> Self {
         Self::start(router, limits, Some(OURS.server())).await
     }
 
-    pub async fn start(router: Router, limits: Limits, files: Option<ServerFiles>) -> Self {
+    pub(crate) async fn start(router: Router, limits: Limits, files: Option<ServerFiles>) -> Self {
         let (stopper, stop) = stop();
         let metrics = Metrics::default();
         let tls = files.map(|files| ServerTls::load(files).unwrap());
@@ -78,28 +78,31 @@ impl Running {
         Self { server, stopper, metrics }
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.server.address()
     }
 
-    pub async fn tcp(&self) -> TcpStream {
+    pub(crate) async fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.address()).await.unwrap()
     }
 
     /// A TLS connection; with TLS 1.3 a refusal shows only when something is read.
-    pub async fn tls(&self, settings: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(
+        &self,
+        settings: ClientConfig,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(settings)).connect(name, self.tcp().await).await
     }
 
     /// The answer to one request over TLS as the client of our CA.
-    pub async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         let stream = self.tls(OURS.client().settings().unwrap()).await.unwrap();
         ask(stream, &request(method, path, body)).await.unwrap()
     }
 
     /// Waits until the metrics have this line.
-    pub async fn count(&self, line: &str) {
+    pub(crate) async fn count(&self, line: &str) {
         while !self.metrics.text().unwrap().lines().any(|have| have == line) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -107,7 +110,7 @@ impl Running {
 }
 
 /// A request after which the connection ends.
-pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
+pub(crate) fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
     let length = match body.len() {
         0 => String::new(),
         length => format!("Content-Length: {length}\r\n"),
@@ -116,7 +119,10 @@ pub fn request(method: &str, path: &str, body: &str) -> Vec<u8> {
 }
 
 /// Says this and hears the answer, until the server ends the connection.
-pub async fn ask<S: AsyncRead + AsyncWrite>(stream: S, bytes: &[u8]) -> std::io::Result<Answer> {
+pub(crate) async fn ask<S: AsyncRead + AsyncWrite>(
+    stream: S,
+    bytes: &[u8],
+) -> std::io::Result<Answer> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let write = async {
         // The server need not want to hear all of it.
@@ -134,10 +140,10 @@ pub async fn ask<S: AsyncRead + AsyncWrite>(stream: S, bytes: &[u8]) -> std::io:
 
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: Vec<(String, String)>,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
 }
 
 impl Answer {
@@ -153,7 +159,7 @@ impl Answer {
         Some(Self { status, headers, body: body.to_owned() })
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let found = self.headers.iter().find(|(have, _)| have == name);
         found.map(|(_, value)| value.as_str())
     }
