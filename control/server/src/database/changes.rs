@@ -8,7 +8,7 @@ use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::policies;
 use super::rows::list;
-use super::session::{Access, Session, statement};
+use super::session::{Access, Session, statement, work};
 use crate::policy::{PolicyFilter, TaggedPolicy};
 
 /// A policy that came or went.
@@ -46,7 +46,7 @@ impl Database {
     /// also one that changes nothing, whatever the clock does.
     pub async fn last_updated(&self) -> Result<i64, DatabaseError> {
         self.run("last updated", Access::Read, move |session| {
-            Box::pin(async move { Ok(generation(session).await?) })
+            work(async move { Ok(generation(session).await?) })
         })
         .await
     }
@@ -54,7 +54,7 @@ impl Database {
     /// The policies that `filter` names, and their generation.
     pub async fn snapshot(&self, filter: &PolicyFilter) -> Result<PolicySnapshot, DatabaseError> {
         self.run("policy snapshot", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 let generation = generation(session).await?;
                 let policies = policies::select(session, filter).await?;
                 Ok(PolicySnapshot { generation, policies })
@@ -67,7 +67,7 @@ impl Database {
     /// a [`snapshot`](Self::snapshot).
     pub async fn changes_since(&self, since: i64) -> Result<Option<PolicyChanges>, DatabaseError> {
         self.run("policy changes", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 const INFO: &str = "SELECT last_updated, forgotten FROM policies_info";
                 let info = session.row(statement(INFO)).await?;
                 let (generation, forgotten): (i64, i64) = (info.try_get(0)?, info.try_get(1)?);

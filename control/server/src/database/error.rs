@@ -167,8 +167,9 @@ fn postgres_meaning(state: &str) -> Meaning {
     match state {
         // Serialization failure, deadlock, lock not available.
         "40001" | "40P01" | "55P03" => Meaning::Collision,
-        // Query cancelled (a statement timeout), the database does not exist (yet).
-        "57014" | "3D000" => Meaning::Unavailable,
+        // Query cancelled (a statement timeout), idle for too long in a transaction, the database
+        // does not exist (yet).
+        "57014" | "25P03" | "3D000" => Meaning::Unavailable,
         "XX001" | "XX002" => Meaning::Damaged,
         // Connection lost; out of disk, memory or connections; shutting down or starting.
         _ if ["08", "53", "57P"].iter().any(|class| state.starts_with(class)) => {

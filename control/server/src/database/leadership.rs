@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Database;
 use super::error::DatabaseError;
-use super::session::{Access, statement};
+use super::session::{Access, statement, work};
 
 impl Database {
     /// Whether `holder` leads in what `name` says, and does so for the next `hold` by the database's
@@ -15,14 +15,15 @@ impl Database {
         holder: &str,
         hold: Duration,
     ) -> Result<bool, DatabaseError> {
+        const LEAD: &str = "INSERT INTO leaders (name, holder, until) VALUES ($1, $2, $3) \
+            ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until \
+            WHERE leaders.holder = excluded.holder OR leaders.until <= $4";
+        let hold = i64::try_from(hold.as_nanos()).unwrap_or(i64::MAX);
         self.run("try to lead", Access::SecurityGroups, move |session| {
-            Box::pin(async move {
-                const LEAD: &str = "INSERT INTO leaders (name, holder, until) VALUES ($1, $2, $3) \
-                ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until \
-                WHERE leaders.holder = excluded.holder OR leaders.until <= $4";
+            work(async move {
                 let now = session.now().await?;
-                let until = now.saturating_add(i64::try_from(hold.as_nanos()).unwrap_or(i64::MAX));
-                let lead = statement(LEAD).bind(name).bind(holder.to_owned()).bind(until).bind(now);
+                let lead = statement(LEAD).bind(name).bind(holder.to_owned());
+                let lead = lead.bind(now.saturating_add(hold)).bind(now);
                 Ok(session.execute(lead).await? > 0)
             })
         })

@@ -10,7 +10,7 @@ use sqlx::any::AnyRow;
 use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::rows::narrow;
-use super::session::{Access, Session, random, statement};
+use super::session::{Access, Session, random, statement, work};
 use crate::lease::{Lease, LeaseRequest, Pools, Renewal};
 
 /// How many leases there are (contract section 4.6).
@@ -26,7 +26,7 @@ impl Database {
     /// The lease of a cell, over or not.
     pub async fn lease_of(&self, underlay: Ipv4Addr) -> Result<Option<Lease>, DatabaseError> {
         self.run("lease of a cell", Access::Read, move |session| {
-            Box::pin(async move { find(session, underlay).await })
+            work(async move { find(session, underlay).await })
         })
         .await
     }
@@ -37,7 +37,7 @@ impl Database {
         request: &LeaseRequest,
     ) -> Result<Option<Lease>, DatabaseError> {
         self.run("acquire lease", Access::Leases, move |session| {
-            Box::pin(async move {
+            work(async move {
                 let pools = [Pool::blocks(request.pools), Pool::singles(request.pools)];
                 if let Some(lease) = find(session, request.underlay).await? {
                     if pools.iter().any(|pool| pool.index_of(lease.subnet).is_some()) {
@@ -56,7 +56,7 @@ impl Database {
     /// leases back (contract section 4.4).
     pub async fn renew_lease(&self, lease: &Lease) -> Result<Renewal, DatabaseError> {
         self.run("renew lease", Access::Leases, move |session| {
-            Box::pin(async move {
+            work(async move {
                 match find(session, lease.underlay).await? {
                     Some(known) if known != *lease => Ok(Renewal::Mismatch),
                     Some(_) => {
@@ -76,7 +76,7 @@ impl Database {
     /// Gives a cell's lease back, if it has one.
     pub async fn release_lease(&self, underlay: Ipv4Addr) -> Result<(), DatabaseError> {
         self.run("release lease", Access::Leases, move |session| {
-            Box::pin(async move { delete(session, underlay).await })
+            work(async move { delete(session, underlay).await })
         })
         .await
     }
@@ -84,7 +84,7 @@ impl Database {
     /// The leases that were renewed less than `expiry` ago, in the order of their cells' names.
     pub async fn leases(&self, expiry: Duration) -> Result<Vec<Lease>, DatabaseError> {
         self.run("leases", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 const LEASES: &str = "SELECT underlay, subnet, mac FROM leases \
                 WHERE renewed_at > $1 ORDER BY underlay";
                 let ended = session.now().await?.saturating_sub(nanoseconds(expiry));
@@ -97,7 +97,7 @@ impl Database {
     /// How many leases there are; stale are those that were not renewed for `stale_after`.
     pub async fn lease_counts(&self, stale_after: Duration) -> Result<LeaseCounts, DatabaseError> {
         self.run("lease counts", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 const COUNT: &str = "SELECT COUNT(*), COUNT(CASE WHEN renewed_at <= $1 THEN 1 END) \
                 FROM leases";
                 let stale = session.now().await?.saturating_sub(nanoseconds(stale_after));

@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -78,28 +79,42 @@ impl Location {
         }
     }
 
-    /// One connection.
-    pub(super) async fn connect(&self) -> Result<sqlx::AnyConnection, sqlx::Error> {
+    /// One connection, for operations that take `limit` at most.
+    pub(super) async fn connect(
+        &self,
+        limit: Duration,
+    ) -> Result<sqlx::AnyConnection, sqlx::Error> {
         let options = self.options().map_err(|error| sqlx::Error::Configuration(error.into()))?;
         let mut connection = sqlx::AnyConnection::connect_with(&options).await?;
-        self.set_up(&mut connection).await?;
+        self.set_up(&mut connection, limit).await?;
         Ok(connection)
     }
 
-    /// Sets what each connection needs.
+    /// Sets what each connection needs. Waits for others end in the database before they end
+    /// here: otherwise connections that were given up would pile up there.
     pub(super) async fn set_up(
         &self,
         connection: &mut sqlx::AnyConnection,
+        limit: Duration,
     ) -> Result<(), sqlx::Error> {
+        let limit = limit.as_millis().clamp(2, i32::MAX as u128);
         let settings = match self {
-            // The busy timeout is for other processes; in this one writers stand in a queue.
-            Self::Sqlite(_) => {
-                "PRAGMA busy_timeout = 10000; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON"
-            }
+            // Busy are other processes; in this one writers stand in a queue.
+            Self::Sqlite(_) => format!(
+                "PRAGMA busy_timeout = {}; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON",
+                limit / 2
+            ),
             // Names of ours come before those of the system and of others in the same database.
-            Self::Postgres(_) => "SET search_path TO sarcenet, pg_catalog; SET TIME ZONE 'UTC'",
+            // A replica whose machine dies in a transaction does not keep its locks for hours.
+            Self::Postgres(_) => format!(
+                "SET search_path TO sarcenet, pg_catalog; SET statement_timeout TO {0}; \
+                 SET idle_in_transaction_session_timeout TO {1}",
+                limit * 9 / 10,
+                limit
+            ),
         };
-        sqlx::raw_sql(settings).execute(connection).await?;
+        // The numbers are ours, and the texts have no place for anything else.
+        sqlx::raw_sql(sqlx::AssertSqlSafe(settings)).execute(connection).await?;
         Ok(())
     }
 }

@@ -41,7 +41,7 @@ pub use statistics::{DatabaseStatistics, OperationStatistics};
 
 use error::{Fault, Meaning};
 use location::Location;
-use session::{Access, statement};
+use session::{Access, statement, work};
 use statistics::Counters;
 
 /// Where the database is and how it is used.
@@ -144,13 +144,13 @@ impl Database {
         location.prepare()?;
         migrate(&location, settings).await?;
 
-        let for_each = location.clone();
+        let (for_each, limit) = (location.clone(), settings.operation_timeout);
         let pool = AnyPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.operation_timeout)
             .after_connect(move |connection, _| {
                 let location = for_each.clone();
-                Box::pin(async move { location.set_up(connection).await })
+                Box::pin(async move { location.set_up(connection, limit).await })
             })
             .connect_lazy_with(location.options()?);
         let (generation, _) = watch::channel(0);
@@ -174,7 +174,7 @@ impl Database {
     /// Whether the database answers (contract section 2.5).
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.run("check database", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 session.number(statement("SELECT last_updated FROM policies_info")).await?;
                 Ok(())
             })
@@ -206,7 +206,7 @@ async fn migrate(location: &Location, settings: &DatabaseSettings) -> Result<(),
     loop {
         let left = settings.start_timeout.saturating_sub(begun.elapsed());
         let attempt = async {
-            let mut connection = location.connect().await?;
+            let mut connection = location.connect(settings.operation_timeout).await?;
             migrations::run(location, &mut connection, &settings.clock).await
         };
         // Somebody else's migration may take its time.

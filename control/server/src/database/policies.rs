@@ -8,7 +8,7 @@ use sqlx::any::AnyRow;
 
 use super::error::{DatabaseError, Fault};
 use super::rows::{check_name, list, names, narrow};
-use super::session::{Access, Session, statement};
+use super::session::{Access, Session, statement, work};
 use super::{Database, changes, tags};
 use crate::policy::{Policy, PolicyFilter, Protocol, TagNumber, TaggedPolicy};
 
@@ -20,11 +20,10 @@ impl Database {
         for id in &ids {
             check_name("the id of an app", id)?;
         }
-        let settings = &self.inner.settings;
-        let ids = &ids;
+        let (settings, ids) = (&self.inner.settings, &*ids);
         let generation = self
             .run("create policies", Access::Policies, move |session| {
-                Box::pin(async move {
+                work(async move {
                     let (generation, now) = changes::next_generation(session).await?;
                     let tags = tags::give(session, settings, ids, tags::APP, now).await?;
                     let created = insert(session, policies, &tags).await?;
@@ -48,14 +47,13 @@ impl Database {
             .filter(|policy| storable(&policy.source) && storable(&policy.destination))
             .cloned()
             .collect();
-        let policies = &policies;
+        let policies = &*policies;
         let generation = self
             .run("delete policies", Access::Policies, move |session| {
-                Box::pin(async move {
+                work(async move {
                     let (generation, now) = changes::next_generation(session).await?;
                     let deleted = delete(session, policies).await?;
-                    let released = deleted.iter().map(|tagged| &tagged.policy);
-                    tags::release(session, &app_ids(released), now).await?;
+                    tags::release(session, &deleted, now).await?;
                     changes::log(session, generation, false, &deleted, limit).await?;
                     Ok(generation)
                 })
@@ -75,7 +73,7 @@ impl Database {
             _ => "policies by ids",
         };
         self.run(operation, Access::Read, move |session| {
-            Box::pin(async move { select(session, filter).await })
+            work(async move { select(session, filter).await })
         })
         .await
     }
@@ -86,7 +84,7 @@ impl Database {
         apps: &[String],
     ) -> Result<HashMap<String, u64>, DatabaseError> {
         self.run("policy count by source", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 const COUNT: &str = "SELECT tags.id, COUNT(*) \
                 FROM policies JOIN tags ON tags.number = policies.source \
                 WHERE tags.id IN (SELECT value ->> 'name' FROM json_each($1)) GROUP BY tags.id";
@@ -100,7 +98,7 @@ impl Database {
     /// How many policies there are.
     pub async fn policy_count(&self) -> Result<u64, DatabaseError> {
         self.run("policy count", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 narrow(&session.row(statement("SELECT COUNT(*) FROM policies")).await?, 0)
             })
         })
@@ -109,8 +107,8 @@ impl Database {
 }
 
 /// The apps of policies, in order, sources before destinations, some more than once.
-fn app_ids<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Vec<&'a str> {
-    let ends = policies.into_iter().map(|policy| [&*policy.source, &*policy.destination]);
+fn app_ids(policies: &[Policy]) -> Vec<&str> {
+    let ends = policies.iter().map(|policy| [&*policy.source, &*policy.destination]);
     ends.flatten().collect()
 }
 
@@ -153,8 +151,8 @@ async fn delete(
     session: &mut Session<'_>,
     policies: &[Policy],
 ) -> Result<Vec<TaggedPolicy>, Fault> {
-    const TAGS: &str = "SELECT id, number FROM tags WHERE released_at IS NULL \
-        AND id IN (SELECT value ->> 'name' FROM json_each($1))";
+    const TAGS: &str = "SELECT id, number FROM tags \
+        WHERE id IN (SELECT value ->> 'name' FROM json_each($1))";
     let ids = app_ids(policies);
     let mut tags = HashMap::new();
     for row in session.rows(statement(TAGS).bind(names(&ids)?)).await? {

@@ -8,7 +8,7 @@ use sqlx::Row;
 use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::rows::{check_name, check_text, list, names};
-use super::session::{Access, Session, statement};
+use super::session::{Access, Session, statement, work};
 use crate::policy::SecurityGroup;
 
 impl Database {
@@ -27,7 +27,7 @@ impl Database {
             }
         }
         self.run("replace security groups", Access::SecurityGroups, move |session| {
-            Box::pin(async move {
+            work(async move {
                 let stored = read(session, &Selection::All).await?;
                 let last = stored.last().map_or(0, |group| group.row);
                 let changes = Changes::between(&stored, groups, last);
@@ -55,7 +55,7 @@ impl Database {
         limit: i64,
     ) -> Result<(Vec<SecurityGroup>, i64), DatabaseError> {
         self.run("security groups", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 let most =
                     usize::try_from(limit).ok().filter(|&most| most > 0).unwrap_or(usize::MAX);
                 let rows = limit.checked_add(1).filter(|_| limit > 0).unwrap_or(i64::MAX);
@@ -72,7 +72,7 @@ impl Database {
     /// When security groups changed last, in nanoseconds since the epoch (contract section 16.1).
     pub async fn security_groups_last_updated(&self) -> Result<i64, DatabaseError> {
         self.run("security groups last updated", Access::Read, move |session| {
-            Box::pin(async move {
+            work(async move {
                 const UPDATED: &str = "SELECT last_updated FROM security_groups_info";
                 Ok(session.number(statement(UPDATED)).await?)
             })

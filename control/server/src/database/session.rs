@@ -18,13 +18,20 @@ const TRIES: u32 = 6;
 /// A statement with its values.
 pub(super) type Statement = Query<'static, Any, AnyArguments>;
 
-/// What is done in a transaction. It is boxed because the compiler cannot see that the future of an
-/// async closure may move between threads.
-pub(super) type Work<'s, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 's>>;
-
 /// A statement; the text is the same for both databases.
 pub(super) fn statement(sql: &'static str) -> Statement {
     sqlx::query(sql)
+}
+
+/// What is done in a transaction. What it borrows lives as long as what the session borrows.
+pub(super) type Work<'s, T> = Pin<Box<dyn Future<Output = Result<T, Fault>> + Send + 's>>;
+
+/// Puts work into a box: of an `async` closure Rust cannot tell yet that what it borrows may be
+/// used by another thread, and servers need that.
+pub(super) fn work<'s, T>(
+    future: impl Future<Output = Result<T, Fault>> + Send + 's,
+) -> Work<'s, T> {
+    Box::pin(future)
 }
 
 /// What a transaction does.
@@ -162,7 +169,7 @@ impl Database {
         &'a self,
         operation: &'static str,
         access: Access,
-        work: impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Send + Sync,
+        work: impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Sync,
     ) -> Result<T, DatabaseError> {
         let begun = Instant::now();
         let mut tries = 1;
@@ -186,7 +193,7 @@ impl Database {
     async fn attempt<'a, T>(
         &'a self,
         access: Access,
-        work: &(impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Send + Sync),
+        work: &(impl for<'s> Fn(&'s mut Session<'a>) -> Work<'s, T> + Sync),
     ) -> Result<T, Fault> {
         let inner = &*self.inner;
         // SQLite has one writer at a time and lets the others poll, the unlucky ones for long;

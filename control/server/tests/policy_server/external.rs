@@ -21,9 +21,8 @@ async fn who_may_what() {
     let world = World::new().await;
     let missing = r#"{"error": "missing authorization header"}"#.to_owned();
     let unknown = r#"{"error": "failed to verify token with uaa"}"#.to_owned();
-    let refused = |scopes: &str, why: &str| {
-        format!(r#"{{"error": "provided scopes [{scopes}] {why}"}}"#)
-    };
+    let refused =
+        |scopes: &str, why: &str| format!(r#"{{"error": "provided scopes [{scopes}] {why}"}}"#);
     let v2 = r#"{"error": "api version 'v2' not supported"}"#.to_owned();
     let routes = [
         ("GET", "whoami", true),
@@ -290,7 +289,8 @@ async fn bodies_as_large_as_may_be() {
     }
     assert_eq!(world.listed().await, ["a b 1-1"]);
     // Many thousands of policies are one change, or none.
-    let many: Vec<(&str, &str, u32, u32)> = (1..=20_000).map(|port| ("a", "b", port, port)).collect();
+    let many: Vec<(&str, &str, u32, u32)> =
+        (1..=20_000).map(|port| ("a", "b", port, port)).collect();
     world.create(&many).await;
     assert_eq!(world.listed().await.len(), 20_000);
 }

@@ -178,9 +178,10 @@ impl Known {
                 assert_eq!(value(query, "results-per-page"), "100");
                 let own = self.developers.iter().filter(|(developer, _)| developer == user);
                 let spaces: Vec<&String> = own.map(|(_, space)| space).collect();
-                let next = (page < spaces.len())
-                    .then(|| format!("/v2/users/{user}/spaces?results-per-page=100&page={}", page + 1));
-                listed(spaces.into_iter().skip(page - 1).take(1), next)
+                let next = (page < spaces.len()).then(|| {
+                    format!("/v2/users/{user}/spaces?results-per-page=100&page={}", page + 1)
+                });
+                listed(spaces.into_iter().skip(page - 1).take(1), next.as_deref())
             }
             ["internal", "v4", "asg_latest_update"] => match &self.groups_latest {
                 Some(latest) => json(&json!({ "last_update": latest })),
@@ -208,9 +209,8 @@ impl Known {
 
 fn listed<'a>(
     spaces: impl Iterator<Item = &'a String>,
-    next: Option<String>,
+    next: Option<&str>,
 ) -> (StatusCode, String) {
-    let resources: Vec<Value> =
-        spaces.map(|guid| json!({"metadata": {"guid": guid}})).collect();
+    let resources: Vec<Value> = spaces.map(|guid| json!({"metadata": {"guid": guid}})).collect();
     json(&json!({"next_url": next, "resources": resources}))
 }

@@ -103,7 +103,8 @@ impl World {
         let platform = Platform::start().await;
         fill(&platform);
         let url = format!("http://{}", platform.address);
-        let outbound = OutboundSettings { timeout: options.patience, ..OutboundSettings::default() };
+        let outbound =
+            OutboundSettings { timeout: options.patience, ..OutboundSettings::default() };
         let uaa = UaaSettings {
             url: url.clone(),
             client: "network-policy".into(),
@@ -113,8 +114,7 @@ impl World {
         };
         let uaa = Arc::new(Uaa::new(&uaa).unwrap());
         let settings = CloudControllerSettings { url, remember: options.remember, outbound };
-        let cloud_controller =
-            Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
+        let cloud_controller = Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("policies.db");
         let settings = DatabaseSettings::new(format!("sqlite:{}", file.display()));

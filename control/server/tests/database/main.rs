@@ -1,0 +1,13 @@
+//! The database with a real SQLite file and a real PostgreSQL server, which is started here:
+//! the same tests for both.
+
+mod changes;
+mod concurrency;
+mod faults;
+mod leases;
+mod opening;
+mod policies;
+mod postgres;
+mod security_groups;
+mod tags;
+mod world;
