@@ -118,7 +118,7 @@ pub fn external_router(
         }
         router = router.route(path, methods);
     }
-    router.layer(from_fn(headers::request_id))
+    reply::with_fallbacks(router.route_layer(from_fn(headers::request_id)))
 }
 
 impl External {

@@ -104,7 +104,7 @@ pub fn internal_router(server: &Internal) -> Router {
         }
         router = router.route(path, methods.route_layer(from_fn(headers::transport_security)));
     }
-    router.layer(from_fn(headers::request_id))
+    reply::with_fallbacks(router.route_layer(from_fn(headers::request_id)))
 }
 
 impl Internal {

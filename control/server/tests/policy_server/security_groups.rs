@@ -101,7 +101,7 @@ async fn all_pages_are_read_and_a_list_that_changes_is_read_again() {
     assert_eq!(stored(&world).await.len(), 7);
     assert_eq!(world.platform.asked("GET /v3/security_groups"), 1 + 1 + 3);
     world.platform.known.lock().groups_latest = Some("2031-01-01T00:00:00Z".into());
-    world.platform.known.lock().groups_restless = 100;
+    world.platform.known.lock().groups_restless = 30;
     world.platform.known.lock().groups.clear();
     assert!(matches!(syncer.sync(HOLD).await, Err(SyncError::Unstable)));
     assert_eq!(stored(&world).await.len(), 7, "as before");

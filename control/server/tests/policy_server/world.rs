@@ -40,7 +40,7 @@ impl Default for Options {
             external: ExternalSettings::default(),
             internal: InternalSettings::default(),
             remember: Duration::ZERO,
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
         }
     }
 }
