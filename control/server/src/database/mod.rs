@@ -14,6 +14,7 @@ mod error;
 mod leadership;
 mod leases;
 mod location;
+mod metrics;
 mod migrations;
 mod policies;
 mod rows;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info, warn};
 
 use super::body::LeaseBody;
-use super::store::LeaseStore;
+use crate::database::{Database, DatabaseError};
 use crate::http::reply::{self, ApiError};
 use crate::http::{body, json};
 use crate::lease::{Lease, LeaseRequest, Pools, Renewal};
@@ -27,12 +27,12 @@ pub struct Settings {
     pub expiry: Duration,
 }
 
-struct Controller<S> {
-    store: S,
+struct Controller {
+    database: Database,
     settings: Settings,
 }
 
-type Shared<S> = State<Arc<Controller<S>>>;
+type Shared = State<Arc<Controller>>;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -53,33 +53,30 @@ struct LeasesBody {
 }
 
 /// The controller's routes.
-pub fn routes<S: LeaseStore>(store: S, settings: Settings) -> Router {
+pub fn routes(database: Database, settings: Settings) -> Router {
     let router = Router::new()
-        .route("/leases", get(index::<S>))
-        .route("/leases/acquire", put(acquire::<S>))
-        .route("/leases/renew", put(renew::<S>))
-        .route("/leases/release", put(release::<S>))
-        .with_state(Arc::new(Controller { store, settings }));
+        .route("/leases", get(index))
+        .route("/leases/acquire", put(acquire))
+        .route("/leases/renew", put(renew))
+        .route("/leases/release", put(release))
+        .with_state(Arc::new(Controller { database, settings }));
     reply::with_fallbacks(router)
 }
 
-async fn index<S: LeaseStore>(State(controller): Shared<S>) -> Result<Response, ApiError> {
-    let leases = controller.store.leases(controller.settings.expiry).await;
+async fn index(State(controller): Shared) -> Result<Response, ApiError> {
+    let leases = controller.database.leases(controller.settings.expiry).await;
     let leases = leases.map_err(|e| failed(format!("all-routable-leases: {e}")))?;
     reply::json(&LeasesBody { leases: leases.iter().map(LeaseBody::from).collect() })
 }
 
-async fn acquire<S: LeaseStore>(
-    State(controller): Shared<S>,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn acquire(State(controller): Shared, request: Request) -> Result<Response, ApiError> {
     let AcquireBody { underlay_ip, single_overlay_ip: single } = read(request).await?;
     let Ok(underlay) = underlay_ip.parse() else {
         return Err(ApiError::internal(format!("invalid ipv4 address: {underlay_ip}")));
     };
     let Settings { pools, expiry } = controller.settings;
     let request = LeaseRequest { underlay, single, expiry, pools };
-    let lease = controller.store.acquire_lease(&request).await.map_err(failed)?;
+    let lease = controller.database.acquire_lease(&request).await.map_err(failed)?;
     let Some(lease) = lease else {
         warn!(%underlay, single, "no lease available: {} can have one", pools.size(single));
         return Err(ApiError::conflict("no lease available"));
@@ -88,27 +85,24 @@ async fn acquire<S: LeaseStore>(
     reply::json(&LeaseBody::from(&lease))
 }
 
-async fn renew<S: LeaseStore>(
-    State(controller): Shared<S>,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn renew(State(controller): Shared, request: Request) -> Result<Response, ApiError> {
     let body: LeaseBody = read(request).await?;
     let refused = |reason: &dyn Display| {
         debug!("lease not renewed: {reason}");
         ApiError::conflict(format!("renew-subnet-lease: {reason}"))
     };
     let lease = Lease::try_from(body).map_err(|e| refused(&e))?;
-    let unanswered = |e: S::Error| failed(format!("renew-subnet-lease: {e}"));
+    let unanswered = |e: DatabaseError| failed(format!("renew-subnet-lease: {e}"));
 
     // A lease that is not known is taken over as the cell has it, so that a lost database fills up
     // again. Any other network would let one cell have the traffic of all the others.
     if !controller.settings.pools.contains(lease.subnet) {
-        let known = controller.store.lease_of(lease.underlay).await.map_err(unanswered)?;
+        let known = controller.database.lease_of(lease.underlay).await.map_err(unanswered)?;
         if known.is_none() {
             return Err(refused(&"overlay subnet not in pool"));
         }
     }
-    match controller.store.renew_lease(&lease).await.map_err(unanswered)? {
+    match controller.database.renew_lease(&lease).await.map_err(unanswered)? {
         Renewal::Renewed => {}
         Renewal::Created => {
             info!(underlay = %lease.underlay, subnet = %lease.subnet, "lease taken over");
@@ -121,14 +115,11 @@ async fn renew<S: LeaseStore>(
     Ok(reply::text("{}"))
 }
 
-async fn release<S: LeaseStore>(
-    State(controller): Shared<S>,
-    request: Request,
-) -> Result<Response, ApiError> {
+async fn release(State(controller): Shared, request: Request) -> Result<Response, ApiError> {
     let ReleaseBody { underlay_ip } = read(request).await?;
     // What is not an address has no lease.
     if let Ok(underlay) = underlay_ip.parse::<Ipv4Addr>() {
-        let released = controller.store.release_lease(underlay).await;
+        let released = controller.database.release_lease(underlay).await;
         released.map_err(|e| failed(format!("release lease: {e}")))?;
         info!(%underlay, "lease released");
     }

@@ -35,11 +35,10 @@ pub enum LeaseBodyError {
 
 impl From<&Lease> for LeaseBody {
     fn from(lease: &Lease) -> Self {
-        let mac: Vec<String> = lease.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         Self {
             underlay_ip: lease.underlay.to_string(),
             overlay_subnet: lease.subnet.to_string(),
-            overlay_hardware_addr: mac.join(":"),
+            overlay_hardware_addr: lease.mac.map(|byte| format!("{byte:02x}")).join(":"),
         }
     }
 }

@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::warn;
 
-use super::store::LeaseStore;
+use crate::database::{Database, DatabaseError};
 use crate::http::Stop;
 use crate::http::metrics::Metrics;
 use crate::lease::Pools;
@@ -56,10 +56,10 @@ impl LeaseMetrics {
         this
     }
 
-    /// Counts what is in `store`.
-    pub async fn count<S: LeaseStore>(&self, store: &S) -> Result<(), S::Error> {
-        let all = store.leases(EVER).await?;
-        let fresh = store.leases(STALE).await?;
+    /// Counts what is in the database.
+    pub async fn count(&self, database: &Database) -> Result<(), DatabaseError> {
+        let all = database.leases(EVER).await?;
+        let stale = database.lease_counts(STALE).await?.stale;
         for (single, kind) in [(false, "block"), (true, "single")] {
             let subnets = all.iter().map(|lease| lease.subnet);
             let of_kind = subnets.clone().filter(|subnet| (subnet.prefix_len() == 32) == single);
@@ -67,14 +67,14 @@ impl LeaseMetrics {
             self.total.get_or_create(&kind).set(of_kind.count() as i64);
             self.free.get_or_create(&kind).set(self.pools.free(single, subnets).into());
         }
-        self.stale.set(all.len().saturating_sub(fresh.len()) as i64);
+        self.stale.set(stale as i64);
         Ok(())
     }
 
     /// Counts again and again.
-    pub async fn follow<S: LeaseStore>(self, store: S, stop: Stop) {
+    pub async fn follow(self, database: Database, stop: Stop) {
         loop {
-            if let Err(e) = self.count(&store).await {
+            if let Err(e) = self.count(&database).await {
                 warn!("leases cannot be counted: {e}");
             }
             if stop.within(INTERVAL).await {

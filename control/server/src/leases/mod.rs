@@ -4,9 +4,7 @@ mod api;
 mod body;
 mod metrics;
 pub mod pool;
-mod store;
 
 pub use api::{Settings, routes};
 pub use body::{LeaseBody, LeaseBodyError};
 pub use metrics::LeaseMetrics;
-pub use store::LeaseStore;

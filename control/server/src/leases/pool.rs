@@ -4,7 +4,6 @@
 //! the network's own, are leased one by one.
 
 use ipnet::Ipv4Net;
-use uuid::Uuid;
 
 use crate::lease::Pools;
 
@@ -40,33 +39,19 @@ impl Pools {
 
     /// How many subnets there are of a kind: single addresses or blocks.
     pub fn size(self, single: bool) -> u32 {
-        let bits = if single {
-            32 - self.block_prefix
-        } else {
-            self.block_prefix - self.overlay.prefix_len()
-        };
-        // 2^32 addresses would need a block prefix of 0, which [`Pools::new`] refuses.
-        u32::MAX >> (32 - bits)
+        self.pool(single).count
     }
 
     /// The subnet of a kind with this number, from 0 to one less than the [size](Self::size).
     pub fn subnet(self, single: bool, number: u32) -> Option<Ipv4Net> {
-        if number >= self.size(single) {
-            return None;
-        }
-        let (step, prefix) = self.step(single);
-        let base = u32::from(self.overlay.network());
-        Ipv4Net::new((base + (number + 1) * step).into(), prefix).ok()
+        self.pool(single).subnet(number)
     }
 
     /// The number of a subnet of a kind, if it is in that pool.
     pub fn number(self, single: bool, subnet: Ipv4Net) -> Option<u32> {
-        let (step, prefix) = self.step(single);
-        let above = u32::from(subnet.addr()).checked_sub(u32::from(self.overlay.network()))?;
-        if subnet.prefix_len() != prefix || above % step != 0 {
-            return None;
-        }
-        (above / step).checked_sub(1).filter(|number| *number < self.size(single))
+        let pool = self.pool(single);
+        let (number, _) = pool.overlap(subnet)?;
+        (pool.subnet(number) == Some(subnet)).then_some(number)
     }
 
     /// Whether it is in either pool.
@@ -74,51 +59,88 @@ impl Pools {
         self.number(false, subnet).or(self.number(true, subnet)).is_some()
     }
 
-    /// How many subnets of a kind are free when these are taken. What is not in the pool does not
-    /// count.
+    /// How many subnets of a kind share no address with those that are taken.
     pub fn free(self, single: bool, taken: impl IntoIterator<Item = Ipv4Net>) -> u32 {
-        self.size(single) - self.numbers(single, taken).len() as u32
+        let pool = self.pool(single);
+        pool.count - pool.taken(taken).iter().map(|(from, to)| to - from + 1).sum::<u32>()
     }
 
-    /// A free subnet of a kind, any as likely as any other; none when all are taken.
-    pub fn pick(self, single: bool, taken: impl IntoIterator<Item = Ipv4Net>) -> Option<Ipv4Net> {
-        // The first 48 bits of a UUID of version 4 are random.
-        let random = (Uuid::new_v4().as_u128() >> 80) as u64;
-        self.pick_by(single, taken, random << 16)
-    }
-
-    /// The same by a number that is random over all values.
-    fn pick_by(
+    /// A free subnet of a kind by a number that is random over many more values than there are
+    /// subnets: any is as likely as any other. None when none is free.
+    pub fn pick(
         self,
         single: bool,
         taken: impl IntoIterator<Item = Ipv4Net>,
         random: u64,
     ) -> Option<Ipv4Net> {
-        let taken = self.numbers(single, taken);
-        let free = self.size(single) - taken.len() as u32;
-        let mut number = ((u128::from(random) * u128::from(free)) >> 64) as u32;
-        // The free one with this number: one further for each taken one that is not above it.
-        for taken in taken {
-            if taken > number {
+        let pool = self.pool(single);
+        let taken = pool.taken(taken);
+        let free = taken.iter().fold(pool.count, |free, (from, to)| free - (to - from + 1));
+        let mut number = random.checked_rem(u64::from(free))? as u32;
+        // The free one with this number: further by each taken one that is before it.
+        for (from, to) in taken {
+            if from > number {
                 break;
             }
-            number += 1;
+            number += to - from + 1;
         }
-        self.subnet(single, number)
+        pool.subnet(number)
     }
 
-    /// Addresses from one subnet of a kind to the next, and its prefix length.
-    fn step(self, single: bool) -> (u32, u8) {
-        if single { (1, 32) } else { (1 << (32 - self.block_prefix), self.block_prefix) }
+    fn pool(self, single: bool) -> Pool {
+        let block_prefix = self.block_prefix.min(32);
+        let (prefix, bits) = if single {
+            (32, 32 - block_prefix)
+        } else {
+            (block_prefix, block_prefix.saturating_sub(self.overlay.prefix_len()))
+        };
+        let begin = u64::from(self.overlay.network().to_bits());
+        Pool { first: begin + (1 << (32 - prefix)), count: ((1_u64 << bits) - 1) as u32, prefix }
+    }
+}
+
+/// Subnets of one size, one after the other.
+#[derive(Debug, Clone, Copy)]
+struct Pool {
+    /// The first address of the first one.
+    first: u64,
+    count: u32,
+    prefix: u8,
+}
+
+impl Pool {
+    /// Addresses in a subnet.
+    fn step(self) -> u64 {
+        1 << (32 - self.prefix)
     }
 
-    /// Numbers in order, each once.
-    fn numbers(self, single: bool, subnets: impl IntoIterator<Item = Ipv4Net>) -> Vec<u32> {
-        let of_kind = |subnet| self.number(single, subnet);
-        let mut numbers: Vec<u32> = subnets.into_iter().filter_map(of_kind).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        numbers
+    fn subnet(self, number: u32) -> Option<Ipv4Net> {
+        let address = u32::try_from(self.first + u64::from(number) * self.step()).ok()?;
+        let subnet = Ipv4Net::new(address.into(), self.prefix).ok()?;
+        (number < self.count).then_some(subnet)
+    }
+
+    /// The numbers of the first and the last one that share addresses with `subnet`.
+    fn overlap(self, subnet: Ipv4Net) -> Option<(u32, u32)> {
+        let end = self.first + u64::from(self.count) * self.step();
+        let from = u64::from(subnet.network().to_bits()).max(self.first);
+        let to = u64::from(subnet.broadcast().to_bits()).min(end - 1);
+        let number = |address| ((address - self.first) / self.step()) as u32;
+        (from <= to).then(|| (number(from), number(to)))
+    }
+
+    /// From where to where subnets are taken, in order and without overlap.
+    fn taken(self, subnets: impl IntoIterator<Item = Ipv4Net>) -> Vec<(u32, u32)> {
+        let mut ranges: Vec<_> = subnets.into_iter().filter_map(|net| self.overlap(net)).collect();
+        ranges.sort_unstable();
+        let mut merged: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+        for (from, to) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if from <= *end => *end = to.max(*end),
+                _ => merged.push((from, to)),
+            }
+        }
+        merged
     }
 }
 
@@ -233,19 +255,32 @@ mod tests {
     #[test]
     fn each_free_subnet_is_as_likely_as_any_other() {
         let pools = pools("10.1.0.0/20", 24);
-        let taken =
-            [net("10.1.3.0/24"), net("10.1.15.0/24"), net("10.1.3.0/24"), net("9.9.9.9/32")];
-        let free = pools.free(false, taken);
-        assert_eq!(free, 13);
+        // Two blocks, one of them twice; a network of another size over two blocks; and elsewhere.
+        let taken = ["10.1.3.0/24", "10.1.15.0/24", "10.1.3.0/24", "10.1.6.0/23", "9.9.9.9/32"];
+        let taken = taken.map(net);
+        assert_eq!(pools.free(false, taken), 11);
         let mut seen: HashMap<Ipv4Net, u32> = HashMap::new();
-        let step = u64::MAX / u64::from(free * 10);
-        for part in 0..u64::from(free * 10) {
-            let random = step * part + step / 2;
-            *seen.entry(pools.pick_by(false, taken, random).unwrap()).or_default() += 1;
+        for random in 1000..1110 {
+            *seen.entry(pools.pick(false, taken, random).unwrap()).or_default() += 1;
         }
-        assert_eq!(seen.len(), 13);
+        assert_eq!(seen.len(), 11);
         assert!(seen.values().all(|times| *times == 10), "{seen:?}");
-        assert!(taken.iter().all(|taken| !seen.contains_key(taken)));
+        let is_taken = |free: &Ipv4Net| taken.iter().any(|taken| taken.contains(free));
+        assert!(!seen.keys().any(is_taken));
+    }
+
+    #[test]
+    fn settings_that_nobody_checked_make_empty_pools() {
+        for (overlay, block_prefix) in
+            [("10.0.0.0/24", 24), ("10.0.0.0/24", 8), ("255.255.255.255/32", 255), ("0.0.0.0/0", 0)]
+        {
+            let pools = Pools { overlay: net(overlay), block_prefix };
+            assert_eq!(pools.size(false), 0);
+            assert_eq!(pools.subnet(false, 0), None);
+            assert_eq!(pools.pick(false, [], 7), None);
+            assert_eq!(pools.free(false, [net("0.0.0.0/0")]), 0);
+            assert_eq!(pools.free(true, [net("0.0.0.0/0")]), 0);
+        }
     }
 
     fn any_pools() -> impl Strategy<Value = Pools> {
@@ -283,13 +318,38 @@ mod tests {
             let mut taken = Vec::new();
             for left in (0..pools.size(single)).rev() {
                 let random = random.rotate_left(left);
-                let picked = pools.pick_by(single, taken.iter().copied(), random).unwrap();
+                let picked = pools.pick(single, taken.iter().copied(), random).unwrap();
                 prop_assert!(pools.number(single, picked).is_some());
                 prop_assert!(!taken.contains(&picked));
                 taken.push(picked);
                 prop_assert_eq!(pools.free(single, taken.iter().copied()), left);
             }
-            prop_assert_eq!(pools.pick(single, taken), None);
+            prop_assert_eq!(pools.pick(single, taken, random), None);
+        }
+
+        /// Networks of any size, inside and outside: what is picked shares no address with them.
+        #[test]
+        fn what_is_picked_is_free(
+            network: u32, prefix in 20_u8..=28, more in 1_u8..=2, single: bool, random: u64,
+            taken in prop::collection::vec((0_u32..5000, 18_u8..=32), 0..60),
+        ) {
+            let overlay = Ipv4Net::new(network.into(), prefix).unwrap().trunc();
+            let pools = Pools::new(overlay, prefix + more).unwrap();
+            let base = overlay.network().to_bits().wrapping_sub(500);
+            let near = |(offset, prefix)| {
+                Ipv4Net::new(base.wrapping_add(offset).into(), prefix).unwrap().trunc()
+            };
+            let taken: Vec<Ipv4Net> = taken.into_iter().map(near).collect();
+            let is_free = |subnet: Ipv4Net| {
+                !taken.iter().any(|net| net.contains(&subnet) || subnet.contains(net))
+            };
+            let all = (0..pools.size(single)).filter_map(|number| pools.subnet(single, number));
+            let free: Vec<Ipv4Net> = all.filter(|subnet| is_free(*subnet)).collect();
+            prop_assert_eq!(pools.free(single, taken.iter().copied()) as usize, free.len());
+            match pools.pick(single, taken.iter().copied(), random) {
+                Some(picked) => prop_assert!(free.contains(&picked)),
+                None => prop_assert!(free.is_empty()),
+            }
         }
     }
 }

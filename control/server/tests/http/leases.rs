@@ -1,12 +1,16 @@
 //! Contract section 4, row by row, over mTLS.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use sarcenet_server::database::{Clock, Database, DatabaseSettings};
 use sarcenet_server::http::Limits;
 use sarcenet_server::lease::Pools;
 use sarcenet_server::leases::{self, LeaseMetrics, Settings};
+use sqlx::{Connection, SqliteConnection};
+use tempfile::TempDir;
 
-use crate::store::Memory;
 use crate::world::Running;
 
 const EXPIRY: Duration = Duration::from_hours(168);
@@ -17,8 +21,42 @@ fn settings() -> Settings {
     Settings { pools, expiry: EXPIRY }
 }
 
-async fn controller(store: &Memory) -> Running {
-    Running::mutual(leases::routes(store.clone(), settings()), Limits::default()).await
+/// An empty SQLite database.
+struct Store {
+    directory: TempDir,
+    clock: Arc<AtomicI64>,
+    database: Database,
+}
+
+impl Store {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Arc::new(AtomicI64::new(1_800_000_000_000_000_000));
+        let mut settings = DatabaseSettings::new(url(&directory));
+        settings.clock = Clock::Manual(Arc::clone(&clock));
+        let database = Database::open(&settings).await.unwrap();
+        Self { directory, clock, database }
+    }
+
+    /// Lets time pass.
+    fn pass(&self, time: Duration) {
+        self.clock.fetch_add(time.as_nanos() as i64, Ordering::SeqCst);
+    }
+
+    /// Changes its tables behind its back.
+    async fn change(&self, statement: &'static str) {
+        let mut connection = SqliteConnection::connect(&url(&self.directory)).await.unwrap();
+        sqlx::query(statement).execute(&mut connection).await.unwrap();
+    }
+
+    async fn controller(&self) -> Running {
+        let routes = leases::routes(self.database.clone(), settings());
+        Running::mutual(routes, Limits::default()).await
+    }
+}
+
+fn url(directory: &TempDir) -> String {
+    format!("sqlite:{}", directory.path().join("leases.db").display())
 }
 
 struct Row {
@@ -111,9 +149,10 @@ const ROWS: &[Row] = &[
     row("the head alone", ("HEAD", "/leases", ""), 200, ""),
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_the_contract() {
-    let controller = controller(&Memory::default()).await;
+    let store = Store::new().await;
+    let controller = store.controller().await;
     for Row { what, request: (method, path, body), status, body: wanted } in ROWS {
         let answer = controller.ask(method, path, body).await;
         assert_eq!((answer.status, answer.body.as_str()), (*status, *wanted), "{what}");
@@ -130,31 +169,33 @@ async fn every_row_of_the_contract() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_broken_database_looks_like() {
-    let store = Memory::default();
-    let controller = controller(&store).await;
-    store.fail(true);
+    let store = Store::new().await;
+    let controller = store.controller().await;
+    store.change("ALTER TABLE leases RENAME TO away").await;
     let elsewhere = ONE.replace("10.255.0.4/30", "10.1.0.0/24");
-    for (request, wanted) in [
-        (("GET", "/leases", ""), r#"{"error": "all-routable-leases: no \"database\""}"#),
-        (("PUT", ACQUIRE, ONE), r#"{"error": "no \"database\""}"#),
-        (("PUT", RENEW, ONE), r#"{"error": "renew-subnet-lease: no \"database\""}"#),
-        (("PUT", RENEW, &elsewhere), r#"{"error": "renew-subnet-lease: no \"database\""}"#),
-        (("PUT", RELEASE, ONE), r#"{"error": "release lease: no \"database\""}"#),
-        (("HEAD", "/leases", ""), ""),
+    for (request, start) in [
+        (("GET", "/leases", ""), "all-routable-leases: leases: "),
+        (("PUT", ACQUIRE, ONE), "acquire lease: "),
+        (("PUT", RENEW, ONE), "renew-subnet-lease: renew lease: "),
+        (("PUT", RENEW, &elsewhere), "renew-subnet-lease: lease of a cell: "),
+        (("PUT", RELEASE, ONE), "release lease: release lease: "),
     ] {
         let answer = controller.ask(request.0, request.1, request.2).await;
-        assert_eq!((answer.status, answer.body.as_str()), (500, wanted), "{request:?}");
+        assert_eq!(answer.status, 500, "{request:?}");
+        let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+        let error = body["error"].as_str().unwrap();
+        assert!(error.starts_with(start), "{request:?}: {error}");
     }
-    store.fail(false);
+    store.change("ALTER TABLE away RENAME TO leases").await;
     assert_eq!(controller.ask("GET", "/leases", "").await.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_is_over_and_another_cell_has_it() {
-    let store = Memory::default();
-    let controller = controller(&store).await;
+    let store = Store::new().await;
+    let controller = store.controller().await;
     assert_eq!(controller.ask("PUT", ACQUIRE, r#"{"underlay_ip":"10.0.0.1"}"#).await.body, ONE);
     store.pass(EXPIRY);
     assert_eq!(controller.ask("GET", "/leases", "").await.body, r#"{"leases":[]}"#);
@@ -163,10 +204,10 @@ async fn a_lease_is_over_and_another_cell_has_it() {
     assert_eq!(controller.ask("PUT", RENEW, ONE).await.status, 409);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn leases_are_counted() {
-    let store = Memory::default();
-    let controller = controller(&store).await;
+    let store = Store::new().await;
+    let controller = store.controller().await;
     let metrics = LeaseMetrics::new(settings().pools, &controller.metrics);
     let counts = |text: String| -> Vec<String> {
         let of_leases = |line: &&str| line.starts_with("sarcenet_") && line.contains("leases");
@@ -179,7 +220,7 @@ async fn leases_are_counted() {
     store.pass(Duration::from_hours(1));
     let single = r#"{"underlay_ip":"10.0.0.2","single_overlay_ip":true}"#;
     controller.ask("PUT", ACQUIRE, single).await;
-    metrics.count(&store).await.unwrap();
+    metrics.count(&store.database).await.unwrap();
     assert_eq!(
         counts(controller.metrics.text().unwrap()),
         [
@@ -190,4 +231,35 @@ async fn leases_are_counted() {
             "sarcenet_stale_leases 1",
         ]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_measured() {
+    let store = Store::new().await;
+    let controller = store.controller().await;
+    store.database.show_in(&controller.metrics);
+    controller.ask("GET", "/leases", "").await;
+    controller.ask("GET", "/leases", "").await;
+    store.change("ALTER TABLE leases RENAME TO away").await;
+    controller.ask("GET", "/leases", "").await;
+    let text = controller.metrics.text().unwrap();
+    for line in [
+        "# TYPE sarcenet_database_operations counter",
+        r#"sarcenet_database_operations_total{operation="leases",result="ok"} 2"#,
+        r#"sarcenet_database_operations_total{operation="leases",result="failed"} 1"#,
+        "# UNIT sarcenet_database_operation_seconds seconds",
+        "sarcenet_database_failed_queries_total 1",
+        "sarcenet_database_queries_in_flight 0",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}: {text}");
+    }
+    for start in [
+        r#"sarcenet_database_operation_seconds_total{operation="leases",result="ok"} 0."#,
+        r#"sarcenet_database_slowest_operation_seconds{operation="leases"} 0."#,
+        "sarcenet_database_slowest_query_seconds 0.",
+        "sarcenet_database_connections ",
+        "sarcenet_database_queries_total ",
+    ] {
+        assert!(text.lines().any(|have| have.starts_with(start)), "{start}: {text}");
+    }
 }

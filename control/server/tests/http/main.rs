@@ -5,5 +5,4 @@ mod leases;
 mod limits;
 mod mutual_tls;
 mod shutdown;
-mod store;
 mod world;
