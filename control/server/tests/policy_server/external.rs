@@ -77,7 +77,8 @@ async fn versions_and_paths() {
         assert_eq!(answer.status, status, "{method} {path}");
         assert!(answer.body.contains(body), "{method} {path}: {}", answer.body);
         let sorted = |list: &str| {
-            let mut list: Vec<String> = list.split(", ").map(ToOwned::to_owned).collect();
+            let mut list: Vec<String> =
+                list.split(',').map(|method| method.trim().to_owned()).collect();
             list.sort();
             list
         };
