@@ -136,6 +136,8 @@ pub(super) fn meaning(error: &sqlx::Error) -> Meaning {
                 _ => postgres_meaning(&code),
             }
         }
+        // A server whose certificate is not to be trusted; waiting does not make it so.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => Meaning::Final,
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
@@ -167,9 +169,9 @@ fn postgres_meaning(state: &str) -> Meaning {
     match state {
         // Serialization failure, deadlock, lock not available.
         "40001" | "40P01" | "55P03" => Meaning::Collision,
-        // Query cancelled (a statement timeout), idle for too long in a transaction, the database
-        // does not exist (yet).
-        "57014" | "25P03" | "3D000" => Meaning::Unavailable,
+        // Query cancelled (a statement timeout), idle for too long in a transaction, a standby that
+        // is read only, the database does not exist (yet).
+        "57014" | "25P03" | "25006" | "3D000" => Meaning::Unavailable,
         "XX001" | "XX002" => Meaning::Damaged,
         // Connection lost; out of disk, memory or connections; shutting down or starting.
         _ if ["08", "53", "57P"].iter().any(|class| state.starts_with(class)) => {
@@ -198,7 +200,13 @@ impl Fault {
         };
         match meaning(&error) {
             Meaning::Collision | Meaning::Unavailable => {
-                DatabaseError::Unavailable { operation, reason: error.to_string() }
+                let reason = match error {
+                    sqlx::Error::PoolTimedOut => {
+                        "no connection: it does not answer, or too many use it at once".to_owned()
+                    }
+                    error => error.to_string(),
+                };
+                DatabaseError::Unavailable { operation, reason }
             }
             Meaning::Damaged => DatabaseError::Damaged { operation, reason: error.to_string() },
             Meaning::Final => DatabaseError::Failed { operation, source: error.into() },

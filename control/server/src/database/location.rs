@@ -62,10 +62,14 @@ impl Location {
         Ok(options.disable_statement_logging())
     }
 
-    /// Makes the file of a SQLite database that is not there, for its owner alone. SQLite gives
-    /// its journal and index the same mode.
+    /// Makes the file of a SQLite database that is not there, for its owner alone; SQLite gives
+    /// its journal and index the same mode. Refuses certificates for PostgreSQL that cannot be
+    /// read, which would look as if the server were not there.
     pub(super) fn prepare(&self) -> Result<(), DatabaseError> {
-        let Self::Sqlite(path) = self else { return Ok(()) };
+        let path = match self {
+            Self::Sqlite(path) => path,
+            Self::Postgres(url) => return self.check_certificates(url),
+        };
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -77,6 +81,21 @@ impl Location {
                 },
             }),
         }
+    }
+
+    fn check_certificates(&self, url: &str) -> Result<(), DatabaseError> {
+        let options = url.split_once('?').map_or("", |(_, options)| options);
+        for (key, file) in options.split('&').filter_map(|option| option.split_once('=')) {
+            // A file whose name is escaped is read when the connection is made.
+            if !["sslrootcert", "sslcert", "sslkey"].contains(&key) || file.contains('%') {
+                continue;
+            }
+            if let Err(error) = std::fs::read(file) {
+                let reason = format!("cannot read {file}: {error}");
+                return Err(DatabaseError::Settings { place: self.name(), reason });
+            }
+        }
+        Ok(())
     }
 
     /// One connection, for operations that take `limit` at most.
@@ -121,15 +140,12 @@ impl Location {
 
 /// A path as a URL carries it.
 fn escaped(path: &Path) -> String {
-    let mut escaped = String::new();
-    for &byte in path.as_os_str().as_encoded_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            escaped.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    escaped
+    let as_is = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte);
+    let bytes = path.as_os_str().as_encoded_bytes().iter();
+    let escape = |&byte: &u8| {
+        if as_is(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    bytes.map(escape).collect()
 }
 
 /// A URL without user, password and options, for messages.

@@ -107,7 +107,7 @@ pub(super) async fn run(
     }
     sqlx::raw_sql(match location {
         Location::Sqlite(_) => "BEGIN IMMEDIATE",
-        Location::Postgres(_) => "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
+        Location::Postgres(_) => "BEGIN ISOLATION LEVEL READ COMMITTED",
     })
     .execute(&mut *connection)
     .await?;

@@ -45,6 +45,9 @@ use location::Location;
 use session::{Access, statement, work};
 use statistics::Counters;
 
+/// How long to wait for a connection; who asks over HTTP has given up after that.
+const CONNECTING: Duration = Duration::from_secs(5);
+
 /// Where the database is and how it is used.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
@@ -147,8 +150,8 @@ impl Database {
 
         let (for_each, limit) = (location.clone(), settings.operation_timeout);
         let pool = AnyPoolOptions::new()
-            .max_connections(settings.max_connections)
-            .acquire_timeout(settings.operation_timeout)
+            .max_connections(settings.max_connections.max(1))
+            .acquire_timeout(settings.operation_timeout.min(CONNECTING))
             .after_connect(move |connection, _| {
                 let location = for_each.clone();
                 Box::pin(async move { location.set_up(connection, limit).await })
@@ -181,6 +184,13 @@ impl Database {
             })
         })
         .await
+    }
+
+    /// Ends all connections once they are idle, for a stop that leaves nothing behind. Operations
+    /// fail from now on.
+    pub async fn close(&self) {
+        self.inner.watcher.abort();
+        self.inner.pool.close().await;
     }
 
     /// What the database has cost since it was opened.

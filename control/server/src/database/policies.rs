@@ -197,8 +197,10 @@ async fn changed(
     let ids: HashMap<u32, &str> = tags.iter().map(|(&id, &number)| (number, id)).collect();
     let name = |row: &AnyRow, column| -> Result<(String, TagNumber), Fault> {
         let number: u32 = narrow(row, column)?;
-        let id = ids.get(&number).copied().unwrap_or_default();
-        Ok((id.to_owned(), TagNumber(number)))
+        let id = ids.get(&number).ok_or_else(|| {
+            Fault::Stored(format!("a policy was changed that has the unknown tag {number}"))
+        })?;
+        Ok(((*id).to_owned(), TagNumber(number)))
     };
     let mut changed = Vec::new();
     for row in session.rows(statement(sql).bind(list(&entries)?)).await? {

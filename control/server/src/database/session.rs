@@ -72,7 +72,7 @@ impl Access {
                 "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
             }
             // Each statement sees what was committed before it began, so before the lock was had.
-            (Location::Postgres(_), _) => "BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE",
+            (Location::Postgres(_), _) => "BEGIN ISOLATION LEVEL READ COMMITTED",
         }
     }
 }
@@ -174,13 +174,13 @@ impl Database {
         let begun = Instant::now();
         let mut tries = 1;
         let result = loop {
-            let limit = self.inner.settings.operation_timeout;
-            let attempt = tokio::time::timeout(limit, self.attempt(access, &work)).await;
+            let left = self.inner.settings.operation_timeout.saturating_sub(begun.elapsed());
+            let attempt = tokio::time::timeout(left, self.attempt(access, &work)).await;
             match attempt.unwrap_or(Err(Fault::TimedOut)) {
                 Err(fault) if fault.is_collision() && tries < TRIES => {
                     // Those who collided do not meet again at the same moment.
-                    let pause = 5 * (1 << tries) + random() % 20;
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
+                    let pause = Duration::from_millis(5 * (1 << tries) + random() % 20);
+                    tokio::time::sleep(pause.min(left)).await;
                     tries += 1;
                 }
                 result => break result.map_err(|fault| fault.of(operation)),

@@ -105,7 +105,7 @@ async fn what_the_log_has_forgotten_needs_a_snapshot(world: World) {
 /// Waits until `told` has told `generation`.
 async fn wait_for(told: &mut tokio::sync::watch::Receiver<i64>, generation: i64) {
     let waited = told.wait_for(|latest| *latest >= generation);
-    let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+    let waited = tokio::time::timeout(Duration::from_mins(1), waited).await;
     assert_eq!(*waited.expect("nobody tells").unwrap(), generation);
 }
 

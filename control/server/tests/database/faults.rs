@@ -143,7 +143,7 @@ async fn fill_the_disk_in_a_process_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_never_let_go_ends_in_an_error() {
     use sqlx::Connection;
-    for world in [World::sqlite().await, World::postgres().await] {
+    for world in [World::sqlite(), World::postgres().await] {
         let timeout = std::time::Duration::from_millis(300);
         let database = world.open_with(|settings| settings.operation_timeout = timeout).await;
         let sqlite = world.url.starts_with("sqlite");
@@ -164,6 +164,28 @@ async fn a_lock_that_is_never_let_go_ends_in_an_error() {
         sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
         retried(&database).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_that_another_process_was_in_the_way_of_is_done_again() {
+    use sqlx::Connection;
+    let world = World::sqlite();
+    let database = world
+        .open_with(|settings| settings.operation_timeout = std::time::Duration::from_secs(4))
+        .await;
+    let url = world.url.replace("a b?.db", "a%20b%3F.db").replace("sqlite:", "sqlite://");
+    let mut other = sqlx::AnyConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let creating = {
+        let database = database.clone();
+        tokio::spawn(async move { database.create_policies(&pair("a", 0)).await })
+    };
+    while database.statistics().queries_failed == 0 {
+        tokio::task::yield_now().await;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    creating.await.unwrap().unwrap();
+    assert_eq!(database.policy_count().await.unwrap(), 2);
 }
 
 /// The first moments after a lock is gone may still belong to those who gave up.

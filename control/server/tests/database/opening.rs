@@ -19,7 +19,8 @@ async fn what_was_stored_is_there_when_it_is_opened_again(world: World) {
     let database = world.open().await;
     database.create_policies(&[policy("a", "b", 1)]).await.unwrap();
     let told = database.last_updated().await.unwrap();
-    drop(database);
+    database.close().await;
+    assert!(database.check().await.unwrap_err().is_temporary());
     let database = world.open().await;
     assert_eq!(listed(&database).await, ["a(1) b(2) tcp 1-1"]);
     assert_eq!(*database.changes().borrow(), told);
@@ -81,7 +82,7 @@ async fn settings_that_name_no_database_are_refused() {
 
 #[tokio::test]
 async fn a_damaged_file_is_refused_and_left_as_it_is() {
-    let world = World::sqlite().await;
+    let world = World::sqlite();
     let database = world.open().await;
     let many: Vec<_> = (1..2000).map(|port| policy("a", "b", port)).collect();
     database.create_policies(&many).await.unwrap();
@@ -107,7 +108,7 @@ async fn a_damaged_file_is_refused_and_left_as_it_is() {
 
 #[tokio::test]
 async fn the_file_is_for_its_owner_alone() {
-    let world = World::sqlite().await;
+    let world = World::sqlite();
     let database = world.open().await;
     database.create_policies(&[policy("a", "b", 1)]).await.unwrap();
     for file in std::fs::read_dir(world.directory()).unwrap() {
@@ -143,4 +144,43 @@ async fn a_wrong_user_is_refused_at_once() {
     let refused = Database::open(&DatabaseSettings::new(url)).await.unwrap_err();
     assert!(!refused.is_temporary(), "{refused}");
     assert!(refused.to_string().contains(r#"role "nobody" does not exist"#), "{refused}");
+}
+
+/// A certificate for `localhost` with its key, both in PEM.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_verified_by_its_certificate() {
+    let (own, key) = certificate();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let pem = format!("{own}{key}");
+    let starting = tokio::task::spawn_blocking(move || Postgres::start_with_tls(port, &pem));
+    let _server = starting.await.unwrap();
+
+    let directory = tempfile::tempdir().unwrap();
+    let [ours, other] = ["ours.pem", "other.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&ours, own).unwrap();
+    std::fs::write(&other, certificate().0).unwrap();
+    let open = async |host: &str, mode: &str, ca: &std::path::Path| {
+        let (user, ca) = ("postgres", ca.display());
+        let url = format!("{user}://{user}@{host}:{port}/{user}?sslmode={mode}&sslrootcert={ca}");
+        let start_timeout = Duration::from_secs(20);
+        Database::open(&DatabaseSettings { start_timeout, ..DatabaseSettings::new(url) }).await
+    };
+    let database = open("localhost", "verify-full", &ours).await.unwrap();
+    database.create_policies(&[policy("a", "b", 1)]).await.unwrap();
+    open("127.0.0.1", "verify-ca", &ours).await.unwrap();
+    open("127.0.0.1", "require", &other).await.unwrap();
+    for refused in [
+        open("localhost", "verify-full", &other).await,
+        open("127.0.0.1", "verify-full", &ours).await,
+        open("127.0.0.1", "verify-ca", &other).await,
+        open("localhost", "verify-full", &directory.path().join("none.pem")).await,
+    ] {
+        let error = refused.unwrap_err();
+        assert!(!error.is_temporary(), "{error}");
+    }
 }

@@ -137,6 +137,20 @@ async fn ten_thousand_policies_in_one_request(world: World) {
             assert!((1..=10_100).contains(&tag.0), "{tag:?} is not the lowest");
         }
     }
+    let sources: Vec<_> = many.iter().map(|policy| policy.source.clone()).collect();
+    let destinations: Vec<_> = many.iter().map(|policy| policy.destination.clone()).collect();
+    for filter in [
+        PolicyFilter::Source(sources.clone()),
+        PolicyFilter::Destination(destinations.clone()),
+        PolicyFilter::Either(sources.clone()),
+        PolicyFilter::Both(sources.clone(), destinations),
+    ] {
+        assert_eq!(database.policies(&filter).await.unwrap().len(), many.len());
+    }
+    assert_eq!(database.policy_count_by_source(&sources).await.unwrap().len(), many.len());
+    // The same again changes nothing.
+    database.create_policies(&many).await.unwrap();
+    assert_eq!(database.policy_count().await.unwrap(), many.len() as u64);
     database.delete_policies(&many).await.unwrap();
     assert_eq!(database.policy_count().await.unwrap(), 0);
     assert_eq!(tags(&database).await, [""; 0]);

@@ -27,13 +27,21 @@ if [ "$(id -u)" = 0 ]; then
     chown postgres: "$dir"
     as="setpriv --reuid=postgres --regid=postgres --clear-groups"
 fi
+options=listen_addresses=
+if [ -n "${CERTIFICATE-}" ]; then
+    umask 077
+    printf '%s' "$CERTIFICATE" >"$dir/server.pem"
+    [ -z "$as" ] || chown postgres: "$dir/server.pem"
+    options="listen_addresses=127.0.0.1 -c ssl=on
+        -c ssl_cert_file=$dir/server.pem -c ssl_key_file=$dir/server.pem"
+fi
 $as "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$dir/log"
 # One that has ended and was not waited for has no command line any more.
 alive() { [ -n "$server" ] && [ -n "$(tr -d '\0' 2>/dev/null <"/proc/$server/cmdline")" ]; }
 start() {
     until "$bin/pg_isready" -q -h "$dir"; do
         if ! alive; then
-            $as "$bin/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= -c fsync=off \
+            $as "$bin/postgres" -D "$dir/data" -k "$dir" -c $options -c fsync=off \
                 -c max_connections=400 -c shared_buffers=16MB </dev/null >>"$dir/log" 2>&1 &
             server=$!
         fi
@@ -44,7 +52,7 @@ start
 echo "$dir"
 while read -r command; do
     case $command in
-        kill) kill -9 "$server"; wait "$server" || true ;;
+        kill) { kill -9 "$server"; wait "$server" || true; } 2>/dev/null ;;
         start) start ;;
     esac
     echo "$command"
@@ -63,7 +71,17 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Starts a server.
     pub(crate) fn start() -> Self {
-        let mut keeper = Command::new("sh")
+        Self::keep(&mut Command::new("sh"))
+    }
+
+    /// Starts a server on a port of the loopback interface that has a certificate; both in `pem`,
+    /// with its key.
+    pub(crate) fn start_with_tls(port: u16, pem: &str) -> Self {
+        Self::keep(Command::new("sh").env("PGPORT", port.to_string()).env("CERTIFICATE", pem))
+    }
+
+    fn keep(shell: &mut Command) -> Self {
+        let mut keeper = shell
             .args(["-c", KEEPER])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

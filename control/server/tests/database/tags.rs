@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sarcenet_server::database::{Database, DatabaseError};
 
-use crate::world::{QUARANTINE, World, listed, policy, tags, with_both};
+use crate::world::{QUARANTINE, World, listed, nearly, policy, tags, with_both};
 
 with_both!(
     the_lowest_number_is_given_first_and_a_released_one_after_its_quarantine,
@@ -30,7 +30,7 @@ async fn the_lowest_number_is_given_first_and_a_released_one_after_its_quarantin
     delete(&database, "a", "b").await;
     assert_eq!(tags(&database).await, ["3 c app", "4 d app"]);
 
-    world.pass(QUARANTINE - Duration::from_nanos(1));
+    world.pass(nearly(QUARANTINE));
     create(&database, "c", "e").await;
     assert_eq!(tags(&database).await, ["3 c app", "4 d app", "5 e app"]);
     world.pass(Duration::from_nanos(1));

@@ -21,6 +21,11 @@ pub(crate) const QUARANTINE: Duration = Duration::from_mins(10);
 /// After how long leases of tests are over.
 pub(crate) const EXPIRY: Duration = Duration::from_hours(168);
 
+/// A nanosecond less.
+pub(crate) fn nearly(time: Duration) -> Duration {
+    time.checked_sub(Duration::from_nanos(1)).unwrap()
+}
+
 /// An empty database, and the time in it.
 pub(crate) struct World {
     pub(crate) url: String,
@@ -33,7 +38,7 @@ impl World {
         Self { url, clock: Arc::new(AtomicI64::new(BEGIN)), directory: None }
     }
 
-    pub(crate) async fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("a b?.db").display());
         Self { directory: Some(directory), ..Self::at(url) }
@@ -51,6 +56,7 @@ impl World {
     pub(crate) fn settings(&self) -> DatabaseSettings {
         DatabaseSettings {
             max_connections: 8,
+            start_timeout: Duration::from_mins(1),
             tag_quarantine: QUARANTINE,
             poll_interval: Duration::from_millis(50),
             clock: Clock::Manual(Arc::clone(&self.clock)),
@@ -87,7 +93,7 @@ macro_rules! with_both {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                super::$test(crate::world::World::sqlite().await).await;
+                super::$test(crate::world::World::sqlite()).await;
             })+
         }
         mod postgres {

@@ -59,6 +59,19 @@ async fn bodies() {
     }
 }
 
+/// A client that hears nothing until it has said all is not cut off in the middle: a reset could
+/// overtake the answer.
+#[tokio::test]
+async fn a_refused_body_is_heard_out() {
+    let server = Running::plain(router(), Limits::default()).await;
+    let mut stream = server.tcp().await;
+    stream.write_all(&request("PUT", "/", &"x".repeat(15 << 20))).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
+
 #[tokio::test]
 async fn heads() {
     let server = Running::plain(router(), Limits::default()).await;
