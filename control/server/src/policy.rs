@@ -46,7 +46,7 @@ pub struct Policy {
 }
 
 /// A policy with the tags of its apps.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaggedPolicy {
     /// The policy.
     pub policy: Policy,

@@ -79,6 +79,11 @@ const MIGRATIONS: &[&str] = &[
         mac TEXT NOT NULL UNIQUE,
         renewed_at BIGINT NOT NULL
     );",
+    "CREATE TABLE leaders (
+        name TEXT NOT NULL PRIMARY KEY,
+        holder TEXT NOT NULL,
+        until BIGINT NOT NULL
+    );",
 ];
 
 /// What PostgreSQL needs before all tables: a place apart from tables of others in the same

@@ -11,6 +11,7 @@
 
 mod changes;
 mod error;
+mod leadership;
 mod leases;
 mod location;
 mod metrics;

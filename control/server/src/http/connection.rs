@@ -1,11 +1,15 @@
 //! One connection, from its first byte to its last.
 
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,6 +52,7 @@ impl Common {
     /// Serves a client until it goes, is too slow, or the server stops.
     pub(super) async fn serve(self, stream: TcpStream) {
         let _counted = self.metrics.connection();
+        let peer = stream.peer_addr().ok().map(ConnectInfo);
         // Answers are small and written as a whole. A client that does not read them is given up.
         let patience = u32::try_from(self.limits.silence.as_millis()).unwrap_or(u32::MAX);
         let options = stream
@@ -58,7 +63,7 @@ impl Common {
             return;
         }
         let Some(mut tls) = self.tls.clone() else {
-            return self.converse(stream, std::future::pending()).await;
+            return self.converse(stream, peer, std::future::pending()).await;
         };
         let settings = Arc::clone(&tls.borrow_and_update());
         let handshake = self.handshake(stream, settings);
@@ -70,7 +75,7 @@ impl Common {
             Ok(Some(stream)) => {
                 // The settings outlive the server; an error would be their end.
                 let renewed = async move { drop(tls.changed().await) };
-                self.converse(stream, renewed).await;
+                self.converse(stream, peer, renewed).await;
             }
             Ok(None) => {}
             Err(_) => self.metrics.failed(Failure::Handshake),
@@ -108,8 +113,12 @@ impl Common {
 
     /// Answers requests. After `renewed` the connection ends with the answer to the request that it
     /// is at, as it does when the server stops.
-    async fn converse<S>(&self, stream: S, renewed: impl Future<Output = ()>)
-    where
+    async fn converse<S>(
+        &self,
+        stream: S,
+        peer: Option<ConnectInfo<SocketAddr>>,
+        renewed: impl Future<Output = ()>,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let router = TowerToHyperService::new(self.router.clone());
@@ -120,7 +129,12 @@ impl Common {
             .max_buf_size(LONGEST_HEAD)
             .serve_connection(
                 TokioIo::new(stream),
-                service_fn(move |request| Box::pin(router.call(request))),
+                service_fn(move |mut request: Request<Incoming>| {
+                    if let Some(peer) = peer {
+                        request.extensions_mut().insert(peer);
+                    }
+                    Box::pin(router.call(request))
+                }),
             );
         let mut ending = false;
         let mut end = pin!(async {

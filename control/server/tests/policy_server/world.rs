@@ -1,0 +1,268 @@
+//! A policy server with its database and platform, and a client.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method};
+use sarcenet_server::access::{Authority, Uaa, UaaSettings};
+use sarcenet_server::cloud_controller::{CloudController, CloudControllerSettings};
+use sarcenet_server::database::{Database, DatabaseSettings};
+use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::{Limits, Serve, Server, Stop, Stopper, stop};
+use sarcenet_server::outbound::OutboundSettings;
+use sarcenet_server::policies::{
+    ExternalSettings, Internal, InternalSettings, external_router, internal_router,
+};
+use serde_json::{Value, json};
+use sqlx::{AnyConnection, Connection};
+use tempfile::TempDir;
+
+use crate::platform::Platform;
+
+/// How a world is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) external: ExternalSettings,
+    pub(crate) internal: InternalSettings,
+    /// How long answers of UAA and Cloud Controller are remembered.
+    pub(crate) remember: Duration,
+    /// How long they are waited for.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            external: ExternalSettings::default(),
+            internal: InternalSettings::default(),
+            remember: Duration::ZERO,
+            patience: Duration::from_mins(1),
+        }
+    }
+}
+
+/// Everything that a test needs. There are two apps of space `S1`, `a` and `b`, one of space `S2`,
+/// `x`, and `dev` is a developer of `S1`. Tokens are named by what they are for.
+pub(crate) struct World {
+    pub(crate) platform: Platform,
+    pub(crate) database: Database,
+    pub(crate) cloud_controller: Arc<CloudController>,
+    pub(crate) external: SocketAddr,
+    pub(crate) internal: SocketAddr,
+    pub(crate) stopper: Stopper,
+    pub(crate) servers: Vec<Server>,
+    client: Client,
+    file: PathBuf,
+    _directory: TempDir,
+}
+
+/// What a server said.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{}: {e}", self.body))
+    }
+}
+
+pub(crate) fn seconds_from_now(seconds: i64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    now.saturating_add_signed(seconds)
+}
+
+pub(crate) async fn serve(router: Router, stop: Stop) -> Server {
+    let serve = Serve {
+        name: "test",
+        address: (Ipv4Addr::LOCALHOST, 0).into(),
+        tls: None,
+        router,
+        limits: Limits::default(),
+    };
+    Server::start(serve, &Metrics::default(), stop).await.unwrap()
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub(crate) async fn with(options: Options) -> Self {
+        let platform = Platform::start().await;
+        fill(&platform);
+        let url = format!("http://{}", platform.address);
+        let outbound =
+            OutboundSettings { timeout: options.patience, ..OutboundSettings::default() };
+        let uaa = UaaSettings {
+            url: url.clone(),
+            client: "network-policy".into(),
+            secret: "secret".into(),
+            remember: options.remember,
+            outbound: outbound.clone(),
+        };
+        let uaa = Arc::new(Uaa::new(&uaa).unwrap());
+        let settings = CloudControllerSettings { url, remember: options.remember, outbound };
+        let cloud_controller = Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policies.db");
+        let settings = DatabaseSettings::new(format!("sqlite:{}", file.display()));
+        let database = Database::open(&settings).await.unwrap();
+        let (stopper, stop) = stop();
+        let external = external_router(
+            &options.external,
+            &database,
+            Arc::new(Authority::Uaa(uaa)),
+            Some(Arc::clone(&cloud_controller)),
+        );
+        let internal = Internal::new(&options.internal, &database, stop.clone());
+        let servers = vec![
+            serve(external, stop.clone()).await,
+            serve(internal_router(&internal), stop).await,
+        ];
+        Self {
+            platform,
+            database,
+            cloud_controller,
+            external: servers[0].address(),
+            internal: servers[1].address(),
+            stopper,
+            servers,
+            client: Client::builder().no_proxy().build().unwrap(),
+            file,
+            _directory: directory,
+        }
+    }
+
+    /// The answer of the external API; `token` is the whole header.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        token: Option<&str>,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let headers: Vec<_> = token.into_iter().map(|token| ("authorization", token)).collect();
+        self.request(self.external, method, path, &headers, body).await
+    }
+
+    /// The answer of the internal API.
+    pub(crate) async fn cell(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.request(self.internal, method, path, &[], body.to_owned()).await
+    }
+
+    pub(crate) async fn request(
+        &self,
+        to: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = self.client.request(method, format!("http://{to}{path}")).body(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    /// Creates policies as an admin: source, destination, first and last port.
+    pub(crate) async fn create(&self, policies: &[(&str, &str, u32, u32)]) {
+        self.change("/networking/v1/external/policies", policies).await;
+    }
+
+    /// Deletes policies as an admin.
+    pub(crate) async fn delete(&self, policies: &[(&str, &str, u32, u32)]) {
+        self.change("/networking/v1/external/policies/delete", policies).await;
+    }
+
+    async fn change(&self, path: &str, policies: &[(&str, &str, u32, u32)]) {
+        let answer = self.ask("POST", path, Some("Bearer admin"), v1(policies)).await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "{}"));
+    }
+
+    /// Policies as an admin sees them, `source destination first-last`.
+    pub(crate) async fn listed(&self) -> Vec<String> {
+        let path = "/networking/v1/external/policies";
+        let answer = self.ask("GET", path, Some("Bearer admin"), "").await.json();
+        let mut policies: Vec<String> =
+            answer["policies"].as_array().unwrap().iter().map(short).collect();
+        policies.sort();
+        policies
+    }
+
+    /// Takes the tables away under the server.
+    pub(crate) async fn break_database(&self) {
+        let url = format!("sqlite://{}", self.file.display());
+        let mut connection = AnyConnection::connect(&url).await.unwrap();
+        let drop = "PRAGMA foreign_keys = OFF; DROP TABLE policies; DROP TABLE policies_info; \
+            DROP TABLE policy_changes; DROP TABLE security_groups; DROP TABLE security_groups_info; \
+            DROP TABLE tags";
+        sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
+    }
+}
+
+/// A policy in few words.
+pub(crate) fn short(policy: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let (source, destination) = (text(&policy["source"]["id"]), &policy["destination"]);
+    let ports = &destination["ports"];
+    format!("{source} {} {}-{}", text(&destination["id"]), ports["start"], ports["end"])
+}
+
+/// A body of version 1.
+pub(crate) fn v1(policies: &[(&str, &str, u32, u32)]) -> String {
+    let policy = |(source, destination, start, end): &(&str, &str, u32, u32)| {
+        json!({
+            "source": {"id": source},
+            "destination":
+                {"id": destination, "protocol": "tcp", "ports": {"start": start, "end": end}},
+        })
+    };
+    json!({"policies": policies.iter().map(policy).collect::<Vec<_>>()}).to_string()
+}
+
+fn fill(platform: &Platform) {
+    let mut known = platform.known.lock();
+    for (name, scopes) in [
+        ("admin", vec!["network.admin"]),
+        ("dev", vec!["network.write"]),
+        ("other", vec!["openid", "cloud_controller.read"]),
+        ("none", vec![]),
+    ] {
+        let token = json!({
+            "scope": scopes,
+            "sub": name,
+            "user_name": format!("{name}@example.org"),
+            "client_id": "cf",
+            "exp": seconds_from_now(3600),
+        });
+        known.tokens.insert(name.into(), token);
+    }
+    let client = json!({"scope": ["network.admin"], "sub": "robot", "client_id": "robot"});
+    known.tokens.insert("client".into(), client);
+    for (app, space) in [("a", "S1"), ("b", "S1"), ("x", "S2")] {
+        known.apps.insert(app.into(), space.into());
+    }
+    for space in ["S1", "S2"] {
+        known.spaces.insert(space.into(), ("same name & all".into(), format!("O-{space}")));
+    }
+    known.developers.insert(("dev".into(), "S1".into()));
+}
