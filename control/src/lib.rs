@@ -1,4 +1,4 @@
-//! Control processes: the cell's agent and the operator's command.
+//! Control processes: the cell's agent, the servers that cells ask, and the operator's command.
 //!
 //! The agent turns the network file and the containers that CNI plugins ask for into the
 //! dataplane's desired state, and owns what must survive its own restart.
@@ -25,6 +25,7 @@ pub mod ports;
 pub mod rule_names;
 pub mod security_groups;
 pub mod server;
+pub mod servers;
 pub mod state;
 pub mod sysctl;
 pub mod watch;

@@ -23,6 +23,21 @@ impl Root {
         self.0.join("etc/sarcenet/network.yaml")
     }
 
+    /// The control file.
+    pub fn control_file(&self) -> PathBuf {
+        self.0.join("etc/sarcenet/control.yaml")
+    }
+
+    /// Where certificates are looked for and made.
+    pub fn certs_directory(&self) -> PathBuf {
+        self.0.join("etc/sarcenet/certs")
+    }
+
+    /// The servers' database, unless the control file names another one.
+    pub fn database_file(&self) -> PathBuf {
+        self.0.join("var/lib/sarcenet/control.db")
+    }
+
     /// The agent's socket.
     pub fn agent_socket(&self) -> PathBuf {
         sarcenet_agent_api::socket_path(&self.0)

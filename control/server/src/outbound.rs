@@ -157,7 +157,7 @@ pub(crate) async fn json<T: DeserializeOwned>(
 }
 
 /// The address of a server, to which paths are added.
-pub(crate) fn server(text: &str) -> Result<Url, OutboundError> {
+pub fn server(text: &str) -> Result<Url, OutboundError> {
     let wrong = |reason: &str| OutboundError::Address { url: text.into(), reason: reason.into() };
     let url = Url::parse(text).map_err(|e| wrong(&e.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {

@@ -1,14 +1,12 @@
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
+use super::log::{self, LogFormat};
 use super::output;
 use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Options};
@@ -52,12 +50,6 @@ pub(super) struct Arguments {
     log: LogFormat,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Human,
-    Json,
-}
-
 pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
     if arguments.teardown {
         host::remove()?;
@@ -80,7 +72,7 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
         ))?;
         return Ok(ExitCode::SUCCESS);
     }
-    start_log(arguments.log);
+    log::start(arguments.log);
     // Before any thread starts, so that all of them leave these signals to this one.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGINT);
@@ -102,14 +94,4 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
     agent.stop();
     let _ = keeper.join();
     Ok(ExitCode::SUCCESS)
-}
-
-fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SARCENET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    match format {
-        LogFormat::Human => builder.with_target(false).with_ansi(colour).init(),
-        LogFormat::Json => builder.json().init(),
-    }
 }

@@ -1,9 +1,12 @@
 //! The operator's command.
 
 mod agent;
+mod certs;
 mod containers;
+mod control;
 mod events;
 mod flows;
+mod log;
 mod logging;
 mod names;
 mod output;
@@ -24,8 +27,8 @@ use crate::paths::Root;
 
 /// Container networking for Cloud Foundry cells, in userspace.
 ///
-/// One binary for the cell's control process (`sarcenet agent`) and for looking at a running
-/// cell. Start with `sarcenet status`; when a connection does not work, `sarcenet trace` shows
+/// One binary for the cell's control process (`sarcenet agent`), for the servers that cells ask
+/// (`sarcenet control`), and for looking at a running cell. Start with `sarcenet status`; when a connection does not work, `sarcenet trace` shows
 /// the way of its packets and what decided about them.
 #[derive(Debug, Parser)]
 #[command(name = "sarcenet", version, propagate_version = true, max_term_width = 100)]
@@ -34,9 +37,12 @@ Exit status: 0 when all is well, 1 when something failed or is not well, 2 for w
 
 Files, all below --root:
   /etc/sarcenet/network.yaml            the network: overlay, cells, apps, policies
+  /etc/sarcenet/control.yaml            the servers: where they listen, whom they ask
+  /etc/sarcenet/certs/                  certificates of servers and agents
   /run/sarcenet/agent.sock              the agent's socket
   /run/sarcenet/dataplane.sock          the dataplane's socket
   /var/lib/sarcenet/containers.json     the agent's containers and their addresses
+  /var/lib/sarcenet/control.db          the servers' database, unless it is PostgreSQL
   /var/log/sarcenet/events.jsonl        records of conversations (`sarcenet logging`)")]
 pub struct Cli {
     /// Directory below which /etc, /run and /var/lib are looked for
@@ -58,6 +64,9 @@ enum Command {
     Trace(trace::Arguments),
     Events(events::Arguments),
     Logging(logging::Arguments),
+    Control(control::Arguments),
+    #[command(subcommand)]
+    Certs(certs::Command),
     Demo(crate::demo::Arguments),
 }
 
@@ -74,6 +83,8 @@ pub fn run() -> ExitCode {
         Command::Trace(arguments) => trace::run(&root, arguments),
         Command::Events(arguments) => events::run(&root, arguments),
         Command::Logging(arguments) => logging::run(&root, arguments),
+        Command::Control(arguments) => control::run(&root, arguments),
+        Command::Certs(command) => certs::run(&root, command),
         Command::Demo(arguments) => crate::demo::run(arguments),
     };
     done.unwrap_or_else(|error| {

@@ -2,9 +2,10 @@
 //! the same on every cell.
 //!
 //! All mistakes are found in one pass and reported together, each with its place and its cure;
-//! a file with any mistake is not used at all.
+//! a file with any mistake is not used at all. The control file is read in the same way.
 
 mod check;
+mod control;
 mod edit;
 mod groups;
 mod mistake;
@@ -21,6 +22,9 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy};
 use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
+pub use control::{
+    AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec, SyncSpec,
+};
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};
 pub use outside::{DEFAULT_SNAT_PORTS, DenyNetworks, OutsideSpec};

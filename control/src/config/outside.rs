@@ -263,15 +263,7 @@ impl Reader {
                 default.accepted_udp_per_second,
             ),
         };
-        let file = entry.take("file").and_then(|node| self.text(node, "file"));
-        let file = file.and_then(|At { place, value }| {
-            let path = PathBuf::from(&value);
-            if path.is_absolute() {
-                return Some(path);
-            }
-            self.wrong(place, format!("file `{value}` is not an absolute path"));
-            None
-        });
+        let file = entry.take("file").and_then(|node| self.absolute_path(node, "file"));
         Some((logging, file))
     }
 }

@@ -1,6 +1,9 @@
 //! Reading parts of the tree: types, required and unknown keys. Every mistake is remembered, and
 //! reading goes on.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use ipnet::Ipv4Net;
 
 use super::Mistake;
@@ -171,6 +174,40 @@ impl Reader {
                 None
             }
         }
+    }
+
+    pub(super) fn absolute_path(&mut self, node: At<Node>, key: &str) -> Option<PathBuf> {
+        let At { place, value } = self.text(node, key)?;
+        let path = PathBuf::from(&value);
+        if !path.is_absolute() {
+            self.wrong(place, format!("{key} `{value}` is not an absolute path"));
+            return None;
+        }
+        Some(path)
+    }
+
+    /// Where to listen. With port 0 the system picks one.
+    pub(super) fn socket_address(&mut self, node: At<Node>, key: &str) -> Option<At<SocketAddr>> {
+        let At { place, value } = self.text(node, key)?;
+        let address = value.parse().ok();
+        if address.is_none() {
+            let example = "write it like 0.0.0.0:4002 or '[::1]:4002'";
+            self.wrong(place, format!("{key} `{value}` is not an address with a port; {example}"));
+        }
+        address.map(|value| At { place, value })
+    }
+
+    /// What a browser names as the origin of a page, or `*` for any.
+    pub(super) fn origin(&mut self, node: At<Node>) -> Option<String> {
+        let At { place, value } = self.text(node, "an origin")?;
+        let host = value.split_once("://").map_or("", |(_, host)| host);
+        let plain = !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && c != '/');
+        if value != "*" && !plain {
+            let example = "write one like https://console.example.org, or '*'";
+            self.wrong(place, format!("`{value}` is not the origin of a page; {example}"));
+            return None;
+        }
+        Some(value)
     }
 
     /// A network in prefix notation without host bits.

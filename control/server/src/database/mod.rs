@@ -92,6 +92,20 @@ impl DatabaseSettings {
             clock: Clock::Database,
         }
     }
+
+    /// Whether they can be right, as far as can be told without the database.
+    pub fn check(&self) -> Result<(), DatabaseError> {
+        self.location().map(drop)
+    }
+
+    fn location(&self) -> Result<Location, DatabaseError> {
+        let location = Location::parse(&self.url)?;
+        if !(1..=24).contains(&self.tag_bits) {
+            let reason = format!("a tag has 1 to 24 bits, not {}", self.tag_bits);
+            return Err(DatabaseError::Settings { place: location.name(), reason });
+        }
+        Ok(location)
+    }
 }
 
 /// Whose time counts.
@@ -140,11 +154,7 @@ impl Database {
     /// damaged file, and one of another program.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, DatabaseError> {
         sqlx::any::install_default_drivers();
-        let location = Location::parse(&settings.url)?;
-        if !(1..=24).contains(&settings.tag_bits) {
-            let reason = format!("a tag has 1 to 24 bits, not {}", settings.tag_bits);
-            return Err(DatabaseError::Settings { place: location.name(), reason });
-        }
+        let location = settings.location()?;
         location.prepare()?;
         migrate(&location, settings).await?;
 

@@ -89,9 +89,9 @@ pub struct Serve {
 }
 
 /// A server that listens.
-#[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
+    tls: Option<Arc<ServerTls>>,
     task: JoinHandle<()>,
 }
 
@@ -111,19 +111,28 @@ impl Server {
             tls: tls.as_ref().map(|tls| tls.watch()),
             metrics: metrics.clone(),
         };
+        let followed = tls.clone();
         let task = tokio::spawn(async move {
-            let follow = tls.map(|tls| tokio::spawn(tls.follow(limits.reload, stop, metrics)));
+            let follow = followed.map(|tls| tokio::spawn(tls.follow(limits.reload, stop, metrics)));
             accept(listener, common).await;
             if let Some(follow) = follow {
                 follow.abort();
             }
         });
-        Ok(Self { address, task })
+        Ok(Self { address, tls, task })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Looks at the TLS files now, instead of when it is time. What becomes of it is logged and
+    /// counted.
+    pub fn look_at_tls(&self) {
+        if let Some(tls) = &self.tls {
+            tls.look();
+        }
     }
 
     /// Waits until it has stopped: it listens no more, and all requests are answered or their time

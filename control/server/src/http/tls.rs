@@ -15,7 +15,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::metrics::ServerMetrics;
@@ -186,6 +186,8 @@ pub struct ServerTls {
     /// What was found last, in force or not.
     seen: Mutex<Contents>,
     current: watch::Sender<Arc<ServerConfig>>,
+    /// Asks for a look at the files before it is time.
+    look: Notify,
 }
 
 impl ServerTls {
@@ -193,7 +195,7 @@ impl ServerTls {
     pub fn load(files: ServerFiles) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
         let (current, _) = watch::channel(Arc::new(contents.settings(&files)?));
-        Ok(Self { files, seen: Mutex::new(contents), current })
+        Ok(Self { files, seen: Mutex::new(contents), current, look: Notify::new() })
     }
 
     /// Puts changed files in force for connections that begin from now on; those that are there end
@@ -216,7 +218,12 @@ impl ServerTls {
         self.current.subscribe()
     }
 
-    /// [Reloads](Self::reload) at this interval.
+    /// Has whoever [follows](Self::follow) the files look at them now.
+    pub(super) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// [Reloads](Self::reload) at this interval, and whenever somebody asks for a [look](Self::look).
     pub(super) async fn follow(
         self: Arc<Self>,
         interval: Duration,
@@ -225,7 +232,11 @@ impl ServerTls {
     ) {
         let certificate = self.files.identity.certificate.display().to_string();
         let mut unreadable = false;
-        while !stop.within(interval).await {
+        loop {
+            tokio::select! {
+                ended = stop.within(interval) => if ended { return },
+                () = self.look.notified() => unreadable = false,
+            }
             let tls = Arc::clone(&self);
             let Ok(result) = tokio::task::spawn_blocking(move || tls.reload()).await else {
                 continue;

@@ -223,6 +223,21 @@ async fn files_are_exchanged_while_it_runs() {
     assert!(rest.ends_with(b"hello"), "{rest:?}");
 }
 
+#[tokio::test]
+async fn files_are_looked_at_when_asked() {
+    let changing = Authority::new();
+    let limits = Limits { reload: Duration::from_hours(1), ..Limits::default() };
+    let server = Running::start(hello(), limits, Some(changing.server())).await;
+    let renew = Options { renew: true, ..Options::default() };
+    for changes in 1..=2 {
+        certs::init(changing.directory.path(), &renew).unwrap();
+        server.server.look_at_tls();
+        let line =
+            format!(r#"sarcenet_http_tls_reloads_total{{server="test",result="good"}} {changes}"#);
+        server.count(&line).await;
+    }
+}
+
 #[test]
 fn bad_files_are_refused_at_the_start_and_change_nothing_later() {
     let fresh = Authority::new();
