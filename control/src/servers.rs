@@ -160,9 +160,9 @@ impl PolicyServer {
         let internal_tls = ServerTls::load(tls.clone())?;
         let (authority, platform) = match &spec.auth {
             AuthSpec::TokensFile(path) => (Authority::TokensFile(TokensFile::open(path)?), None),
-            AuthSpec::Uaa { uaa, cloud_controller } => {
-                let uaa = Arc::new(Uaa::new(uaa)?);
-                let platform = match cloud_controller {
+            AuthSpec::Uaa(spec) => {
+                let uaa = Arc::new(Uaa::new(&spec.uaa)?);
+                let platform = match &spec.cloud_controller {
                     Some(spec) => Some(Platform::new(spec, &uaa)?),
                     None => None,
                 };

@@ -24,6 +24,7 @@ use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
 pub use control::{
     AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec, SyncSpec,
+    UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};

@@ -57,12 +57,16 @@ pub enum AuthSpec {
     /// A file.
     TokensFile(PathBuf),
     /// Cloud Foundry.
-    Uaa {
-        /// Its UAA.
-        uaa: UaaSettings,
-        /// Its Cloud Controller, which is asked with a token of UAA.
-        cloud_controller: Option<CloudControllerSpec>,
-    },
+    Uaa(Box<UaaSpec>),
+}
+
+/// Cloud Foundry's servers.
+#[derive(Debug, Clone)]
+pub struct UaaSpec {
+    /// UAA.
+    pub uaa: UaaSettings,
+    /// Cloud Controller, which is asked with a token of UAA.
+    pub cloud_controller: Option<CloudControllerSpec>,
 }
 
 /// `cloud_controller:`, and what is done with it.

@@ -7,7 +7,7 @@ use sarcenet_server::cloud_controller::CloudControllerSettings;
 use sarcenet_server::outbound::{self, OutboundSettings};
 
 use super::read::ControlReader;
-use super::{AuthSpec, CloudControllerSpec, SyncSpec};
+use super::{AuthSpec, CloudControllerSpec, SyncSpec, UaaSpec};
 use crate::config::reader::Entries;
 use crate::config::tree::{At, Node, Place};
 
@@ -64,7 +64,7 @@ impl ControlReader<'_> {
             return None;
         };
         match (auth?, cloud_controller) {
-            (AuthSpec::Uaa { uaa, .. }, cloud_controller) => {
+            (AuthSpec::Uaa(spec), cloud_controller) => {
                 let cloud_controller = match cloud_controller {
                     Some(At { value, .. }) => {
                         let sync = sync.and_then(|sync| sync.value);
@@ -72,7 +72,7 @@ impl ControlReader<'_> {
                     }
                     None => None,
                 };
-                Some(AuthSpec::Uaa { uaa, cloud_controller })
+                Some(AuthSpec::Uaa(Box::new(UaaSpec { cloud_controller, ..*spec })))
             }
             (tokens_file @ AuthSpec::TokensFile(_), None) => Some(tokens_file),
             (AuthSpec::TokensFile(_), Some(At { place, .. })) => {
@@ -91,7 +91,7 @@ impl ControlReader<'_> {
             (Some(file), None) => self.path(file, "tokens_file").map(AuthSpec::TokensFile),
             (None, Some(uaa)) => {
                 let uaa = self.uaa(uaa)?;
-                Some(AuthSpec::Uaa { uaa, cloud_controller: None })
+                Some(AuthSpec::Uaa(Box::new(UaaSpec { uaa, cloud_controller: None })))
             }
             (both, _) => {
                 let has = match both {

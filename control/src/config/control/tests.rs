@@ -81,7 +81,8 @@ fn every_key() {
     assert!(settings.tls && settings.space_developer_self_service);
     assert_eq!(settings.max_policies_per_app_source, 20);
     assert_eq!(settings.allowed_cors_domains, ["https://console.example.org"]);
-    let AuthSpec::Uaa { uaa, cloud_controller } = policy_server.auth else { panic!() };
+    let AuthSpec::Uaa(platform) = policy_server.auth else { panic!() };
+    let UaaSpec { uaa, cloud_controller } = *platform;
     assert_eq!((&*uaa.url, &*uaa.client), ("https://uaa.example.org", "network"));
     assert!(uaa.secret == "hush".into());
     assert_eq!(uaa.remember, Duration::from_secs(5));
@@ -114,9 +115,9 @@ fn a_secret_may_be_in_a_file() {
     std::fs::write(directory.path().join("secret"), "hush\n").unwrap();
     let text = "auth: {uaa: {secret_file: /secret}}\n";
     let spec = ControlSpec::parse(text, &Root::new(directory.path())).unwrap();
-    let AuthSpec::Uaa { uaa, cloud_controller: None } = spec.policy_server.unwrap().auth else {
-        panic!()
-    };
+    let AuthSpec::Uaa(platform) = spec.policy_server.unwrap().auth else { panic!() };
+    let UaaSpec { uaa, cloud_controller } = *platform;
+    assert!(cloud_controller.is_none());
     assert!(uaa.secret == "hush".into());
     assert_eq!(uaa.url, "https://uaa.service.cf.internal:8443");
     assert_eq!(
