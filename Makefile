@@ -44,9 +44,10 @@ lint: deps $(DENY)
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(DENY) --locked check bans licenses sources
 
-# Advisories need their database from the network; these three do not.
+# Advisories need their database from the network; these three do not. The tool runs for seconds and
+# is built on every new machine: not optimised.
 $(DENY): | deps
-	cargo install --quiet --locked --no-default-features --version 0.20.2 --root $(TARGET)/tools cargo-deny
+	cargo install --quiet --locked --debug --no-default-features --version 0.20.2 --root $(TARGET)/tools cargo-deny
 
 bench:
 	cargo bench --locked -p sarcenet-benches

@@ -352,5 +352,5 @@ impl FlowTable {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -19,8 +19,8 @@ pub(crate) fn attach(namespace: &Namespace, address: Ipv4Addr, mtu: u16) -> Owne
 }
 
 /// Waits until something is so. The limit only ends a test that has failed: the kernel clears
-/// namespaces away one after the other, in a thread of its own, and a file that was closed stays open for as long as another test has
-/// forked a process that has not begun its program yet.
+/// namespaces away one after the other, in a thread of its own, and a file that was closed stays
+/// open for as long as another test has forked a process that has not begun its program yet.
 pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {

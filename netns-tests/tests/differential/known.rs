@@ -73,8 +73,7 @@ pub(crate) fn about_connection(
     [kernel, ours]: &[String; 2],
 ) -> Option<&'static str> {
     let round = matches!((probe.from, probe.to), (Place::Container(_), Place::Cell));
-    // A container that meets itself has sent what comes in its own name, and hears nothing.
-    let there = kernel == "greeted as container" || kernel == "timed out";
+    let there = kernel == "greeted as container";
     (mapped && round && there && ours == "refused").then_some(NO_WAY_ROUND)
 }
 
@@ -118,6 +117,7 @@ mod tests {
             ("refused", "greeted as container"),
             ("refused", "timed out"),
             ("greeted as container", "timed out"),
+            ("timed out", "refused"),
         ] {
             assert_eq!(about_connection(&round, true, &fates(kernel, ours)), None, "{kernel}");
         }

@@ -96,11 +96,12 @@ pub(crate) fn carries_errors_of_routers(case: &Case) -> Result<()> {
     let _open = case.open(&[GroupRule::all(outside.ip())])?;
     let _server = case.outside()?.serve_http("outside", outside)?;
     for method in [&["-U"][..], &["-I"], &["-T", "-p", "8080"], &[]] {
-        let mut command = Command::new("traceroute");
-        command.args(["-n", "-q", "1", "-w", "5", "-m", "8", "-N", "1"]).args(method);
         // A busy machine may lose one.
         eventually(PATIENCE, || {
+            let mut command = Command::new("traceroute");
+            command.args(["-n", "-q", "1", "-w", "2", "-m", "5", "-N", "1"]).args(method);
             let text = from.checked(command.arg(outside.ip().to_string()))?;
+            let text = format!("{method:?}: {text}");
             let hops: Vec<Option<Ipv4Addr>> = text
                 .lines()
                 .skip(1)
@@ -109,7 +110,7 @@ pub(crate) fn carries_errors_of_routers(case: &Case) -> Result<()> {
             let router = hops.iter().position(|hop| *hop == Some(ROUTER));
             let target = hops.iter().position(|hop| hop.as_ref() == Some(outside.ip()));
             let (router, target) = (router.context(text.clone())?, target.context(text.clone())?);
-            ensure!(target == router + 1 && hops.len() == target + 1, "{method:?}: {text}");
+            ensure!(target == router + 1 && hops.len() == target + 1, "{text}");
             Ok(())
         })?;
     }

@@ -119,7 +119,10 @@ pub fn ask(
                 io::ErrorKind::ConnectionRefused => {
                     return Ok(UdpAnswer::Refused(began.elapsed()));
                 }
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                // A wait with a limit is not begun anew after the process was stopped for a while.
+                io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::Interrupted => {}
                 _ => return Err(error).with_context(|| format!("ask {to} by UDP")),
             },
         }
