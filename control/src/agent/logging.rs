@@ -101,7 +101,7 @@ impl Agent {
         let containers: HashMap<Ipv4Addr, &Entry> =
             inner.containers.values().map(|entry| (entry.saved.address, entry)).collect();
         let apps: HashMap<u16, &str> =
-            inner.network.apps.iter().map(|app| (app.tag, app.id.as_str())).collect();
+            inner.network.apps.iter().map(|(app, tag)| (tag, app)).collect();
         let record = |event: &Event| {
             let facts = containers.get(&event.container).map(|entry| entry.facts());
             let source_app = apps.get(&event.tag).map(|&app| app.to_owned());

@@ -97,8 +97,13 @@ impl Agent {
     /// A page of apps in order of tag, and whether there are more.
     pub fn apps(&self, after: u16) -> (Vec<AppInfo>, bool) {
         let inner = self.inner.lock();
-        let mut apps: Vec<_> =
-            inner.network.apps.iter().filter(|app| app.tag > after).cloned().collect();
+        let mut apps: Vec<_> = inner
+            .network
+            .apps
+            .iter()
+            .filter(|(_, tag)| *tag > after)
+            .map(|(id, tag)| AppInfo { id: id.to_owned(), tag })
+            .collect();
         apps.sort_by_key(|app| app.tag);
         let more = apps.len() > PAGE * 16;
         apps.truncate(PAGE * 16);

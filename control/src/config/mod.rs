@@ -4,6 +4,7 @@
 //! All mistakes are found in one pass and reported together, each with its place and its cure;
 //! a file with any mistake is not used at all. The control file is read in the same way.
 
+mod apps;
 mod check;
 mod control;
 mod edit;
@@ -19,9 +20,10 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AppInfo, Policy};
+use sarcenet_agent_api::Policy;
 use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
+pub use apps::Apps;
 pub use control::{
     AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec, SyncSpec,
     UaaSpec,
@@ -46,8 +48,8 @@ pub struct Network {
     pub overlay: Ipv4Net,
     /// All cells, in the order of the file.
     pub cells: Vec<CellSpec>,
-    /// All apps, in the order of the file.
-    pub apps: Vec<AppInfo>,
+    /// All apps.
+    pub apps: Apps,
     /// All policies, in the order of the file.
     pub policies: Vec<Policy>,
     /// VXLAN network identifier, 24 bits.
@@ -119,7 +121,7 @@ impl Network {
 
     /// The tag of an app; none when the file does not name it.
     pub fn tag(&self, app: &str) -> Option<u16> {
-        self.apps.iter().find(|known| known.id == app).map(|known| known.tag)
+        self.apps.tag(app)
     }
 
     /// Explains that there is no cell `name`.
