@@ -76,7 +76,7 @@ fn bytes(rule: &EgressRule) -> impl Iterator<Item = u8> + use<> {
 #[derive(Debug, Default)]
 pub struct EgressBook {
     names: SetNames,
-    groups: Option<Vec<SecurityGroup>>,
+    groups: Option<Arc<Vec<SecurityGroup>>>,
     deny: DenyNetworks,
     by_space: HashMap<(Phase, Option<String>), Option<NamedSet>>,
     by_phase: HashMap<Option<Phase>, Option<NamedSet>>,
@@ -138,7 +138,7 @@ impl EgressBook {
         if let Some(made) = self.by_space.get(&(phase, space.clone())) {
             return made.clone();
         }
-        let groups = self.groups.as_deref().unwrap_or_default();
+        let groups = self.groups.as_ref().map_or(&[][..], |groups| groups);
         let mut rules = Vec::new();
         for group in applying(groups, phase, space.as_deref()) {
             for (spec, number) in group.rules.iter().zip(1..) {

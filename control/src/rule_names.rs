@@ -49,7 +49,7 @@ impl RuleNames {
             self.names.retain(|_, meaning| match meaning {
                 RuleMeaning::Policy(policy) => kept.contains(policy),
                 RuleMeaning::SecurityGroup { group, number } => {
-                    let groups = network.security_groups.iter().flatten();
+                    let groups = network.security_groups.iter().flat_map(|groups| groups.iter());
                     let mut named = groups.filter(|known| known.name == *group);
                     named.any(|known| *number as usize <= known.rules.len())
                 }

@@ -167,7 +167,7 @@ pub fn server(text: &str) -> Result<Url, OutboundError> {
 }
 
 /// The address of a resource: each segment is one step of the path, whatever it contains.
-pub(crate) fn resource(server: &Url, segments: &[&str], query: &[(&str, &str)]) -> Url {
+pub fn resource(server: &Url, segments: &[&str], query: &[(&str, &str)]) -> Url {
     let mut url = server.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop_if_empty().extend(segments);

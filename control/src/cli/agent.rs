@@ -61,7 +61,7 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
         let checked = Network::load(&network)?;
         checked.cell_of(&network, &cell)?;
         let (apps, policies) = (checked.apps.len() as u64, checked.policies.len() as u64);
-        let groups = checked.security_groups.as_ref().map_or(0, Vec::len) as u64;
+        let groups = checked.security_groups.as_ref().map_or(0, |groups| groups.len()) as u64;
         output::text(&format!(
             "{}: no mistakes; {}, {}, {}, {}",
             network.display(),

@@ -18,6 +18,7 @@ mod tree;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::Policy;
@@ -66,7 +67,7 @@ pub struct Network {
     pub outside: Option<OutsideSpec>,
     /// Security groups, in the order of the file. None when the file says nothing of them: then the
     /// rules hold that runtimes pass with containers.
-    pub security_groups: Option<Vec<SecurityGroup>>,
+    pub security_groups: Option<Arc<Vec<SecurityGroup>>>,
     /// How conversations are followed.
     pub tracking: Tracking,
 }

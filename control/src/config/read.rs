@@ -1,6 +1,7 @@
 //! From the tree to [`Network`]: types, required and unknown keys.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
@@ -92,7 +93,7 @@ fn assemble(parts: Parts) -> Option<Network> {
         outside: parts.outside.map(|outside| outside.value),
         security_groups: parts
             .security_groups
-            .map(|groups| groups.into_iter().map(|group| group.value.group).collect()),
+            .map(|groups| Arc::new(groups.into_iter().map(|group| group.value.group).collect())),
         tracking: parts.tracking,
     })
 }

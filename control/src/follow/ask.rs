@@ -1,0 +1,218 @@
+//! Questions to a server over mTLS, and what can go wrong with them.
+
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode, Url};
+use sarcenet_server::client::{ClientError, ClientFiles};
+
+/// Largest answer that is read, in bytes: some twenty times that of 10,000 policies.
+pub const LARGEST: usize = 32 << 20;
+
+/// Why a server has not answered what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The agent's own certificate or CA.
+    #[error(transparent)]
+    Files(#[from] ClientError),
+    /// No connection, or it broke off.
+    #[error(
+        "{host} cannot be reached; is the server up, and are its certificate and ours of the same CA? {reason}"
+    )]
+    Unreachable {
+        /// Which server.
+        host: String,
+        /// All that is known.
+        reason: String,
+    },
+    /// No answer, or none that came to its end.
+    #[error("{host} has not answered within {seconds} s")]
+    Slow {
+        /// Which server.
+        host: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// It has too much to do, and says when to come again.
+    #[error("{host} has too much to do and asks to be left alone for {} s", .pause.as_secs())]
+    Busy {
+        /// Which server.
+        host: String,
+        /// For how long.
+        pause: Duration,
+    },
+    /// It says no.
+    #[error("{host} answers {status}: {text}")]
+    Status {
+        /// Which server.
+        host: String,
+        /// The status.
+        status: StatusCode,
+        /// What it says, shortened.
+        text: String,
+    },
+    /// Far more than was asked.
+    #[error("the answer of {host} is larger than {LARGEST} bytes")]
+    TooLarge {
+        /// Which server.
+        host: String,
+    },
+    /// Not what was asked.
+    #[error("the answer of {host} cannot be understood: {reason}")]
+    Garbage {
+        /// Which server.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Kinds of failures, as they are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureKind {
+    /// Certificates of the agent.
+    Files,
+    /// No connection.
+    Unreachable,
+    /// No answer in time.
+    Slow,
+    /// `Retry-After`.
+    Busy,
+    /// An answer that says no.
+    Status,
+    /// An answer beyond the limit.
+    TooLarge,
+    /// An answer that makes no sense.
+    Garbage,
+    /// A difference to something else than what is known here.
+    Misfit,
+}
+
+impl FailureKind {
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Files => "files",
+            Self::Unreachable => "unreachable",
+            Self::Slow => "slow",
+            Self::Busy => "busy",
+            Self::Status => "status",
+            Self::TooLarge => "too_large",
+            Self::Garbage => "garbage",
+            Self::Misfit => "misfit",
+        }
+    }
+}
+
+impl AskError {
+    /// What kind it is of.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Files(_) => FailureKind::Files,
+            Self::Unreachable { .. } => FailureKind::Unreachable,
+            Self::Slow { .. } => FailureKind::Slow,
+            Self::Busy { .. } => FailureKind::Busy,
+            Self::Status { .. } => FailureKind::Status,
+            Self::TooLarge { .. } => FailureKind::TooLarge,
+            Self::Garbage { .. } => FailureKind::Garbage,
+        }
+    }
+
+    /// The status, if that is what went wrong.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// One who asks a server.
+#[derive(Debug)]
+pub struct Asker {
+    files: ClientFiles,
+    /// None until it is needed, and after failures: its certificate may have been exchanged.
+    client: Option<Client>,
+}
+
+impl Asker {
+    /// Shows who it is with these files, which are read when they are needed.
+    pub fn new(files: ClientFiles) -> Self {
+        Self { files, client: None }
+    }
+
+    /// The body of a 200 answer, which must have come as a whole after `patience`.
+    pub async fn get(&mut self, url: &Url, patience: Duration) -> Result<Vec<u8>, AskError> {
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => self.client.insert(self.files.client(patience)?).clone(),
+        };
+        let answer = answer(&client, url, patience).await;
+        if let Err(AskError::Unreachable { .. }) = answer {
+            self.client = None;
+        }
+        answer
+    }
+}
+
+async fn answer(client: &Client, url: &Url, patience: Duration) -> Result<Vec<u8>, AskError> {
+    let host = host(url);
+    let failed = |e: reqwest::Error| {
+        let host = host.clone();
+        if e.is_timeout() {
+            return AskError::Slow { host, seconds: patience.as_secs() };
+        }
+        AskError::Unreachable { host, reason: causes(&e.without_url()) }
+    };
+    let mut response = client.get(url.clone()).timeout(patience).send().await.map_err(failed)?;
+    let status = response.status();
+    if status == StatusCode::SERVICE_UNAVAILABLE
+        && let Some(pause) = retry_after(&response)
+    {
+        return Err(AskError::Busy { host, pause });
+    }
+    let largest = if status == StatusCode::OK { LARGEST } else { 4096 };
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(failed)? {
+        if body.len() + part.len() > largest {
+            if status == StatusCode::OK {
+                return Err(AskError::TooLarge { host });
+            }
+            break;
+        }
+        body.extend_from_slice(&part);
+    }
+    if status != StatusCode::OK {
+        return Err(AskError::Status { host, status, text: shown(&body) });
+    }
+    Ok(body)
+}
+
+/// Who is asked, for people.
+pub fn host(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{}:{port}", url.host_str().unwrap_or_default())
+}
+
+/// A number of seconds; dates are not used by any server that is asked.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// The beginning of what a server said, fit for one line of a log.
+fn shown(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// reqwest's own text ends before the cause.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,11 @@
+//! Following the servers: what they say becomes what is enforced here, and stays so when they are
+//! gone.
+
+pub mod ask;
+pub mod force;
+pub mod groups;
+pub mod metrics;
+pub mod pause;
+pub mod policies;
+pub mod saved;
+mod trouble;

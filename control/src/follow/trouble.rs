@@ -1,0 +1,38 @@
+//! Saying what is wrong with a server: once when it begins, not at each try.
+
+use std::fmt::Display;
+
+use tracing::{info, warn};
+
+use super::ask::FailureKind;
+
+/// What is wrong now with something that a server is asked for.
+#[derive(Debug)]
+pub struct Trouble {
+    what: &'static str,
+    now: Option<FailureKind>,
+}
+
+impl Trouble {
+    /// Nothing yet with `what`: `policies`.
+    pub fn none(what: &'static str) -> Self {
+        Self { what, now: None }
+    }
+
+    /// Takes note of a failure. Returns whether it was said.
+    pub fn failed(&mut self, kind: FailureKind, error: &dyn Display) -> bool {
+        let news = self.now != Some(kind);
+        if news {
+            warn!("{} stay as they were: {error}", self.what);
+        }
+        self.now = Some(kind);
+        news
+    }
+
+    /// Takes note that all is well.
+    pub fn over(&mut self) {
+        if self.now.take().is_some() {
+            info!("{} are followed again", self.what);
+        }
+    }
+}
