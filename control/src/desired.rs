@@ -89,12 +89,6 @@ pub fn port(subnet: Ipv4Net, address: Ipv4Addr) -> PortId {
     PortId((u32::from(address) - u32::from(subnet.network())) as u16)
 }
 
-/// MAC address of a cell's VTEP: `ee:ee` and the base of its subnet (contract section 4.3).
-fn vtep_mac(subnet: Ipv4Net) -> [u8; 6] {
-    let [a, b, c, d] = subnet.network().octets();
-    [0xee, 0xee, a, b, c, d]
-}
-
 /// What people call a container.
 fn display_name(id: &AttachmentId) -> String {
     if id.ifname == "eth0" {
@@ -114,9 +108,9 @@ impl Desired {
     ) -> Self {
         let Here { network, cell, mtu, host, .. } = here;
         names.bound(network);
-        let peers = network.cells.iter().filter(|other| other.name != cell.name).map(|other| {
-            let (subnet, underlay) = (other.subnet, other.underlay);
-            (subnet, Peer { subnet, underlay, mac: vtep_mac(subnet) })
+        let peers = network.cells.iter().filter(|other| other.subnet != cell.subnet).map(|other| {
+            let &CellSpec { underlay, subnet, mac, .. } = other;
+            (subnet, Peer { subnet, underlay, mac })
         });
         let mut by_app: BTreeMap<&str, Vec<Ipv4Addr>> = BTreeMap::new();
         for container in containers {

@@ -17,6 +17,7 @@ pub mod durable;
 pub mod egress;
 pub mod events;
 pub mod follow;
+pub mod followed;
 pub mod host;
 pub mod ipam;
 pub mod netlink;

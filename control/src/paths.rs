@@ -67,4 +67,9 @@ impl Root {
     pub fn state_copy(&self) -> PathBuf {
         self.0.join("run/sarcenet/containers.json")
     }
+
+    /// What the agent was told by the policy server.
+    pub fn followed_file(&self) -> PathBuf {
+        self.0.join("var/lib/sarcenet/followed.json")
+    }
 }

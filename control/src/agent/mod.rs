@@ -6,9 +6,11 @@
 
 mod adopt;
 mod containers;
+mod found;
 mod logging;
 mod network;
 mod report;
+mod tenants;
 mod terms;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Reply};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::attach::{self, AttachError, Interface};
@@ -29,6 +32,7 @@ use crate::dataplane::Dataplane;
 use crate::desired::{Attached, Desired, Here};
 use crate::egress::EgressBook;
 use crate::events::{Bounds, EventWriter};
+use crate::followed::Followed;
 use crate::host::{self, UnderlayError};
 use crate::netlink::{Netlink, NetlinkError};
 use crate::netns;
@@ -36,7 +40,9 @@ use crate::paths::Root;
 use crate::ports::{self, PortsError};
 use crate::rule_names::RuleNames;
 use crate::state::{Saved, State, StateError, Store};
+pub use found::Found;
 use logging::Switches;
+pub use tenants::Tenants;
 
 /// How long a change may take to be in force in the dataplane before the one who asked is told
 /// that it is not. A dataplane that restarts is back long before.
@@ -74,6 +80,9 @@ pub enum StartError {
         /// Why.
         source: AttachError,
     },
+    /// The network file names servers, and none of them has leased a subnet yet.
+    #[error("the cell {0} has no lease of a subnet yet")]
+    NoLease(String),
     /// Containers of another subnet.
     #[error(
         "container {id} has the address {address}, which is not in the cell's subnet {subnet}; \
@@ -137,11 +146,17 @@ pub struct Agent {
     inner: Mutex<Inner>,
     dataplane: Arc<Dataplane>,
     events: Arc<EventWriter>,
+    tenants: watch::Sender<Arc<Tenants>>,
 }
 
 /// What is known.
 #[derive(Debug)]
 struct Inner {
+    /// What the network file says.
+    base: Network,
+    /// What the servers said last, if the file names any.
+    followed: Followed,
+    /// Both together.
     network: Network,
     /// The network file as it was read last, with or without mistakes.
     text: String,
@@ -161,6 +176,8 @@ struct Inner {
     addresses: Vec<Ipv4Addr>,
     addresses_problem: Option<String>,
     state_problem: Option<String>,
+    /// The newest version of the dataplane's desired state.
+    version: u64,
 }
 
 /// A container.
@@ -212,57 +229,7 @@ impl Agent {
     /// Reads configuration and state, and makes the cell's own device. The dataplane is not
     /// talked to yet.
     pub fn new(options: Options) -> Result<Arc<Self>, StartError> {
-        let text = Network::text(&options.network)?;
-        let network = Network::parse_file(&options.network, &text)?;
-        let cell = network.cell_of(&options.network, &options.cell)?.clone();
-        let mtu = inner_mtu(&network, &cell)?;
-        reserve_snat_ports(&network)?;
-        let store = Store::new(&options.root)?;
-        let (state, state_problem) = store.load()?;
-        if let Some(problem) = &state_problem {
-            warn!("{problem}");
-        }
-        for saved in state.containers.values() {
-            if !cell.subnet.contains(&saved.address) {
-                let (id, address) = (saved.id.clone(), saved.address);
-                return Err(StartError::Subnet { id, address, subnet: cell.subnet });
-            }
-        }
-        let host = host::make(cell.subnet, network.overlay, mtu)
-            .map_err(|source| StartError::Host { source })?;
-        info!(cell = cell.name, subnet = %cell.subnet, underlay = %cell.underlay, mtu,
-            containers = state.containers.len(), "agent starts");
-        let containers = state.containers.into_iter().map(|(id, saved)| {
-            (id, Entry { saved, queue: None, problem: Some("not looked for yet".into()) })
-        });
-        let inner = Inner {
-            network,
-            text,
-            read_at: Instant::now(),
-            mistakes: Vec::new(),
-            cell,
-            mtu,
-            host: host.map(Arc::new),
-            host_problem: None,
-            last_address: state.last_address,
-            containers: containers.collect(),
-            names: RuleNames::default(),
-            switches: Switches::default(),
-            book: EgressBook::default(),
-            addresses: own_addresses().map_err(UnderlayError::from)?,
-            addresses_problem: None,
-            state_problem,
-        };
-        Ok(Arc::new(Self {
-            options,
-            store,
-            started: Instant::now(),
-            operations: Mutex::new(()),
-            configuration: Mutex::new(()),
-            inner: Mutex::new(inner),
-            dataplane: Dataplane::new()?,
-            events: Arc::default(),
-        }))
+        Found::read(options)?.agent(Followed::default())
     }
 
     /// Starts the thread that keeps the dataplane up to date and the one that writes events; they
@@ -313,7 +280,9 @@ impl Agent {
             .with_logging(inner.logging());
         let file = self.events_file(inner);
         self.events.want(desired.records_events().then_some(file.as_path()));
-        self.dataplane.publish(desired)
+        inner.version = self.dataplane.publish(desired);
+        self.tell_tenants(&inner.containers);
+        inner.version
     }
 
     /// Looks at the cell's own addresses, and tells the dataplane if they are others than before.

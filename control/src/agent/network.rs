@@ -1,4 +1,4 @@
-//! Changes of the network: a new network file, or a policy.
+//! Changes of the network: a new network file, a policy, or what servers say.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -9,6 +9,8 @@ use tracing::{error, info, warn};
 use super::logging::{self, Switches};
 use super::{Agent, Failure, PATIENCE, inner_mtu, open_namespace, reserve_snat_ports, terms};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
+use crate::dataplane::NotInForce;
+use crate::followed::Followed;
 use crate::host;
 
 impl Agent {
@@ -25,9 +27,9 @@ impl Agent {
             self.inner.lock().text = text;
             network.map(Some)
         });
-        match read
-            .and_then(|network| network.map_or(Ok(None), |new| self.put_in_force(new).map(Some)))
-        {
+        match read.and_then(|network| {
+            network.map_or(Ok(None), |new| self.put_base_in_force(new).map(Some))
+        }) {
             Ok(None) => {}
             Ok(Some(_)) => info!("network file read again"),
             Err(mistakes) => self.reject(&mistakes),
@@ -50,13 +52,70 @@ impl Agent {
         }
     }
 
-    /// Puts a network in force that was read without mistakes. Returns the version to wait for.
-    fn put_in_force(&self, network: Network) -> Result<u64, ConfigError> {
+    /// Changes what the servers said, and puts the outcome in force. Returns the version to wait
+    /// for. When the outcome cannot be in force as the cell is now, nothing is changed.
+    pub fn follow(&self, change: impl FnOnce(&mut Followed)) -> Result<u64, ConfigError> {
+        let _one_at_a_time = self.configuration.lock();
+        let (base, before) = {
+            let inner = self.inner.lock();
+            (inner.base.clone(), inner.followed.clone())
+        };
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before {
+            return Ok(self.inner.lock().version);
+        }
+        let network = after.network(&base, &self.options.cell);
+        let version = self.put_in_force(base, network)?;
+        self.inner.lock().followed = after;
+        Ok(version)
+    }
+
+    /// What the servers have said last.
+    pub fn followed(&self) -> Followed {
+        self.inner.lock().followed.clone()
+    }
+
+    /// Waits until a version that [`Self::follow`] returned, or a later one, is in force.
+    pub fn wait(&self, version: u64) -> Result<(), NotInForce> {
+        // Before anything is published nothing is in force, whatever was changed.
+        self.dataplane.wait(version.max(1), PATIENCE)
+    }
+
+    /// Puts a network file in force that was read without mistakes. Returns the version to wait for.
+    fn put_base_in_force(&self, base: Network) -> Result<u64, ConfigError> {
+        let (same_servers, followed) = {
+            let inner = self.inner.lock();
+            (inner.base.control == base.control, inner.followed.clone())
+        };
+        if !same_servers {
+            let reason = "`control` has changed, which is in force when the agent is started again";
+            return Err(self.not_now(reason.into()));
+        }
+        if let Some(lease) = &followed.lease
+            && !(base.overlay.contains(&lease.subnet)
+                && base.overlay.prefix_len() < lease.subnet.prefix_len())
+        {
+            let reason = format!(
+                "the cell's lease {} is not a part of the overlay {}; start the agent again for a \
+                 new lease",
+                lease.subnet, base.overlay
+            );
+            return Err(self.not_now(reason));
+        }
+        let network = followed.network(&base, &self.options.cell);
+        self.put_in_force(base, network)
+    }
+
+    fn not_now(&self, reason: String) -> ConfigError {
+        ConfigError::NotNow { path: self.options.network.display().to_string(), reason }
+    }
+
+    /// Puts `network` in force, which came of `base`. Returns the version to wait for.
+    fn put_in_force(&self, base: Network, network: Network) -> Result<u64, ConfigError> {
         let path = &self.options.network;
         let cell = network.cell_of(path, &self.options.cell)?.clone();
-        let refuse = |message: String| {
-            Err(ConfigError::NotNow { path: path.display().to_string(), reason: message })
-        };
+        let refuse = |message: String| Err(self.not_now(message));
         let (old_cell, old_overlay, old_mtu, attached) = {
             let inner = self.inner.lock();
             let attached = !inner.containers.is_empty();
@@ -89,6 +148,7 @@ impl Agent {
             if logging::configured(&network) != logging::configured(&inner.network) {
                 inner.switches = Switches::default();
             }
+            inner.base = base;
             inner.network = network;
             inner.cell = cell;
             inner.mtu = mtu;
@@ -125,11 +185,18 @@ impl Agent {
     pub fn change_policy(&self, policy: &Policy, allow: bool) -> Result<bool, Failure> {
         let (version, changed) = {
             let _one_at_a_time = self.configuration.lock();
+            if let Some(control) = &self.inner.lock().base.control {
+                let message = format!(
+                    "policies of this cell come from the policy server ({}); change them there",
+                    control.policies.url
+                );
+                return Err(Failure::new(ErrorCode::Config, message));
+            }
             let outcome = PolicyFile::lock(&self.options.network)
                 .and_then(|file| file.change(policy, allow))
                 .map_err(|e| edit_failure(&e))?;
             let version = self
-                .put_in_force(outcome.network)
+                .put_base_in_force(outcome.network)
                 .inspect_err(|e| self.reject(e))
                 .map_err(|e| Failure::new(ErrorCode::Config, e.to_string()))?;
             self.inner.lock().text = outcome.text;

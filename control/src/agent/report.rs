@@ -141,7 +141,8 @@ fn problems(inner: &Inner) -> impl Iterator<Item = String> {
             ));
         }
         match &entry.saved.app {
-            Some(app) if inner.network.tag(app).is_none() => {
+            // Servers tell the tags of those apps only that policies name.
+            Some(app) if inner.base.control.is_none() && inner.network.tag(app).is_none() => {
                 problems.push(format!(
                     "container {id} belongs to app {app}, which the network file does not name; \
                      add `- {{id: {app}, tag: ...}}` under `apps:`"

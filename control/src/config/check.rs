@@ -1,9 +1,12 @@
 //! Contradictions between parts of a network file that are each well-formed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
 
 use sarcenet_dataplane_api::MAX_EGRESS_RULES;
+use sarcenet_server::lease::Pools;
 
+use super::follow::FollowParts;
 use super::mistake::{Mistake, suggestion};
 use super::read::Parts;
 use super::tree::{At, Place};
@@ -22,6 +25,7 @@ pub(super) fn contradictions(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     policies(parts, mistakes);
     outside(parts, mistakes);
     security_groups(parts, mistakes);
+    control(parts, mistakes);
 }
 
 /// Remembers where something was first; complains when it comes again.
@@ -66,16 +70,7 @@ fn cells(parts: &Parts, mistakes: &mut Vec<Mistake>) {
                 );
                 mistakes.push(Mistake::at(place, message));
             }
-            if let Some(overlay) = &parts.overlay
-                && overlay.value.contains(&value)
-            {
-                let message = format!(
-                    "underlay {value} lies inside the overlay {}; tunnel packets would be routed \
-                     into the tunnel; use the cell's address on the physical network",
-                    overlay.value
-                );
-                mistakes.push(Mistake::at(place, message));
-            }
+            outside_of_overlay(parts, At { place, value }, mistakes);
         }
         if let Some(subnet) = &cell.value.subnet {
             subnet_alone(parts, subnet, mistakes);
@@ -94,6 +89,20 @@ fn cells(parts: &Parts, mistakes: &mut Vec<Mistake>) {
                 }
             }
         }
+    }
+}
+
+fn outside_of_overlay(parts: &Parts, underlay: At<Ipv4Addr>, mistakes: &mut Vec<Mistake>) {
+    let At { place, value } = underlay;
+    if let Some(overlay) = &parts.overlay
+        && overlay.value.contains(&value)
+    {
+        let message = format!(
+            "underlay {value} lies inside the overlay {}; tunnel packets would be routed into the \
+             tunnel; use the cell's address on the physical network",
+            overlay.value
+        );
+        mistakes.push(Mistake::at(place, message));
     }
 }
 
@@ -215,6 +224,48 @@ fn security_groups(parts: &Parts, mistakes: &mut Vec<Mistake>) {
                  range of ports counted; at most {MAX_EGRESS_RULES} are possible"
             );
             mistakes.push(Mistake::at(group.place, message));
+        }
+    }
+}
+
+fn control(parts: &Parts, mistakes: &mut Vec<Mistake>) {
+    let Some(At { place, value: FollowParts { spec, underlay, block_prefix } }) = &parts.control
+    else {
+        return;
+    };
+    outside_of_overlay(parts, At { place: *underlay, value: spec.underlay }, mistakes);
+    if spec.security_groups.is_some() && parts.security_groups.is_some() {
+        let message = "control asks the policy server for security_groups, and they are in the \
+                       file too; remove one of them";
+        mistakes.push(Mistake::at(*place, message));
+    }
+    let Some(At { place, value: overlay }) = &parts.overlay else { return };
+    let prefix = spec.leases.block_prefix;
+    if Pools::new(*overlay, prefix).is_err() {
+        let message = format!(
+            "block_prefix {prefix} leaves no block for a cell in the overlay {overlay}; write one \
+             larger than {}",
+            overlay.prefix_len()
+        );
+        mistakes.push(Mistake::at(block_prefix.unwrap_or(*place), message));
+    }
+    // Two of them on one port: the second could not listen.
+    let listeners =
+        [("network_info", spec.network_info), ("force", spec.force), ("status", spec.status)];
+    for (index, (later, address)) in listeners.iter().enumerate() {
+        let taken = listeners[..index].iter().find(|(_, other)| {
+            address.port() != 0
+                && other.port() == address.port()
+                && (other.ip() == address.ip()
+                    || other.ip().is_unspecified()
+                    || address.ip().is_unspecified())
+        });
+        if let Some((earlier, _)) = taken {
+            let message = format!(
+                "{earlier} and {later} would both listen on port {}; give one of them another",
+                address.port()
+            );
+            mistakes.push(Mistake::at(*underlay, message));
         }
     }
 }

@@ -8,6 +8,7 @@ mod apps;
 mod check;
 mod control;
 mod edit;
+mod follow;
 mod groups;
 mod mistake;
 mod outside;
@@ -30,6 +31,7 @@ pub use control::{
     UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
+pub use follow::{CertsSpec, FollowSpec, LeasesSpec, PoliciesSpec};
 pub use mistake::{ConfigError, Mistake};
 pub use outside::{DEFAULT_SNAT_PORTS, DenyNetworks, OutsideSpec};
 
@@ -70,6 +72,9 @@ pub struct Network {
     pub security_groups: Option<Arc<Vec<SecurityGroup>>>,
     /// How conversations are followed.
     pub tracking: Tracking,
+    /// Which servers say what the file does not: cells, apps and policies, and security groups if
+    /// they are asked for. None when all of it is in the file.
+    pub control: Option<FollowSpec>,
 }
 
 /// One cell.
@@ -81,6 +86,8 @@ pub struct CellSpec {
     pub underlay: Ipv4Addr,
     /// Its part of the overlay.
     pub subnet: Ipv4Net,
+    /// The MAC address of its VTEP.
+    pub mac: [u8; 6],
 }
 
 impl Network {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
 use sarcenet_dataplane_api::{PortRange, Revoke, Tracking, UplinkMode};
+use sarcenet_server::leases::pool::hardware_address;
 
+use super::follow::FollowParts;
 use super::groups::GroupParts;
 use super::outside::OutsideSpec;
 use super::reader::Reader;
@@ -28,6 +30,7 @@ pub(super) struct Parts {
     pub(super) outside: Option<At<OutsideSpec>>,
     pub(super) security_groups: Option<Vec<At<GroupParts>>>,
     pub(super) tracking: Tracking,
+    pub(super) control: Option<At<FollowParts>>,
 }
 
 #[derive(Debug)]
@@ -70,7 +73,8 @@ pub(super) fn network(text: &str) -> Result<Network, Vec<Mistake>> {
 fn assemble(parts: Parts) -> Option<Network> {
     let cells = parts.cells.into_iter().map(|At { value: cell, .. }| {
         let (name, underlay, subnet) = (cell.name?, cell.underlay?, cell.subnet?);
-        Some(CellSpec { name: name.value, underlay: underlay.value, subnet: subnet.value })
+        let mac = hardware_address(subnet.value);
+        Some(CellSpec { name: name.value, underlay: underlay.value, subnet: subnet.value, mac })
     });
     let apps = parts
         .apps
@@ -95,6 +99,7 @@ fn assemble(parts: Parts) -> Option<Network> {
             .security_groups
             .map(|groups| Arc::new(groups.into_iter().map(|group| group.value.group).collect())),
         tracking: parts.tracking,
+        control: parts.control.map(|control| control.value.spec),
     })
 }
 
@@ -114,18 +119,29 @@ impl Reader {
             "security_groups",
             "timeouts",
             "half_open_percent",
+            "control",
         ];
         let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
         };
         let overlay = self.required(&mut top, "overlay", "10.255.0.0/16");
-        let cells = self.required(
-            &mut top,
-            "cells",
-            "[{name: cell1, underlay: 10.0.0.11, subnet: 10.255.1.0/24}]",
-        );
+        let mut overlay = overlay.and_then(|node| self.network_address(node, "overlay"));
+        let followed = top.take("control");
+        let cells = if followed.is_some() {
+            overlay = overlay.and_then(|overlay| self.private(overlay));
+            for key in ["cells", "apps", "policies"] {
+                if let Some(At { place, .. }) = top.take(key) {
+                    let message = format!("{key} come from servers with `control:`; remove one");
+                    self.wrong(place, message);
+                }
+            }
+            None
+        } else {
+            let example = "[{name: cell1, underlay: 10.0.0.11, subnet: 10.255.1.0/24}]";
+            self.required(&mut top, "cells", example)
+        };
         Parts {
-            overlay: overlay.and_then(|node| self.network_address(node, "overlay")),
+            overlay,
             cells: self.each(cells, "cells", Self::cell),
             apps: self.each(top.take("apps"), "apps", Self::app),
             policies: self.each(top.take("policies"), "policies", Self::policy),
@@ -146,6 +162,10 @@ impl Reader {
                 .take("security_groups")
                 .map(|node| self.each(Some(node), "security_groups", Self::security_group)),
             tracking: self.tracking(top.take("timeouts"), top.take("half_open_percent")),
+            control: followed.and_then(|node| {
+                let place = node.place;
+                self.follow(node).map(|value| At { place, value })
+            }),
         }
     }
 
@@ -203,7 +223,7 @@ impl Reader {
         })
     }
 
-    fn underlay(&mut self, node: At<Node>) -> Option<At<Ipv4Addr>> {
+    pub(super) fn underlay(&mut self, node: At<Node>) -> Option<At<Ipv4Addr>> {
         let At { place, value } = self.text(node, "underlay")?;
         match value.parse::<Ipv4Addr>() {
             Ok(address)

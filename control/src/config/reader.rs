@@ -1,8 +1,9 @@
 //! Reading parts of the tree: types, required and unknown keys. Every mistake is remembered, and
 //! reading goes on.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -12,6 +13,13 @@ use super::tree::{At, Node, Place};
 
 /// Longest name of a cell or app, in bytes.
 const NAME_MAX: usize = 200;
+
+/// Networks that an overlay may be a part of (RFC 1918).
+const PRIVATE: [(Ipv4Addr, u8); 3] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+];
 
 /// The entries of one map, taken out by name.
 pub(super) struct Entries<'a> {
@@ -165,6 +173,19 @@ impl Reader {
         }
     }
 
+    /// A time in seconds.
+    pub(super) fn seconds(
+        &mut self,
+        section: &mut Entries<'_>,
+        key: &str,
+        range: std::ops::RangeInclusive<u64>,
+        default: Duration,
+    ) -> Duration {
+        let range = (*range.start()).into()..=(*range.end()).into();
+        let given = section.take(key).and_then(|node| self.number(node, key, range, "seconds"));
+        given.map_or(default, |seconds| Duration::from_secs(seconds.value as u64))
+    }
+
     pub(super) fn flag(&mut self, node: At<Node>, key: &str) -> Option<bool> {
         match node.value {
             Node::Bool(value) => Some(value),
@@ -208,6 +229,22 @@ impl Reader {
             return None;
         }
         Some(value)
+    }
+
+    /// Complains about an overlay that is not private.
+    pub(super) fn private(&mut self, overlay: At<Ipv4Net>) -> Option<At<Ipv4Net>> {
+        let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
+        if private.clone().any(|network| network.contains(&overlay.value)) {
+            return Some(overlay);
+        }
+        let known: Vec<_> = private.map(|network| network.to_string()).collect();
+        let message = format!(
+            "overlay {} is not private; choose a part of {} (RFC 1918)",
+            overlay.value,
+            known.join(", ")
+        );
+        self.wrong(overlay.place, message);
+        None
     }
 
     /// A network in prefix notation without host bits.

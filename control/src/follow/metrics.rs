@@ -68,7 +68,8 @@ impl FollowMetrics {
             failures: Family::default(),
         };
         metrics.register(|registry| {
-            let mut gauge = |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
+            let mut gauge =
+                |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
             gauge("sarcenet_agent_policies", "Policies in force", &these.policies);
             gauge(
                 "sarcenet_agent_policies_left_out",

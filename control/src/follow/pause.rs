@@ -14,34 +14,34 @@ const LONGEST: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pause {
     least: Duration,
-    most: Duration,
+    spread: Duration,
 }
 
 impl Pause {
     /// None at all.
-    pub const NONE: Self = Self { least: Duration::ZERO, most: Duration::ZERO };
+    pub const NONE: Self = Self { least: Duration::ZERO, spread: Duration::ZERO };
 
     /// A time of that order: a tenth less or more.
     pub fn about(time: Duration) -> Self {
-        Self { least: time.mul_f64(0.9), most: time.mul_f64(1.1) }
+        Self { least: time.mul_f64(0.9), spread: time.mul_f64(0.2) }
     }
 
     /// What is due after so many failures in a row: twice as long after each, up to half a minute.
     pub fn after(failures: u32) -> Self {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         let most = BACK_OFF.0.saturating_mul(doubled).min(BACK_OFF.1);
-        Self { least: most / 2, most }
+        Self { least: most / 2, spread: most / 2 }
     }
 
     /// What a server asks for (`Retry-After`): that, up to five minutes, or half of it more.
     pub fn asked(time: Duration) -> Self {
         let least = time.min(LONGEST);
-        Self { least, most: least.mul_f64(1.5) }
+        Self { least, spread: least / 2 }
     }
 
     /// The longest that it can be.
     pub fn most(self) -> Duration {
-        self.most
+        self.least + self.spread
     }
 
     /// One of the times between the bounds.
@@ -49,7 +49,7 @@ impl Pause {
         // A hasher's keys are random.
         let random = RandomState::new().hash_one(()) as u32;
         let part = f64::from(random) / f64::from(u32::MAX);
-        self.least + (self.most - self.least).mul_f64(part)
+        self.least + self.spread.mul_f64(part)
     }
 }
 
@@ -78,7 +78,7 @@ mod tests {
         ] {
             let times: Vec<_> = (0..100).map(|_| pause.time()).collect();
             assert!(
-                times.iter().all(|time| (pause.least..=pause.most).contains(time)),
+                times.iter().all(|time| (pause.least..=pause.most()).contains(time)),
                 "{pause:?}"
             );
             assert_eq!(times.iter().all(|time| *time == times[0]), pause == Pause::NONE);

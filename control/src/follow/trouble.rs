@@ -8,29 +8,26 @@ use super::ask::FailureKind;
 
 /// What is wrong now with something that a server is asked for.
 #[derive(Debug)]
-pub struct Trouble {
+pub(super) struct Trouble {
     what: &'static str,
     now: Option<FailureKind>,
 }
 
 impl Trouble {
     /// Nothing yet with `what`: `policies`.
-    pub fn none(what: &'static str) -> Self {
+    pub(super) fn none(what: &'static str) -> Self {
         Self { what, now: None }
     }
 
-    /// Takes note of a failure. Returns whether it was said.
-    pub fn failed(&mut self, kind: FailureKind, error: &dyn Display) -> bool {
-        let news = self.now != Some(kind);
-        if news {
+    /// Takes note of a failure.
+    pub(super) fn failed(&mut self, kind: FailureKind, error: &dyn Display) {
+        if self.now.replace(kind) != Some(kind) {
             warn!("{} stay as they were: {error}", self.what);
         }
-        self.now = Some(kind);
-        news
     }
 
     /// Takes note that all is well.
-    pub fn over(&mut self) {
+    pub(super) fn over(&mut self) {
         if self.now.take().is_some() {
             info!("{} are followed again", self.what);
         }

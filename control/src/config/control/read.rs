@@ -38,13 +38,6 @@ const KEYS: &[&str] = &[
 
 const ROLES: [&str; 2] = ["policy-server", "subnet-controller"];
 
-/// Networks that the overlay may be a part of (RFC 1918).
-const PRIVATE: [(Ipv4Addr, u8); 3] = [
-    (Ipv4Addr::new(10, 0, 0, 0), 8),
-    (Ipv4Addr::new(172, 16, 0, 0), 12),
-    (Ipv4Addr::new(192, 168, 0, 0), 16),
-];
-
 const DAY: u64 = 24 * 60 * 60;
 
 /// Reads a whole file.
@@ -260,18 +253,7 @@ impl ControlReader<'_> {
 
     fn overlay(&mut self, node: At<Node>) -> Option<At<Ipv4Net>> {
         let overlay = self.reader.network_address(node, "overlay")?;
-        let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
-        if !private.clone().any(|network| network.contains(&overlay.value)) {
-            let known: Vec<_> = private.map(|network| network.to_string()).collect();
-            let message = format!(
-                "overlay {} is not private; choose a part of {} (RFC 1918)",
-                overlay.value,
-                known.join(", ")
-            );
-            self.reader.wrong(overlay.place, message);
-            return None;
-        }
-        Some(overlay)
+        self.reader.private(overlay)
     }
 
     /// How users are answered, but for TLS.
@@ -336,10 +318,7 @@ impl ControlReader<'_> {
         range: std::ops::RangeInclusive<u64>,
         default: Duration,
     ) -> Duration {
-        let range = (*range.start()).into()..=(*range.end()).into();
-        let given =
-            section.take(key).and_then(|node| self.reader.number(node, key, range, "seconds"));
-        given.map_or(default, |seconds| Duration::from_secs(seconds.value as u64))
+        self.reader.seconds(section, key, range, default)
     }
 }
 

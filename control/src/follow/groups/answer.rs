@@ -45,7 +45,7 @@ pub struct Page {
 pub struct GroupList(pub Vec<GroupText>);
 
 /// Reads a part of the list.
-pub fn read(body: &[u8]) -> Result<Page, JsonError> {
+pub(super) fn read(body: &[u8]) -> Result<Page, JsonError> {
     json::from_slice(body)
 }
 

@@ -69,8 +69,10 @@ impl Groups {
     pub fn new(texts: Vec<GroupText>) -> Self {
         let Converted { groups, left_out, first } = convert(&texts);
         if let Some(first) = first {
-            warn!("rules of security groups that are left out, so that nothing more is open: \
-                {left_out}, the first one: {first}");
+            warn!(
+                "rules of security groups that are left out, so that nothing more is open: \
+                {left_out}, the first one: {first}"
+            );
         }
         Self { texts, groups: Arc::new(groups), left_out }
     }
@@ -177,7 +179,8 @@ impl GroupFollower {
         let url = self.url("security_groups_last_updated", &[]);
         match self.asker.get(&url, self.settings.timeout).await {
             Ok(body) => {
-                let number = std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
+                let number =
+                    std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
                 number.map(Some).ok_or_else(|| garbage(&url, "it is no number"))
             }
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),

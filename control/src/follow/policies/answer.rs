@@ -74,7 +74,7 @@ struct Body {
 }
 
 /// Reads an answer to a question for policies.
-pub fn read(body: &[u8]) -> Result<Answer, AnswerError> {
+pub(super) fn read(body: &[u8]) -> Result<Answer, AnswerError> {
     let Body { total_policies, policies, generation, since, added, removed } =
         json::from_slice(body)?;
     if let Some(since) = since {

@@ -278,7 +278,7 @@ impl Course {
                 if since != asked || asked == 0 {
                     return Err(Problem::Misfit(format!("it is since {since}, not {asked}")));
                 }
-                let policies = self.policies.changed(added, removed);
+                let policies = self.policies.changed(added, &removed);
                 let policies = policies.map_err(|e| Problem::Misfit(e.to_string()))?;
                 self.mode = Mode::Watch { generation };
                 Ok((self.put(policies), Pause::about(AFTER_NEWS)))

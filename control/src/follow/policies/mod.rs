@@ -164,35 +164,36 @@ impl PolicyFollower {
     ) -> Pause {
         let (was_well, was_watching) = (self.course.is_well(), self.course.is_watching());
         let reply = match body {
-            Ok(body) => read(question, &body)
-                .unwrap_or_else(|reason| Reply::Failed(AskError::Garbage { host: host(url), reason })),
+            Ok(body) => read(question, &body).unwrap_or_else(|reason| {
+                Reply::Failed(AskError::Garbage { host: host(url), reason })
+            }),
             Err(error) => Reply::Failed(error),
         };
         let Step { news, problem, pause } = self.course.replied(reply, elapsed);
         if was_watching != self.course.is_watching() {
             let (server, seconds) = (host(url), self.settings.interval.as_secs());
             if was_watching {
-                info!("{server} does not tell of changes of policies; it is asked every {seconds} s");
+                info!(
+                    "{server} does not tell of changes of policies; it is asked every {seconds} s"
+                );
             } else {
                 info!("{server} tells of changes of policies by itself");
             }
         }
-        let outcome = match problem {
-            Some(problem) => {
-                self.metrics.failed(WHAT, problem.kind());
-                self.trouble.failed(problem.kind(), &problem);
-                Err(problem.to_string())
-            }
-            None => {
-                self.metrics.answered(WHAT);
-                self.trouble.over();
-                Ok(())
-            }
-        };
+        if let Some(problem) = &problem {
+            self.metrics.failed(WHAT, problem.kind());
+            self.trouble.failed(problem.kind(), problem);
+        } else {
+            self.metrics.answered(WHAT);
+            self.trouble.over();
+        }
         let generation = self.course.generation();
         self.metrics.watched(self.course.is_watching(), generation);
-        let first = self.state.borrow().policies.is_none() && outcome.is_ok();
-        if news || (first && self.course.is_complete()) || generation != self.state.borrow().generation {
+        let first = self.state.borrow().policies.is_none() && problem.is_none();
+        if news
+            || (first && self.course.is_complete())
+            || generation != self.state.borrow().generation
+        {
             // What happened while nobody listened says nothing about how fast changes arrive.
             let changed_at = self.course.changed_at().filter(|_| was_well);
             let policies = Some(Arc::clone(self.course.policies()));
@@ -201,10 +202,13 @@ impl PolicyFollower {
                 *state = PolicyState { policies, generation, changed_at, round };
             });
         }
-        match outcome {
-            Ok(()) if self.course.is_complete() => self.answer(&Ok(self.state.borrow().round)),
-            Ok(()) => {}
-            Err(text) => self.answer(&Err(text)),
+        let outcome = match problem {
+            None => Ok(self.state.borrow().round),
+            Some(problem) => Err(problem.to_string()),
+        };
+        // As long as something is missing another question comes at once.
+        if outcome.is_err() || self.course.is_complete() {
+            self.answer(&outcome);
         }
         pause
     }

@@ -57,7 +57,7 @@ impl Policies {
     }
 
     /// What they become by a change.
-    pub fn changed(&self, added: List, removed: List) -> Result<Self, PoliciesError> {
+    pub fn changed(&self, added: List, removed: &List) -> Result<Self, PoliciesError> {
         let mut next = self.clone();
         for policy in &removed.policies {
             if !next.set.remove(policy) {

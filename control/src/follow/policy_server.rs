@@ -1,0 +1,153 @@
+//! All that has to do with the policy server: asking it for policies and security groups, and what
+//! becomes of the answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop};
+use sarcenet_server::outbound::{self, OutboundError};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::ask::Asker;
+use super::force::{Forcing, force_router, logging_router};
+use super::groups::{GroupFollower, GroupSettings, GroupState};
+use super::keeper::{InForce, Keeper};
+use super::metrics::FollowMetrics;
+use super::policies::{PolicyFollower, PolicySettings, PolicyState};
+use super::saved::{Saved, SavedFile};
+use crate::agent::Agent;
+use crate::config::FollowSpec;
+
+/// Who may wait at a time until a server has been asked.
+const FORCES: usize = 64;
+
+/// Why the policy server cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// Its address.
+    #[error(transparent)]
+    Address(#[from] OutboundError),
+    /// An address to listen on.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// The policy server, being followed.
+pub struct PolicyServerFollowing {
+    tasks: JoinSet<()>,
+    force: Server,
+    logging: Option<Server>,
+}
+
+impl PolicyServerFollowing {
+    /// Begins with what was `saved`, which the agent has already, and follows until it is time to
+    /// `stop`.
+    pub async fn start(
+        agent: &Arc<Agent>,
+        spec: &FollowSpec,
+        saved: Saved,
+        metrics: &Metrics,
+        stop: &Stop,
+    ) -> Result<Self, FollowError> {
+        let root = &agent.options().root;
+        let files = spec.certs.files(root);
+        let url = outbound::server(&spec.policies.url)?;
+        let counters = FollowMetrics::new(metrics);
+        let mut tasks = JoinSet::new();
+
+        let Saved { policies, generation, groups } = saved;
+        let policies = PolicyState { policies, generation, ..PolicyState::default() };
+        let policies = watch::Sender::new(policies);
+        let groups = watch::Sender::new(GroupState { groups, ..GroupState::default() });
+        let in_force = watch::Sender::new(InForce::default());
+        let keeper = Keeper::new(
+            Arc::clone(agent),
+            policies.subscribe(),
+            groups.subscribe(),
+            SavedFile::new(root),
+            in_force.clone(),
+            counters.clone(),
+        );
+        tasks.spawn(keeper.run(stop.clone()));
+
+        let (force_policies, forced) = mpsc::channel(FORCES);
+        let settings = PolicySettings {
+            url: url.clone(),
+            interval: spec.policies.interval,
+            timeout: spec.policies.timeout,
+            watch: spec.policies.watch,
+        };
+        let follower = PolicyFollower::new(
+            settings,
+            Asker::new(files.clone()),
+            agent.tenants(),
+            policies,
+            forced,
+            counters.clone(),
+        );
+        tasks.spawn(until(stop.clone(), follower.run()));
+
+        let mut force_groups = None;
+        if let Some(interval) = spec.security_groups {
+            let (force, forced) = mpsc::channel(FORCES);
+            force_groups = Some(force);
+            let settings = GroupSettings { url, interval, timeout: spec.policies.timeout };
+            let follower = GroupFollower::new(
+                settings,
+                Asker::new(files),
+                agent.tenants(),
+                groups,
+                forced,
+                counters,
+            );
+            tasks.spawn(until(stop.clone(), follower.run()));
+        }
+
+        let forcing = Forcing {
+            policies: force_policies,
+            groups: force_groups,
+            in_force: in_force.subscribe(),
+        };
+        let listen = |name, address, router: Router| {
+            let serve = Serve { name, address, tls: None, router, limits: Limits::default() };
+            Server::start(serve, metrics, stop.clone())
+        };
+        let force = listen("force", spec.force, force_router(forcing)).await?;
+        let logging = match spec.logging {
+            Some(address) => {
+                Some(listen("logging", address, logging_router(Arc::clone(agent))).await?)
+            }
+            None => None,
+        };
+        Ok(Self { tasks, force, logging })
+    }
+
+    /// Where it can be told to ask at once (contract section 9.6).
+    pub fn force_address(&self) -> SocketAddr {
+        self.force.address()
+    }
+
+    /// Where recording is switched (contract section 9.7), if anywhere.
+    pub fn logging_address(&self) -> Option<SocketAddr> {
+        self.logging.as_ref().map(Server::address)
+    }
+
+    /// Waits until all of it has stopped; what was learned last is on the disk then.
+    pub async fn finished(mut self) {
+        while self.tasks.join_next().await.is_some() {}
+        self.force.finished().await;
+        if let Some(logging) = self.logging {
+            logging.finished().await;
+        }
+    }
+}
+
+async fn until(stop: Stop, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = stop.stopped() => {}
+        () = work => {}
+    }
+}

@@ -1,0 +1,156 @@
+//! What the policy server has said, on the disk: an agent that starts while every server is down
+//! enforces it.
+//!
+//! The file has two lines: what it is, with a checksum, and what was said, in the form in which
+//! servers say it. A file that cannot be read as such is moved aside and counts as empty: nothing is
+//! allowed that only damage would allow.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::groups::{GroupList, GroupText, Groups};
+use super::policies::{List, Policies};
+use crate::durable;
+use crate::paths::Root;
+use crate::rule_names::fnv1a;
+
+/// Shape of the file.
+const FORMAT: u32 = 1;
+
+/// What was said last.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// The policies; none if no server has said anything.
+    pub policies: Option<Arc<Policies>>,
+    /// Their generation; 0 if it is not known.
+    pub generation: i64,
+    /// The security groups; none if no server has said anything.
+    pub groups: Option<Arc<Groups>>,
+}
+
+/// Why it could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// Not readable, for a reason other than its content.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Not written; the old content is still there.
+    #[error("cannot write {path}, so that a restart would bring older policies back: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    format: u32,
+    checksum: u32,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    generation: i64,
+    policies: Option<&'a Policies>,
+    security_groups: Option<&'a [GroupText]>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    generation: i64,
+    policies: Option<List>,
+    security_groups: Option<GroupList>,
+}
+
+/// The file.
+#[derive(Debug, Clone)]
+pub struct SavedFile(PathBuf);
+
+impl SavedFile {
+    /// That of the cell at `root`.
+    pub fn new(root: &Root) -> Self {
+        Self(root.followed_file())
+    }
+
+    /// What it says. Nothing when there is none, or it is damaged; the second value then says so.
+    pub fn load(&self) -> Result<(Saved, Option<String>), SavedError> {
+        let path = &self.0;
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Saved::default(), None)),
+            Err(source) => return Err(SavedError::Read { path: path.clone(), source }),
+        };
+        let damage = match parse(&bytes) {
+            Ok(saved) => return Ok((saved, None)),
+            Err(damage) => damage,
+        };
+        let aside = path.with_extension("json.damaged");
+        std::fs::rename(path, &aside)
+            .map_err(|source| SavedError::Write { path: aside.clone(), source })?;
+        let problem = format!(
+            "{} was damaged ({damage}); moved it to {}: nothing is allowed until the policy server \
+             has been heard",
+            path.display(),
+            aside.display()
+        );
+        warn!("{problem}");
+        Ok((Saved::default(), Some(problem)))
+    }
+
+    /// Replaces what it says.
+    pub fn save(&self, saved: &Saved) -> Result<(), SavedError> {
+        let failed = |source| SavedError::Write { path: self.0.clone(), source };
+        if let Some(directory) = self.0.parent() {
+            std::fs::create_dir_all(directory).map_err(failed)?;
+        }
+        let text = text(saved).map_err(|e| failed(io::Error::other(e)))?;
+        durable::replace(&self.0, &text, |_| Ok(())).map_err(failed)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+fn text(saved: &Saved) -> serde_json::Result<Vec<u8>> {
+    let document = serde_json::to_vec(&Written {
+        generation: saved.generation,
+        policies: saved.policies.as_deref(),
+        security_groups: saved.groups.as_ref().map(|groups| &*groups.texts),
+    })?;
+    let head = Head { format: FORMAT, checksum: fnv1a(document.iter().copied()) };
+    Ok([&serde_json::to_vec(&head)?, &b"\n"[..], &document, b"\n"].concat())
+}
+
+fn parse(bytes: &[u8]) -> Result<Saved, String> {
+    let mut lines = bytes.splitn(2, |byte| *byte == b'\n');
+    let (head, document) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let Head { format, checksum } = serde_json::from_slice(head).map_err(|e| e.to_string())?;
+    if format != FORMAT {
+        return Err(format!("format {format}, this program knows {FORMAT}"));
+    }
+    let document = document.strip_suffix(b"\n").ok_or("it ends too early")?;
+    if fnv1a(document.iter().copied()) != checksum {
+        return Err("its content does not go with its checksum".into());
+    }
+    let Read { generation, policies, security_groups } =
+        serde_json::from_slice(document).map_err(|e| e.to_string())?;
+    let policies = policies.map(Policies::new).transpose().map_err(|e| e.to_string())?;
+    let groups = security_groups.map(|GroupList(texts)| Arc::new(Groups::new(texts)));
+    Ok(Saved { policies: policies.map(Arc::new), generation, groups })
+}
+
+#[cfg(test)]
+mod tests;

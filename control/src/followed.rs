@@ -1,0 +1,106 @@
+//! What the servers have said last, and the network that comes of it with the local file.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+use sarcenet_server::lease::Lease;
+
+use crate::config::{CellSpec, Network};
+use crate::follow::policies::Policies;
+use crate::security_groups::SecurityGroup;
+
+/// Most other cells that the dataplane takes.
+const CELLS: usize = 1 << 16;
+
+/// What the servers have said last. What they have never said is not there: without policies nobody
+/// may speak to anybody.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// This cell's own lease.
+    pub lease: Option<Lease>,
+    /// The leases of all cells, as the subnet controller lists them; this cell's may be among them.
+    pub cells: Vec<Lease>,
+    /// All policies with the tags of their apps.
+    pub policies: Option<Arc<Policies>>,
+    /// Security groups.
+    pub groups: Option<Arc<Vec<SecurityGroup>>>,
+}
+
+impl Followed {
+    /// The network file's local part completed with what the servers said. `cell` is the name of
+    /// this cell; without a lease it is not among the cells. A file that names no servers stays as
+    /// it is.
+    pub fn network(&self, base: &Network, cell: &str) -> Network {
+        let mut network = base.clone();
+        if base.control.is_none() {
+            return network;
+        }
+        network.cells = self.cells(base.overlay, cell);
+        if let Some(policies) = &self.policies {
+            network.apps = policies.apps();
+            network.policies = policies.rules();
+        }
+        if base.control.as_ref().is_some_and(|control| control.security_groups.is_some()) {
+            // As long as nothing is known of groups none allows anything.
+            network.security_groups = Some(self.groups.clone().unwrap_or_default());
+        }
+        network
+    }
+
+    /// This cell first, then all others that packets can be sent to.
+    fn cells(&self, overlay: Ipv4Net, cell: &str) -> Vec<CellSpec> {
+        let Some(own) = &self.lease else { return Vec::new() };
+        let others = routable(overlay, own, &self.cells);
+        let others = others.into_iter().map(|lease| spec(lease, lease.underlay.to_string()));
+        std::iter::once(spec(own, cell.to_owned())).chain(others).collect()
+    }
+
+    /// How many of the listed leases are of other cells and cannot be used: outside of the overlay,
+    /// or at odds with other leases.
+    pub fn unroutable(&self, overlay: Ipv4Net) -> usize {
+        let Some(own) = &self.lease else { return 0 };
+        let foreign = self.cells.iter().filter(|lease| lease.underlay != own.underlay).count();
+        foreign - routable(overlay, own, &self.cells).len()
+    }
+}
+
+fn spec(lease: &Lease, name: String) -> CellSpec {
+    let &Lease { underlay, subnet, mac } = lease;
+    CellSpec { name, underlay, subnet, mac }
+}
+
+/// The leases of other cells that packets can be sent to, in the order of their subnets: those that
+/// the dataplane takes. Of two that overlap it is the one whose subnet begins first, and of two with
+/// the same base the larger one: which one is right is not to be told from here.
+fn routable<'a>(overlay: Ipv4Net, own: &Lease, leases: &'a [Lease]) -> Vec<&'a Lease> {
+    let usable = leases.iter().filter(|lease| {
+        let Lease { underlay, subnet, .. } = lease;
+        *underlay != own.underlay
+            && is_host(*underlay)
+            && !overlay.contains(underlay)
+            && subnet.trunc() == *subnet
+            && overlay.contains(subnet)
+            && overlay.prefix_len() < subnet.prefix_len()
+            && !subnet.contains(&own.subnet)
+            && !own.subnet.contains(subnet)
+    });
+    let sorted: BTreeMap<_, _> =
+        usable.map(|lease| ((lease.subnet.network(), lease.subnet.prefix_len()), lease)).collect();
+    let mut disjoint: Vec<&Lease> = Vec::with_capacity(sorted.len());
+    for lease in sorted.into_values() {
+        if disjoint.last().is_none_or(|before| !before.subnet.contains(&lease.subnet)) {
+            disjoint.push(lease);
+        }
+    }
+    disjoint.truncate(CELLS);
+    disjoint
+}
+
+fn is_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_broadcast())
+}
