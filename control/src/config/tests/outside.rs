@@ -1,5 +1,7 @@
 //! `outside:` and `security_groups:`.
 
+use std::sync::Arc;
+
 use super::*;
 
 const OUTSIDE: &str = "\
@@ -70,7 +72,7 @@ fn the_way_out_by_default() {
         (outside.logging.denied_per_second, outside.logging.accepted_udp_per_second),
         (1, 100)
     );
-    assert_eq!(network.security_groups, Some(vec![]));
+    assert_eq!(network.security_groups, Some(Arc::default()));
     // A dry run alone is a limit that refuses nothing.
     let text = format!("{GOOD}outside: {{outbound_connections: {{dry_run: true}}}}\n");
     let limit = Network::parse(&text).unwrap().outside.unwrap().outbound_connections.unwrap();
