@@ -23,6 +23,7 @@ pub mod ipam;
 pub mod netlink;
 pub mod netns;
 pub mod paths;
+pub mod policy_client;
 pub mod ports;
 pub mod rule_names;
 pub mod security_groups;

@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use sarcenet_server::client::{ClientError, ClientFiles};
+use serde::Deserialize;
 
 /// Largest answer that is read, in bytes: some twenty times that of 10,000 policies.
 pub const LARGEST: usize = 32 << 20;
+
+/// As much is read of an answer that says no, in bytes, and shown of it, in characters.
+const LARGEST_REFUSAL: usize = 8192;
+const SHOWN: usize = 500;
 
 /// Why a server has not answered what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +152,7 @@ impl Asker {
             Some(client) => client.clone(),
             None => self.client.insert(self.files.client(patience)?).clone(),
         };
-        let answer = answer(&client, url, patience).await;
+        let answer = exchange(url, client.get(url.clone()), patience).await;
         if let Err(AskError::Unreachable { .. }) = answer {
             self.client = None;
         }
@@ -155,7 +160,13 @@ impl Asker {
     }
 }
 
-async fn answer(client: &Client, url: &Url, patience: Duration) -> Result<Vec<u8>, AskError> {
+/// Sends a request to `url`. The body of a 200 answer, which must have come as a whole after
+/// `patience`.
+pub async fn exchange(
+    url: &Url,
+    request: RequestBuilder,
+    patience: Duration,
+) -> Result<Vec<u8>, AskError> {
     let host = host(url);
     let failed = |e: reqwest::Error| {
         let host = host.clone();
@@ -164,14 +175,14 @@ async fn answer(client: &Client, url: &Url, patience: Duration) -> Result<Vec<u8
         }
         AskError::Unreachable { host, reason: causes(&e.without_url()) }
     };
-    let mut response = client.get(url.clone()).timeout(patience).send().await.map_err(failed)?;
+    let mut response = request.timeout(patience).send().await.map_err(failed)?;
     let status = response.status();
     if status == StatusCode::SERVICE_UNAVAILABLE
         && let Some(pause) = retry_after(&response)
     {
         return Err(AskError::Busy { host, pause });
     }
-    let largest = if status == StatusCode::OK { LARGEST } else { 4096 };
+    let largest = if status == StatusCode::OK { LARGEST } else { LARGEST_REFUSAL };
     let mut body = Vec::new();
     while let Some(part) = response.chunk().await.map_err(failed)? {
         if body.len() + part.len() > largest {
@@ -183,7 +194,7 @@ async fn answer(client: &Client, url: &Url, patience: Duration) -> Result<Vec<u8
         body.extend_from_slice(&part);
     }
     if status != StatusCode::OK {
-        return Err(AskError::Status { host, status, text: shown(&body) });
+        return Err(AskError::Status { host, status, text: said(&body) });
     }
     Ok(body)
 }
@@ -200,10 +211,18 @@ fn retry_after(response: &Response) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The beginning of what a server said, fit for one line of a log.
-fn shown(body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(body);
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// What a server said when it refused, fit for one line of a log: the text of `{"error": ..}`, or
+/// the beginning of whatever it is.
+fn said(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    let text = match serde_json::from_slice::<Refusal>(body) {
+        Ok(Refusal { error }) => error.into(),
+        Err(_) => String::from_utf8_lossy(body),
+    };
+    text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// reqwest's own text ends before the cause.
@@ -215,4 +234,32 @@ fn causes(error: &reqwest::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_quoted_in_one_line() {
+        let table: [(&[u8], &str); 5] = [
+            (br#"{"error": "policy quota exceeded"}"#, "policy quota exceeded"),
+            (br#"{"error": "a "quoted" word"}"#, r#"{"error": "a "quoted" word"}"#),
+            (b"404 page not found\n", "404 page not found "),
+            (b"\x1b[2J\xff", " [2J\u{fffd}"),
+            (b"", ""),
+        ];
+        for (body, text) in table {
+            assert_eq!(said(body), text);
+        }
+        assert_eq!(said(&[b'x'; 4096]).len(), SHOWN);
+    }
+
+    #[test]
+    fn who_is_asked_is_named_with_the_port() {
+        for (url, name) in [("https://a.example/x", "a.example:443"), ("http://10.0.0.1:81", "10.0.0.1:81")]
+        {
+            assert_eq!(host(&url.parse().unwrap()), name);
+        }
+    }
 }
