@@ -16,6 +16,7 @@ pub mod desired;
 pub mod durable;
 pub mod egress;
 pub mod events;
+pub mod follow;
 pub mod followed;
 pub mod host;
 pub mod ipam;
