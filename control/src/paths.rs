@@ -63,7 +63,17 @@ impl Root {
         self.0.join("var/lib/sarcenet/containers.json")
     }
 
-    /// A copy of it that lives as long as the containers do: until the machine restarts.
+    /// The cell's lease and those of the others.
+    pub fn lease_file(&self) -> PathBuf {
+        self.0.join("var/lib/sarcenet/lease.json")
+    }
+
+    /// What the cell's resolver reads.
+    pub fn resolver_file(&self) -> PathBuf {
+        self.0.join("etc/resolv.conf")
+    }
+
+    /// A copy of the agent's durable state that lives as long as the containers do: until the machine restarts.
     pub fn state_copy(&self) -> PathBuf {
         self.0.join("run/sarcenet/containers.json")
     }

@@ -187,8 +187,7 @@ impl PolicyClient {
     pub fn new(server: &str, token: &str, ca: Option<&Path>) -> Result<Self, PolicyClientError> {
         let server = outbound::server(server)?;
         // A redirect would carry the token to wherever the answer says.
-        let mut builder =
-            Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let mut builder = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         if let Some(path) = ca {
             let failed = |reason: String| PolicyClientError::Ca { path: path.to_owned(), reason };
             let pem = std::fs::read(path).map_err(|e| failed(e.to_string()))?;

@@ -76,6 +76,14 @@ impl Agent {
         self.inner.lock().followed.clone()
     }
 
+    /// How many other cells packets can be sent to, and how many leases of other cells cannot be
+    /// used.
+    pub fn reachable(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        let cells = inner.network.cells.len().saturating_sub(1);
+        (cells, inner.followed.unroutable(inner.network.overlay))
+    }
+
     /// Waits until a version that [`Self::follow`] returned, or a later one, is in force.
     pub fn wait(&self, version: u64) -> Result<(), NotInForce> {
         // Before anything is published nothing is in force, whatever was changed.

@@ -135,7 +135,9 @@ pub(super) fn run(root: &Root, command: &Command) -> Result<ExitCode> {
         Command::List { json, server } => {
             let policies = match server.client()? {
                 Some(client) => ask(client.list())??,
-                None => super::agent_client(root)?.policies()?.into_iter().map(Into::into).collect(),
+                None => {
+                    super::agent_client(root)?.policies()?.into_iter().map(Into::into).collect()
+                }
             };
             list(&policies, *json)?;
         }
@@ -156,7 +158,10 @@ fn change(root: &Root, arguments: &PolicyArguments, allow: bool) -> Result<()> {
         return output::text(&format!("{policy}: {done} by {}", client.host()));
     }
     let mut agent = super::agent_client(root)?;
-    let done = match (allow, if allow { agent.allow(policy.clone()) } else { agent.revoke(policy.clone()) }?) {
+    let done = match (
+        allow,
+        if allow { agent.allow(policy.clone()) } else { agent.revoke(policy.clone()) }?,
+    ) {
         (true, true) => "allowed",
         (true, false) => "was allowed already",
         (false, true) => "revoked",

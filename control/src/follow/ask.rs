@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
-use sarcenet_server::client::{ClientError, ClientFiles};
+use reqwest::{RequestBuilder, Response, StatusCode, Url};
+use sarcenet_server::client::ClientError;
 use serde::Deserialize;
+
+use super::asker::Asker;
 
 /// Largest answer that is read, in bytes: some twenty times that of 10,000 policies.
 pub const LARGEST: usize = 32 << 20;
@@ -132,32 +134,9 @@ impl AskError {
     }
 }
 
-/// One who asks a server.
-#[derive(Debug)]
-pub struct Asker {
-    files: ClientFiles,
-    /// None until it is needed, and after failures: its certificate may have been exchanged.
-    client: Option<Client>,
-}
-
-impl Asker {
-    /// Shows who it is with these files, which are read when they are needed.
-    pub fn new(files: ClientFiles) -> Self {
-        Self { files, client: None }
-    }
-
-    /// The body of a 200 answer, which must have come as a whole after `patience`.
-    pub async fn get(&mut self, url: &Url, patience: Duration) -> Result<Vec<u8>, AskError> {
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => self.client.insert(self.files.client(patience)?).clone(),
-        };
-        let answer = exchange(url, client.get(url.clone()), patience).await;
-        if let Err(AskError::Unreachable { .. }) = answer {
-            self.client = None;
-        }
-        answer
-    }
+/// The body of a 200 answer to who `asker` is, which must have come as a whole after `patience`.
+pub async fn get(asker: &Asker, url: &Url, patience: Duration) -> Result<Vec<u8>, AskError> {
+    exchange(url, asker.client()?.get(url.clone()), patience).await
 }
 
 /// Sends a request to `url`. The body of a 200 answer, which must have come as a whole after
@@ -257,7 +236,8 @@ mod tests {
 
     #[test]
     fn who_is_asked_is_named_with_the_port() {
-        for (url, name) in [("https://a.example/x", "a.example:443"), ("http://10.0.0.1:81", "10.0.0.1:81")]
+        for (url, name) in
+            [("https://a.example/x", "a.example:443"), ("http://10.0.0.1:81", "10.0.0.1:81")]
         {
             assert_eq!(host(&url.parse().unwrap()), name);
         }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::groups::GroupState;
-use super::metrics::FollowMetrics;
 use super::policies::PolicyState;
+use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
 use crate::agent::Agent;
 
@@ -48,7 +48,7 @@ pub struct Keeper {
     groups: watch::Receiver<GroupState>,
     file: SavedFile,
     in_force: watch::Sender<InForce>,
-    metrics: FollowMetrics,
+    metrics: PolicyMetrics,
 }
 
 impl Keeper {
@@ -59,7 +59,7 @@ impl Keeper {
         groups: watch::Receiver<GroupState>,
         file: SavedFile,
         in_force: watch::Sender<InForce>,
-        metrics: FollowMetrics,
+        metrics: PolicyMetrics,
     ) -> Self {
         Self { agent, policies, groups, file, in_force, metrics }
     }
@@ -174,7 +174,7 @@ async fn tell(
     agent: Arc<Agent>,
     mut given: watch::Receiver<Given>,
     in_force: watch::Sender<InForce>,
-    metrics: FollowMetrics,
+    metrics: PolicyMetrics,
 ) {
     let mut told = 0;
     while given.changed().await.is_ok() {

@@ -1,145 +1,130 @@
-//! What the agent counts while it follows the servers.
+//! What the agent counts, in the text form of OpenMetrics.
 //!
 //! | Metric | Labels | Meaning |
 //! | --- | --- | --- |
-//! | `sarcenet_agent_policies` | | policies in force |
-//! | `sarcenet_agent_policies_left_out` | | policies of the server that cannot be enforced |
-//! | `sarcenet_agent_policies_watched` | | 1 when the server tells of changes, 0 when it is polled |
-//! | `sarcenet_agent_policies_generation` | | generation of the policies; 0 if there is none |
-//! | `sarcenet_agent_policies_delay_seconds` | | from the server's change to its being in force here |
-//! | `sarcenet_agent_security_groups` | | security groups in force |
-//! | `sarcenet_agent_security_group_rules_left_out` | | their rules that cannot be enforced |
-//! | `sarcenet_agent_followed_seconds` | what | Unix time of the last good answer |
-//! | `sarcenet_agent_follow_failures_total` | what, kind | see [`FailureKind`] |
-//!
-//! `what` is `policies` or `security_groups`. Delays are as good as the clocks of server and cell
-//! agree.
+//! | `sarcenet_agent_lease_renewals_total` | result | renewals of the cell's lease: `success`, `failure` |
+//! | `sarcenet_agent_converges_total` | result | other cells' leases put in force, or not |
+//! | `sarcenet_agent_cells` | | other cells that packets can be sent to |
+//! | `sarcenet_agent_unroutable_leases` | | leases of other cells that cannot be used |
+//! | `sarcenet_agent_lease_save_failures_total` | | leases that could not be written to the disk |
+//! | `sarcenet_agent_last_renewal_timestamp_seconds` | | when the lease was renewed, since the epoch |
+//! | `sarcenet_agent_last_converge_timestamp_seconds` | | likewise |
+//! | `sarcenet_agent_start_timestamp_seconds` | | when the agent was started |
 
-use std::sync::atomic::AtomicU64;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use sarcenet_server::http::metrics::Metrics;
 
-use super::ask::FailureKind;
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
-    what: &'static str,
+struct Outcome {
+    result: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfFailure {
-    what: &'static str,
-    kind: &'static str,
+/// What is counted of leases.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseMetrics {
+    renewals: Family<Outcome, Counter>,
+    converges: Family<Outcome, Counter>,
+    cells: Gauge,
+    unroutable: Gauge,
+    unsaved: Counter,
+    last_renewal: Gauge,
+    last_converge: Gauge,
 }
 
-/// The counters. Clones are the same.
-#[derive(Debug, Clone)]
-pub struct FollowMetrics {
-    policies: Gauge,
-    policies_left_out: Gauge,
-    watched: Gauge,
-    generation: Gauge,
-    delay: Histogram,
-    groups: Gauge,
-    rules_left_out: Gauge,
-    followed: Family<Of, Gauge<f64, AtomicU64>>,
-    failures: Family<OfFailure, Counter>,
-}
-
-impl FollowMetrics {
-    /// Counters that are shown among `metrics`.
+impl LeaseMetrics {
+    /// Registers them, and the time of the start, which is now.
     pub fn new(metrics: &Metrics) -> Self {
-        let these = Self {
-            policies: Gauge::default(),
-            policies_left_out: Gauge::default(),
-            watched: Gauge::default(),
-            generation: Gauge::default(),
-            // From a millisecond to half a minute.
-            delay: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
-            groups: Gauge::default(),
-            rules_left_out: Gauge::default(),
-            followed: Family::default(),
-            failures: Family::default(),
-        };
+        let this = Self::default();
+        for family in [&this.renewals, &this.converges] {
+            // There from the start, so that the first failure shows as an increase.
+            for result in ["success", "failure"] {
+                drop(family.get_or_create(&Outcome { result }));
+            }
+        }
+        let started = Gauge::default();
+        set_to_now(&started);
         metrics.register(|registry| {
-            let mut gauge =
-                |name, help, gauge: &Gauge| registry.register(name, help, gauge.clone());
-            gauge("sarcenet_agent_policies", "Policies in force", &these.policies);
-            gauge(
-                "sarcenet_agent_policies_left_out",
-                "Policies of the server that cannot be enforced",
-                &these.policies_left_out,
-            );
-            gauge(
-                "sarcenet_agent_policies_watched",
-                "Whether the server tells of changes",
-                &these.watched,
-            );
-            gauge(
-                "sarcenet_agent_policies_generation",
-                "Generation of the policies",
-                &these.generation,
-            );
-            gauge("sarcenet_agent_security_groups", "Security groups in force", &these.groups);
-            gauge(
-                "sarcenet_agent_security_group_rules_left_out",
-                "Rules of security groups that cannot be enforced",
-                &these.rules_left_out,
+            let Self { renewals, converges, cells, unroutable, unsaved, .. } = this.clone();
+            let Self { last_renewal, last_converge, .. } = this.clone();
+            registry.register(
+                "sarcenet_agent_lease_renewals",
+                "Renewals of the cell's lease",
+                renewals,
             );
             registry.register(
-                "sarcenet_agent_policies_delay_seconds",
-                "Time from a change at the server to its being in force",
-                these.delay.clone(),
+                "sarcenet_agent_converges",
+                "Other cells' leases put in force",
+                converges,
             );
             registry.register(
-                "sarcenet_agent_followed_seconds",
-                "Unix time of the last good answer",
-                these.followed.clone(),
+                "sarcenet_agent_cells",
+                "Other cells that packets can be sent to",
+                cells,
             );
             registry.register(
-                "sarcenet_agent_follow_failures",
-                "Questions to servers that came to nothing",
-                these.failures.clone(),
+                "sarcenet_agent_unroutable_leases",
+                "Leases of other cells that cannot be used",
+                unroutable,
+            );
+            registry.register(
+                "sarcenet_agent_lease_save_failures",
+                "Leases that could not be written to the disk",
+                unsaved,
+            );
+            registry.register(
+                "sarcenet_agent_last_renewal_timestamp_seconds",
+                "When the lease was renewed last, since the epoch",
+                last_renewal,
+            );
+            registry.register(
+                "sarcenet_agent_last_converge_timestamp_seconds",
+                "When other cells' leases were put in force last, since the epoch",
+                last_converge,
+            );
+            registry.register(
+                "sarcenet_agent_start_timestamp_seconds",
+                "When the agent was started, since the epoch",
+                started,
             );
         });
-        these
+        this
     }
 
-    /// A question came to nothing.
-    pub fn failed(&self, what: &'static str, kind: FailureKind) {
-        self.failures.get_or_create(&OfFailure { what, kind: kind.name() }).inc();
-    }
-
-    /// A question was answered.
-    pub fn answered(&self, what: &'static str) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.followed.get_or_create(&Of { what }).set(now.as_secs_f64());
-    }
-
-    /// How the policies are followed.
-    pub fn watched(&self, watched: bool, generation: i64) {
-        self.watched.set(watched.into());
-        self.generation.set(generation);
-    }
-
-    /// So many policies are in force, so many are not, and it took that long, if it is known.
-    pub fn policies(&self, there: usize, left_out: usize, delay: Option<Duration>) {
-        self.policies.set(there as i64);
-        self.policies_left_out.set(left_out as i64);
-        if let Some(delay) = delay {
-            self.delay.observe(delay.as_secs_f64());
+    pub(super) fn renewal(&self, success: bool) {
+        count(&self.renewals, success);
+        if success {
+            set_to_now(&self.last_renewal);
         }
     }
 
-    /// So many security groups are in force, and so many of their rules are not.
-    pub fn groups(&self, there: usize, left_out: usize) {
-        self.groups.set(there as i64);
-        self.rules_left_out.set(left_out as i64);
+    pub(super) fn converge(&self, success: bool) {
+        count(&self.converges, success);
+        if success {
+            set_to_now(&self.last_converge);
+        }
     }
+
+    pub(super) fn cells(&self, cells: usize, unroutable: usize) {
+        self.cells.set(cells as i64);
+        self.unroutable.set(unroutable as i64);
+    }
+
+    pub(super) fn not_saved(&self) {
+        self.unsaved.inc();
+    }
+}
+
+fn count(family: &Family<Outcome, Counter>, success: bool) {
+    let result = if success { "success" } else { "failure" };
+    family.get_or_create(&Outcome { result }).inc();
+}
+
+fn set_to_now(gauge: &Gauge) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    gauge.set(now.as_secs() as i64);
 }

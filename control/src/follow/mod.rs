@@ -1,13 +1,17 @@
-//! Following the servers: what they say becomes what is enforced here, and stays so when they are
-//! gone.
+//! What the agent gets from servers: its lease and those of the other cells, policies and security
+//! groups. It is enforced here, and stays so when the servers are gone.
 
 pub mod ask;
+pub mod asker;
 pub mod force;
 pub mod groups;
 pub mod keeper;
+pub mod lease;
 pub mod metrics;
 pub mod pause;
 pub mod policies;
+pub mod policy_metrics;
 pub mod policy_server;
 pub mod saved;
+pub mod tell;
 mod trouble;

@@ -53,6 +53,23 @@ impl Pause {
     }
 }
 
+/// A time that is random between nine and eleven tenths of `interval`.
+pub fn around(interval: Duration) -> Duration {
+    Pause::about(interval).time()
+}
+
+/// Pauses that grow from failure to failure.
+#[derive(Debug, Clone, Default)]
+pub struct BackOff(u32);
+
+impl BackOff {
+    /// The next pause.
+    pub fn pause(&mut self) -> Duration {
+        self.0 = self.0.saturating_add(1);
+        Pause::after(self.0).time()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

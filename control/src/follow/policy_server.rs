@@ -4,20 +4,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use sarcenet_server::http::metrics::Metrics;
-use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop};
+use sarcenet_server::http::{ServeError, Server, Stop};
 use sarcenet_server::outbound::{self, OutboundError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::ask::Asker;
+use super::asker::Asker;
 use super::force::{Forcing, force_router, logging_router};
 use super::groups::{GroupFollower, GroupSettings, GroupState};
 use super::keeper::{InForce, Keeper};
-use super::metrics::FollowMetrics;
 use super::policies::{PolicyFollower, PolicySettings, PolicyState};
+use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
+use super::tell::serve;
 use crate::agent::Agent;
 use crate::config::FollowSpec;
 
@@ -54,8 +54,9 @@ impl PolicyServerFollowing {
     ) -> Result<Self, FollowError> {
         let root = &agent.options().root;
         let files = spec.certs.files(root);
+        let timeout = spec.policies.timeout;
         let url = outbound::server(&spec.policies.url)?;
-        let counters = FollowMetrics::new(metrics);
+        let counters = PolicyMetrics::new(metrics);
         let mut tasks = JoinSet::new();
 
         let Saved { policies, generation, groups } = saved;
@@ -77,12 +78,12 @@ impl PolicyServerFollowing {
         let settings = PolicySettings {
             url: url.clone(),
             interval: spec.policies.interval,
-            timeout: spec.policies.timeout,
+            timeout,
             watch: spec.policies.watch,
         };
         let follower = PolicyFollower::new(
             settings,
-            Asker::new(files.clone()),
+            Asker::new(files.clone(), timeout),
             agent.tenants(),
             policies,
             forced,
@@ -94,10 +95,10 @@ impl PolicyServerFollowing {
         if let Some(interval) = spec.security_groups {
             let (force, forced) = mpsc::channel(FORCES);
             force_groups = Some(force);
-            let settings = GroupSettings { url, interval, timeout: spec.policies.timeout };
+            let settings = GroupSettings { url, interval, timeout };
             let follower = GroupFollower::new(
                 settings,
-                Asker::new(files),
+                Asker::new(files, timeout),
                 agent.tenants(),
                 groups,
                 forced,
@@ -111,14 +112,11 @@ impl PolicyServerFollowing {
             groups: force_groups,
             in_force: in_force.subscribe(),
         };
-        let listen = |name, address, router: Router| {
-            let serve = Serve { name, address, tls: None, router, limits: Limits::default() };
-            Server::start(serve, metrics, stop.clone())
-        };
-        let force = listen("force", spec.force, force_router(forcing)).await?;
+        let force = serve("force", spec.force, force_router(forcing), metrics, stop).await?;
         let logging = match spec.logging {
             Some(address) => {
-                Some(listen("logging", address, logging_router(Arc::clone(agent))).await?)
+                let router = logging_router(Arc::clone(agent));
+                Some(serve("logging", address, router, metrics, stop).await?)
             }
             None => None,
         };

@@ -47,11 +47,12 @@ where
     let router = Router::new()
         .route("/", get(move || async move { uptime(since) }))
         .route("/health", get(move || async move { health(check()).await }))
-        .route("/metrics", get(move || async move { text(&metrics) }));
+        .route("/metrics", get(move || async move { self::metrics(&metrics) }));
     reply::with_fallbacks(router)
 }
 
-fn text(metrics: &Metrics) -> Result<Response, ApiError> {
+/// `GET /metrics`: all of them, in the text form of OpenMetrics.
+pub fn metrics(metrics: &Metrics) -> Result<Response, ApiError> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = metrics
         .text()

@@ -16,10 +16,11 @@ use tracing::warn;
 
 pub use answer::{Converted, GroupList, GroupText, Page, convert};
 
-use super::ask::{AskError, Asker, LARGEST, host};
+use super::ask::{AskError, LARGEST, get, host};
+use super::asker::Asker;
 use super::force::Force;
-use super::metrics::FollowMetrics;
 use super::pause::Pause;
+use super::policy_metrics::PolicyMetrics;
 use super::trouble::Trouble;
 use crate::agent::Tenants;
 use crate::security_groups::SecurityGroup;
@@ -90,7 +91,7 @@ pub struct GroupFollower {
     known: Option<i64>,
     state: watch::Sender<GroupState>,
     force: mpsc::Receiver<Force>,
-    metrics: FollowMetrics,
+    metrics: PolicyMetrics,
     trouble: Trouble,
     failures: u32,
 }
@@ -104,7 +105,7 @@ impl GroupFollower {
         tenants: watch::Receiver<Arc<Tenants>>,
         state: watch::Sender<GroupState>,
         force: mpsc::Receiver<Force>,
-        metrics: FollowMetrics,
+        metrics: PolicyMetrics,
     ) -> Self {
         Self {
             settings,
@@ -177,7 +178,7 @@ impl GroupFollower {
     /// When groups changed last; none if the server does not say (contract section 16.1).
     async fn last_updated(&mut self) -> Result<Option<i64>, AskError> {
         let url = self.url("security_groups_last_updated", &[]);
-        match self.asker.get(&url, self.settings.timeout).await {
+        match get(&self.asker, &url, self.settings.timeout).await {
             Ok(body) => {
                 let number =
                     std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
@@ -200,7 +201,7 @@ impl GroupFollower {
                 let query =
                     [("per_page", PAGE), ("limit", PAGE), ("from", &begin), ("space_guids", &list)];
                 let url = self.url("security_groups", &query);
-                let body = self.asker.get(&url, self.settings.timeout).await?;
+                let body = get(&self.asker, &url, self.settings.timeout).await?;
                 room = room
                     .checked_sub(body.len())
                     .ok_or_else(|| AskError::TooLarge { host: host(&url) })?;

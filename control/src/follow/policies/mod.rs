@@ -19,10 +19,11 @@ pub use answer::{Answer, AnswerError, List};
 pub use course::{Course, Problem, Question, Reply, Step};
 pub use set::{Policies, PoliciesError};
 
-use super::ask::{AskError, Asker, host};
+use super::ask::{AskError, get, host};
+use super::asker::Asker;
 use super::force::Force;
-use super::metrics::FollowMetrics;
 use super::pause::Pause;
+use super::policy_metrics::PolicyMetrics;
 use super::trouble::Trouble;
 use crate::agent::Tenants;
 
@@ -72,7 +73,7 @@ pub struct PolicyFollower {
     force: mpsc::Receiver<Force>,
     /// Who wants to know how it is.
     waiting: Vec<Force>,
-    metrics: FollowMetrics,
+    metrics: PolicyMetrics,
     trouble: Trouble,
 }
 
@@ -85,7 +86,7 @@ impl PolicyFollower {
         tenants: watch::Receiver<Arc<Tenants>>,
         state: watch::Sender<PolicyState>,
         force: mpsc::Receiver<Force>,
-        metrics: FollowMetrics,
+        metrics: PolicyMetrics,
     ) -> Self {
         let PolicyState { policies, generation, .. } = state.borrow().clone();
         let policies = policies.unwrap_or_default();
@@ -116,7 +117,7 @@ impl PolicyFollower {
             let patience = self.settings.timeout + question.wait();
             let began = Instant::now();
             let body = tokio::select! {
-                body = self.asker.get(&url, patience) => body,
+                body = get(&self.asker, &url, patience) => body,
                 // What would wait for changes makes room for a question that is answered at once.
                 Some(force) = self.force.recv(), if !question.wait().is_zero() => {
                     self.waiting.push(force);

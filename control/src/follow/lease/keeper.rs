@@ -1,0 +1,288 @@
+//! Keeping the lease: at the start, and then again and again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use sarcenet_server::http::Stop;
+use sarcenet_server::lease::Lease;
+use tracing::{error, info, warn};
+
+use super::client::{LeaseClient, LeaseError};
+use super::decide::{Fatal, First, Renewal, Rules, Second, Watchdog};
+use super::store::{LeaseStore, LeaseStoreError, Saved};
+use crate::agent::Agent;
+use crate::follow::metrics::LeaseMetrics;
+use crate::follow::pause::{BackOff, around};
+use crate::followed::Followed;
+use crate::host;
+use crate::netlink::{Netlink, NetlinkError};
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// It must not.
+    #[error(transparent)]
+    Fatal(#[from] Fatal),
+    /// What was left of the lease cannot be looked at.
+    #[error(transparent)]
+    Store(#[from] LeaseStoreError),
+    /// The cell's own device cannot be looked at.
+    #[error("cannot look for the lease of {device}: {source}", device = host::DEVICE)]
+    Device {
+        /// Why not.
+        source: NetlinkError,
+    },
+    /// It was told to end before it had a lease.
+    #[error("told to end before the cell had a lease")]
+    Stopped,
+}
+
+/// Keeps a cell's lease.
+#[derive(Debug)]
+pub struct Keeper {
+    client: LeaseClient,
+    store: LeaseStore,
+    rules: Rules,
+    interval: Duration,
+    metrics: LeaseMetrics,
+    /// What is on the disk.
+    saved: Option<Saved>,
+    /// The last failure that was told.
+    told: Told,
+}
+
+/// Tells of failures when they begin, when they change and when they end, not each time.
+#[derive(Debug, Default)]
+struct Told {
+    renewal: Option<String>,
+    converge: Option<String>,
+    save: Option<String>,
+}
+
+/// Remembers `now` and says whether it is news.
+fn news(before: &mut Option<String>, now: Option<String>) -> bool {
+    let news = *before != now;
+    *before = now;
+    news
+}
+
+impl Keeper {
+    /// One that has not asked anybody yet.
+    pub fn new(
+        client: LeaseClient,
+        store: LeaseStore,
+        rules: Rules,
+        interval: Duration,
+        metrics: LeaseMetrics,
+    ) -> Self {
+        Self { client, store, rules, interval, metrics, saved: None, told: Told::default() }
+    }
+
+    /// The lease with which the agent starts, and the other cells as far as they are known. Waits
+    /// for the subnet controller when there is nothing to start with. `containers` is the number of
+    /// those that the cell has (contract section 5.2).
+    pub async fn begin(
+        &mut self,
+        containers: usize,
+        stop: &Stop,
+    ) -> Result<Followed, StartFailure> {
+        let (saved, problem) = self.store.load()?;
+        if let Some(problem) = problem {
+            warn!("{problem}");
+        }
+        let known = match &saved {
+            Some(saved) => Some(saved.lease.clone()),
+            None => self.of_device()?,
+        };
+        let age = saved.as_ref().and_then(|saved| saved.age(SystemTime::now()));
+        let cells = saved.as_ref().map(|saved| saved.cells.clone()).unwrap_or_default();
+        self.saved = saved;
+
+        if let First::Renew(lease) = self.rules.first(known, containers)? {
+            let mut back_off = BackOff::default();
+            loop {
+                let renewal = self.renew(&lease).await;
+                match self.rules.second(renewal, containers, age)? {
+                    Second::Start => {
+                        info!(subnet = %lease.subnet, "lease renewed");
+                        self.save(&lease, cells.clone(), true);
+                    }
+                    Second::StartUnconfirmed(reason) => {
+                        warn!(
+                            subnet = %lease.subnet,
+                            "starting with the lease from before, which is not renewed: {reason}"
+                        );
+                    }
+                    Second::Acquire(reason) => {
+                        warn!(subnet = %lease.subnet, "lost the lease: {reason}");
+                        break;
+                    }
+                    Second::Again(reason) => {
+                        warn!(
+                            subnet = %lease.subnet,
+                            "waiting for the subnet controller: the lease from before may be \
+                             another cell's by now: {reason}"
+                        );
+                        if stop.within(back_off.pause()).await {
+                            return Err(StartFailure::Stopped);
+                        }
+                        continue;
+                    }
+                }
+                return Ok(Followed { lease: Some(lease), cells, ..Followed::default() });
+            }
+        }
+        let lease = self.acquire(stop).await?;
+        self.save(&lease, cells.clone(), true);
+        Ok(Followed { lease: Some(lease), cells, ..Followed::default() })
+    }
+
+    /// The lease that an agent before left in the cell's own device.
+    fn of_device(&self) -> Result<Option<Lease>, StartFailure> {
+        let look = || -> Result<_, NetlinkError> {
+            let netlink = Netlink::open()?;
+            let Some(link) = netlink.link(host::DEVICE)? else { return Ok(None) };
+            Ok(netlink.addresses(&link)?.first().map(|(address, _)| *address))
+        };
+        let address = look().map_err(|source| StartFailure::Device { source })?;
+        let lease = address.and_then(|address| self.rules.of_device(address));
+        if let Some(lease) = &lease {
+            info!(subnet = %lease.subnet, "{} shows the lease from before", host::DEVICE);
+        }
+        Ok(lease)
+    }
+
+    async fn acquire(&self, stop: &Stop) -> Result<Lease, StartFailure> {
+        let Rules { underlay, single, .. } = self.rules;
+        let mut back_off = BackOff::default();
+        loop {
+            let answer = self.client.acquire(underlay, single).await;
+            let reason = match answer.map(|lease| self.rules.accept(lease)) {
+                Ok(Ok(lease)) => {
+                    info!(subnet = %lease.subnet, "lease acquired");
+                    return Ok(lease);
+                }
+                Ok(Err(reason)) => reason,
+                Err(e) => e.to_string(),
+            };
+            warn!("waiting for a lease: acquire subnet lease: {reason}");
+            if stop.within(back_off.pause()).await {
+                return Err(StartFailure::Stopped);
+            }
+        }
+    }
+
+    async fn renew(&mut self, lease: &Lease) -> Renewal {
+        let answer = self.client.renew(lease).await;
+        self.metrics.renewal(answer.is_ok());
+        let renewal = match answer {
+            Ok(()) => Renewal::Renewed,
+            Err(e @ LeaseError::Refused { .. }) => Renewal::Refused(e.to_string()),
+            Err(e) => Renewal::Failed(e.to_string()),
+        };
+        match &renewal {
+            Renewal::Renewed => {
+                if news(&mut self.told.renewal, None) {
+                    info!(subnet = %lease.subnet, "the lease is renewed again");
+                }
+            }
+            Renewal::Refused(reason) => error!("{reason}"),
+            Renewal::Failed(reason) => {
+                if news(&mut self.told.renewal, Some(reason.clone())) {
+                    warn!("{reason}");
+                }
+            }
+        }
+        renewal
+    }
+
+    /// Renews the lease and follows those of the others until told to stop; an error is the end of
+    /// the agent (contract section 5.4).
+    pub async fn keep(mut self, agent: Arc<Agent>, stop: Stop) -> Result<(), Fatal> {
+        let Some(lease) = agent.followed().lease else { return Ok(()) };
+        let mut watchdog = Watchdog::new(self.rules.tolerance, Instant::now());
+        loop {
+            let renewal = self.renew(&lease).await;
+            watchdog.renewal(&renewal, Instant::now())?;
+            let confirmed = renewal == Renewal::Renewed;
+            let converged = self.converge(&agent, &lease, confirmed).await;
+            self.metrics.converge(converged.is_ok());
+            match converged {
+                Ok(()) => {
+                    if news(&mut self.told.converge, None) {
+                        info!("the other cells' leases are in force again");
+                    }
+                }
+                Err(reason) => {
+                    if news(&mut self.told.converge, Some(reason.clone())) {
+                        warn!("the other cells stay as they are: {reason}");
+                    }
+                }
+            }
+            let cells = agent.followed().cells;
+            self.save(&lease, cells, confirmed);
+            if stop.within(around(self.interval)).await {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts all cells in force that the subnet controller knows.
+    async fn converge(
+        &self,
+        agent: &Arc<Agent>,
+        own: &Lease,
+        confirmed: bool,
+    ) -> Result<(), String> {
+        let listed = self.client.list().await.map_err(|e| e.to_string())?;
+        // Renewed just now, it is there: another list is not of this subnet controller, and an empty
+        // one would cut the cell off from all others.
+        if confirmed && !listed.leases.contains(own) {
+            return Err("the list of leases lacks the one that was renewed just now".into());
+        }
+        let agent = Arc::clone(agent);
+        let leases = listed.leases;
+        let put = move || {
+            agent.follow(|followed| followed.cells = leases).map_err(|e| e.to_string())?;
+            Ok::<_, String>(agent.reachable())
+        };
+        let done = tokio::task::spawn_blocking(put).await;
+        let (cells, unroutable) = done.map_err(|e| e.to_string())??;
+        self.metrics.cells(cells, unroutable + listed.unreadable);
+        Ok(())
+    }
+
+    /// Writes to the disk what is new, and now and then that the lease is renewed.
+    fn save(&mut self, lease: &Lease, cells: Vec<Lease>, confirmed: bool) {
+        let now = SystemTime::now();
+        let old = self.saved.as_ref();
+        let renewed = match old {
+            Some(old) if !confirmed => old.renewed,
+            // Nobody knows: as old as can be.
+            None if !confirmed => SystemTime::UNIX_EPOCH,
+            _ => now,
+        };
+        let same = old.is_some_and(|old| {
+            let since = renewed.duration_since(old.renewed).unwrap_or(Duration::MAX);
+            old.lease == *lease && old.cells == cells && since < self.rules.tolerance / 100
+        });
+        if same {
+            return;
+        }
+        let saved = Saved { lease: lease.clone(), renewed, cells };
+        match self.store.save(&saved) {
+            Ok(()) => {
+                self.saved = Some(saved);
+                if news(&mut self.told.save, None) {
+                    info!("leases can be written again");
+                }
+            }
+            Err(e) => {
+                self.metrics.not_saved();
+                if news(&mut self.told.save, Some(e.to_string())) {
+                    warn!("{e}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Whether the overlay is free on this cell.

@@ -1,0 +1,71 @@
+//! What the agent tells over HTTP on the loopback interface: network information, as Cloud Foundry's
+//! daemon does, and its own health and metrics.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::RwLock;
+use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::reply::{self, ApiError};
+use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop, status};
+use serde::Serialize;
+
+use crate::agent::Agent;
+
+/// The agent, once it has a lease.
+pub type Started = Arc<RwLock<Option<Arc<Agent>>>>;
+
+/// `{"overlay_subnet":"10.255.73.0/24","mtu":1410}` (contract section 5.5).
+#[derive(Serialize)]
+struct NetworkInfo {
+    overlay_subnet: String,
+    mtu: u16,
+}
+
+/// Answers any method and path with the cell's subnet and MTU.
+pub fn network_info(agent: Arc<Agent>) -> Router {
+    Router::new().fallback(move || {
+        let status = agent.status();
+        let info = NetworkInfo { overlay_subnet: status.subnet.to_string(), mtu: status.mtu };
+        async move { reply::json(&info) }
+    })
+}
+
+/// `/health`: 200 without a body when the cell has a lease and the dataplane is up to date; and
+/// `/metrics`.
+pub fn health_and_metrics(started: Started, metrics: Metrics) -> Router {
+    let router = Router::new()
+        .route("/health", get(move || async move { health(&started) }))
+        .route("/metrics", get(move || async move { status::metrics(&metrics) }));
+    reply::with_fallbacks(router)
+}
+
+fn health(started: &Started) -> Response {
+    let agent = started.read().clone();
+    let problem = match agent.map(|agent| agent.status().dataplane) {
+        None => "the cell has no lease yet".to_owned(),
+        Some(dataplane) if dataplane.ready => return Response::new(Body::empty()),
+        Some(dataplane) => {
+            let error = dataplane.error.unwrap_or_else(|| "it is busy".into());
+            format!("the dataplane is not up to date: {error}")
+        }
+    };
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
+}
+
+/// Serves `router` on `address`.
+pub async fn serve(
+    name: &'static str,
+    address: SocketAddr,
+    router: Router,
+    metrics: &Metrics,
+    stop: &Stop,
+) -> Result<Server, ServeError> {
+    let serve = Serve { name, address, tls: None, router, limits: Limits::default() };
+    Server::start(serve, metrics, stop.clone()).await
+}
