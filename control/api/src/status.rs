@@ -49,6 +49,9 @@ pub struct ConfigStatus {
     pub path: String,
     /// Seconds since the content that is in force was read.
     pub age_s: u64,
+    /// SHA-256 of the content that is in force, as `sha256sum` prints it: whether it is the one
+    /// that somebody has in mind, and the same on all cells.
+    pub digest: String,
     /// Mistakes in the newest content, which is not in force because of them. Empty when the
     /// newest content is in force.
     pub mistakes: Vec<String>,

@@ -86,6 +86,7 @@ impl Found {
             base,
             followed,
             network,
+            digest: Network::digest(&text),
             text,
             read_at: Instant::now(),
             mistakes: Vec::new(),

@@ -160,6 +160,8 @@ struct Inner {
     network: Network,
     /// The network file as it was read last, with or without mistakes.
     text: String,
+    /// SHA-256 of the content that is in force.
+    digest: String,
     read_at: Instant,
     mistakes: Vec<String>,
     cell: CellSpec,

@@ -31,7 +31,11 @@ impl Agent {
             network.map_or(Ok(None), |new| self.put_base_in_force(new).map(Some))
         }) {
             Ok(None) => {}
-            Ok(Some(_)) => info!("network file read again"),
+            Ok(Some(_)) => {
+                let mut inner = self.inner.lock();
+                inner.digest = Network::digest(&inner.text);
+                info!("network file read again");
+            }
             Err(mistakes) => self.reject(&mistakes),
         }
     }
@@ -207,7 +211,9 @@ impl Agent {
                 .put_base_in_force(outcome.network)
                 .inspect_err(|e| self.reject(e))
                 .map_err(|e| Failure::new(ErrorCode::Config, e.to_string()))?;
-            self.inner.lock().text = outcome.text;
+            let mut inner = self.inner.lock();
+            inner.digest = Network::digest(&outcome.text);
+            inner.text = outcome.text;
             (version, outcome.changed)
         };
         self.dataplane.wait(version, PATIENCE).map_err(|e| {

@@ -45,6 +45,7 @@ impl Agent {
             config: ConfigStatus {
                 path: self.options.network.display().to_string(),
                 age_s: inner.read_at.elapsed().as_secs(),
+                digest: inner.digest.clone(),
                 mistakes: bounded(inner.mistakes.clone()),
             },
             dataplane,

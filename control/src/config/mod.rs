@@ -17,10 +17,12 @@ mod reader;
 mod tracking;
 mod tree;
 
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::Policy;
 use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
@@ -99,6 +101,15 @@ impl Network {
     /// The text of the file at `path`.
     pub fn text(path: &Path) -> Result<String, ConfigError> {
         std::fs::read_to_string(path).map_err(|e| ConfigError::read(path, &e))
+    }
+
+    /// SHA-256 of such a text, as `sha256sum` prints it.
+    pub fn digest(text: &str) -> String {
+        let digest = digest(&SHA256, text.as_bytes());
+        digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Reads `text`, which came from the file at `path`.

@@ -20,6 +20,7 @@ pub mod outside;
 mod plan;
 mod reaper;
 mod sarcenet;
+mod servers;
 mod traffic;
 mod world;
 
@@ -32,6 +33,7 @@ pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
 pub use sarcenet::{Binaries, SarcenetCell};
 pub use sarcenet_agent_api::{AttachKind, Policy, PortRange, Protocol};
 pub use sarcenet_dataplane_api::UplinkMode;
+pub use servers::Servers;
 pub use traffic::{
     Bulk, BulkResult, HttpClient, HttpServer, Outcome, UdpAnswer, UdpServer, ask_udp,
     bulk_transfer, serve_http_forever,

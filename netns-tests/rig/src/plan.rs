@@ -94,6 +94,10 @@ pub struct Plan {
     /// How containers may reach the outside; none for a world without one. Cells of a world with
     /// an outside are joined by a bridge.
     pub outside: Option<OutsidePlan>,
+    /// Whether Sarcenet cells get their subnets, the other cells, apps and policies from servers,
+    /// and not from the network file. Apps must have the tags that servers give: 1 and so on. Cells
+    /// of a world with servers are joined by a bridge.
+    pub servers: bool,
 }
 
 impl Plan {
@@ -110,6 +114,7 @@ impl Plan {
             bridge: cells.len() > 2,
             dataplane_arguments: Vec::new(),
             outside: None,
+            servers: false,
         }
     }
 
@@ -148,6 +153,13 @@ impl Plan {
         self.bridge()
     }
 
+    /// The same with servers.
+    #[must_use]
+    pub fn servers(mut self) -> Self {
+        self.servers = true;
+        self.bridge()
+    }
+
     /// Addresses of the cells.
     pub(crate) fn cell_plans(&self) -> Vec<CellPlan> {
         (0_u8..).zip(&self.cells).map(|(index, &kind)| CellPlan::new(index, kind)).collect()
@@ -158,16 +170,13 @@ impl Plan {
         self.underlay_mtu - TUNNEL_OVERHEAD
     }
 
-    /// The network file that Sarcenet's agents read.
+    /// The network file that Sarcenet's agents read when there are no servers.
     pub(crate) fn network_file(&self, policies: &[Policy], groups: &[SecurityGroup]) -> String {
-        let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
-        let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\ncells:\n");
+        let mut text = self.local_part(groups);
+        text.push_str("cells:\n");
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
             let _ = writeln!(text, "  - {{name: {name}, underlay: {underlay}, subnet: {subnet}}}");
-        }
-        if let Some(outside) = &self.outside {
-            text.push_str(&outside.network_file(groups));
         }
         text.push_str("apps:\n");
         for AppTag { id, tag } in &self.apps {
@@ -183,6 +192,16 @@ impl Plan {
                 text,
                 "  - {{from: {from}, to: {to}, protocol: {protocol}, ports: {ports}}}"
             );
+        }
+        text
+    }
+
+    /// What a network file says with servers and without.
+    pub(crate) fn local_part(&self, groups: &[SecurityGroup]) -> String {
+        let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
+        let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\n");
+        if let Some(outside) = &self.outside {
+            text.push_str(&outside.network_file(groups));
         }
         text
     }

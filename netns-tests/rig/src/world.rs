@@ -22,6 +22,7 @@ use crate::outside::{
 use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
+use crate::servers::Servers;
 
 /// Where worlds keep their files: on tmpfs, as `/run` is on a real cell.
 const BASE: &str = "/dev/shm/sarcenet-rig";
@@ -80,6 +81,7 @@ pub struct World {
     /// Where the bridge between the cells is, if there is one.
     hub: Option<Namespace>,
     outside: Option<OutsideHost>,
+    servers: Option<Servers>,
     state: Mutex<State>,
 }
 
@@ -91,20 +93,15 @@ struct State {
     apps_taken: usize,
     policies: Vec<Policy>,
     groups: Vec<SecurityGroup>,
-    /// How often the groups have changed.
-    revision: u16,
 }
 
 impl World {
     /// Builds it. Needs root.
-    pub fn new(mut plan: Plan) -> Result<Self> {
+    pub fn new(plan: Plan) -> Result<Self> {
         ensure!(
             nix::unistd::geteuid().is_root(),
             "worlds are made of network namespaces, which only root can make"
         );
-        if plan.outside.is_some() {
-            plan.apps.push(AppTag { id: rules::NOBODY.to_owned(), tag: u16::MAX });
-        }
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}{}-{number}", plan.label, std::process::id());
@@ -113,8 +110,6 @@ impl World {
         reaper.directory(&directory)?;
         std::fs::create_dir_all(&directory)
             .with_context(|| format!("make {}", directory.display()))?;
-        std::fs::write(directory.join("network.yaml"), plan.network_file(&[], &[]))
-            .context("write the network file")?;
         let state = State {
             reaper,
             namespaces: Vec::new(),
@@ -122,11 +117,18 @@ impl World {
             apps_taken: 0,
             policies: Vec::new(),
             groups: Vec::new(),
-            revision: 0,
         };
         let state = Mutex::new(state);
-        let mut world =
-            Self { id, directory, plan, cells: Vec::new(), hub: None, outside: None, state };
+        let mut world = Self {
+            id,
+            directory,
+            plan,
+            cells: Vec::new(),
+            hub: None,
+            outside: None,
+            servers: None,
+            state,
+        };
         world.build()?;
         Ok(world)
     }
@@ -153,13 +155,24 @@ impl World {
                 unlimited_icmp_errors(cell)?;
             }
         }
+        if let (Some(hub), true) = (&self.hub, self.plan.servers) {
+            let root = self.directory.join("control");
+            let namespace = self.create_namespace("control")?;
+            let servers = Servers::start(namespace, hub, root, self.plan.underlay_mtu)?;
+            servers.tag(&self.plan.apps)?;
+            for cell in &plans {
+                servers.admit(cell, &self.directory.join(&cell.name))?;
+            }
+            self.servers = Some(servers);
+        }
+        self.write_network_files(&self.state())?;
         for (plan, namespace) in plans.iter().zip(namespaces) {
             let cell = match plan.kind {
                 CellKind::Sarcenet => SarcenetCell::start(
                     plan,
                     namespace,
                     self.directory.join(&plan.name),
-                    &self.network_file(),
+                    &self.network_file_of(plan),
                     &self.plan.dataplane_arguments,
                 )
                 .map(|cell| Cell::Sarcenet(Box::new(cell))),
@@ -241,9 +254,16 @@ impl World {
         &self.directory
     }
 
-    /// The network file that all Sarcenet cells read.
+    /// The network file that all Sarcenet cells read when there are no servers.
     pub fn network_file(&self) -> PathBuf {
         self.directory.join("network.yaml")
+    }
+
+    fn network_file_of(&self, cell: &CellPlan) -> PathBuf {
+        match self.servers {
+            Some(_) => self.directory.join(&cell.name).join("etc/sarcenet/network.yaml"),
+            None => self.network_file(),
+        }
     }
 
     /// What it was made from.
@@ -311,7 +331,8 @@ impl World {
 
     /// The ends of all logs, for people.
     pub fn logs(&self) -> String {
-        self.sarcenet_cells().map(SarcenetCell::logs).collect::<Vec<_>>().join("\n")
+        let cells = self.sarcenet_cells().map(SarcenetCell::logs);
+        self.servers.iter().map(Servers::log).chain(cells).collect::<Vec<_>>().join("\n")
     }
 
     /// Leaves everything running; [`World::end_kept`] ends it.

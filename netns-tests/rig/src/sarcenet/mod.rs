@@ -1,7 +1,7 @@
 //! A cell as Sarcenet makes it: the real programs, in a namespace, under a directory of their own.
 
 mod binaries;
-mod process;
+pub(crate) mod process;
 
 use std::ffi::OsString;
 use std::io::Write as _;

@@ -1,14 +1,16 @@
 //! Policies and security groups of a world, and the network file that names them.
 
+use std::fmt::Write as _;
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
+use aws_lc_rs::digest::{SHA256, digest};
 use sarcenet_agent_api::Policy;
 
 use super::{BULK_PATIENCE, Cell, POLICY_PATIENCE, State, World, eventually};
 use crate::outside::{OutsideHost, SecurityGroup};
-use crate::plan::tcp;
-
-/// An app without containers. Its policy with itself tells how new an agent's configuration is.
-pub(super) const NOBODY: &str = "nobody";
+use crate::plan::CellPlan;
+use crate::servers::Servers;
 
 impl World {
     /// Puts policies in force on every cell, and returns when they are.
@@ -32,7 +34,9 @@ impl World {
                 cell.set_policies(&state.policies)?;
             }
         }
-        if let Some(first) = self.sarcenet_cells().next() {
+        if let Some(servers) = &self.servers {
+            servers.change(policies, allow)?;
+        } else if let Some(first) = self.sarcenet_cells().next() {
             for policy in policies {
                 first.change_policy(policy, allow)?;
             }
@@ -55,30 +59,33 @@ impl World {
     /// are.
     pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
         let mut state = self.state();
-        state.policies = policies.to_vec();
+        let before = std::mem::replace(&mut state.policies, policies.to_vec());
         for cell in &self.cells {
             if let Cell::Kernel(cell) = cell {
                 cell.set_policies(policies)?;
             }
         }
-        self.write_network_file(&state)?;
-        let expected = policies.len() + usize::from(state.newest().is_some());
+        if let Some(servers) = &self.servers {
+            servers.change(&before, false)?;
+            servers.change(policies, true)?;
+        }
+        self.write_network_files(&state)?;
+        self.wait_read(&state, BULK_PATIENCE)?;
         for cell in self.sarcenet_cells() {
             eventually(BULK_PATIENCE, || {
-                let status = cell.agent()?.status()?;
-                ensure!(
-                    status.policies as usize == expected && status.dataplane.ready,
-                    "{} has {} of {} policies; mistakes in {}: {:?}",
-                    cell.plan().name,
-                    status.policies,
-                    expected,
-                    status.config.path,
-                    status.config.mistakes
-                );
+                let have = cell.agent()?.status()?.policies as usize;
+                let (name, wanted) = (&cell.plan().name, policies.len());
+                ensure!(have == wanted, "{name} has {have} of {wanted} policies");
                 Ok(())
             })?;
+            cell.wait_ready()?;
         }
         Ok(())
+    }
+
+    /// The servers.
+    pub fn servers(&self) -> Result<&Servers> {
+        self.servers.as_ref().context("the plan has no servers")
     }
 
     /// The host outside.
@@ -106,20 +113,29 @@ impl World {
         self.outside()?;
         let mut state = self.state();
         change(&mut state.groups);
-        state.revision += 1;
         for cell in &self.cells {
             if let Cell::Kernel(cell) = cell {
                 cell.set_groups(&state.groups)?;
             }
         }
-        self.write_network_file(&state)?;
-        let newest = state.newest();
+        self.write_network_files(&state)?;
+        self.wait_read(&state, POLICY_PATIENCE)
+    }
+
+    /// Waits until each Sarcenet cell has in force what its network file says.
+    fn wait_read(&self, state: &State, patience: Duration) -> Result<()> {
         for cell in self.sarcenet_cells() {
-            eventually(POLICY_PATIENCE, || {
+            let text = self.network_text(state, cell.plan());
+            let digest = digest(&SHA256, text.as_bytes());
+            let digest = digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            });
+            eventually(patience, || {
                 let status = cell.agent()?.status()?.config;
                 ensure!(
-                    newest.iter().all(|policy| cell.policies().is_ok_and(|p| p.contains(policy))),
-                    "{} has not read the security groups; mistakes in {}: {:?}",
+                    status.digest == digest,
+                    "{} has not read its network file; mistakes in {}: {:?}",
                     cell.plan().name,
                     status.path,
                     status.mistakes
@@ -132,21 +148,28 @@ impl World {
         Ok(())
     }
 
-    /// Writes policies and security groups for the agents to read.
-    pub(super) fn write_network_file(&self, state: &State) -> Result<()> {
-        let mut policies = state.policies.clone();
-        policies.extend(state.newest());
-        // Whoever reads the file must never see half of it.
-        let (file, new) = (self.network_file(), self.directory.join("network.yaml.new"));
-        std::fs::write(&new, self.plan.network_file(&policies, &state.groups))
-            .and_then(|()| std::fs::rename(&new, &file))
-            .with_context(|| format!("write {}", file.display()))
+    fn network_text(&self, state: &State, cell: &CellPlan) -> String {
+        match &self.servers {
+            Some(_) => Servers::network_file(cell) + &self.plan.local_part(&state.groups),
+            None => self.plan.network_file(&state.policies, &state.groups),
+        }
     }
-}
 
-impl State {
-    /// The policy that only the newest network file has, if security groups have ever changed.
-    pub(super) fn newest(&self) -> Option<Policy> {
-        (self.revision > 0).then(|| tcp(NOBODY, NOBODY, self.revision..=self.revision))
+    /// Writes policies and security groups for the agents to read.
+    pub(super) fn write_network_files(&self, state: &State) -> Result<()> {
+        for cell in self.plan.cell_plans() {
+            let file = self.network_file_of(&cell);
+            // Whoever reads the file must never see half of it.
+            let new = file.with_extension("yaml.new");
+            let directory = file.parent().unwrap_or(&self.directory);
+            std::fs::create_dir_all(directory)
+                .and_then(|()| std::fs::write(&new, self.network_text(state, &cell)))
+                .and_then(|()| std::fs::rename(&new, &file))
+                .with_context(|| format!("write {}", file.display()))?;
+            if self.servers.is_none() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
