@@ -69,9 +69,22 @@ struct Bench {
 /// Containers of both cells, and what is served in them.
 struct Population {
     containers: [Vec<Container>; 2],
-    mapped: Vec<u16>,
+    /// Mapped ports, and which container each of them leads to.
+    mapped: Vec<(u16, usize)>,
     spaces: [String; 2],
     _servers: Vec<HttpServer>,
+}
+
+impl Population {
+    fn mapped_ports(&self) -> Vec<u16> {
+        self.mapped.iter().map(|&(port, _)| port).collect()
+    }
+
+    /// The container that a port of the cell leads to.
+    fn behind(&self, port: u16) -> Option<Place> {
+        let (_, number) = self.mapped.iter().find(|(mapped, _)| *mapped == port)?;
+        Some(Place::Container(*number))
+    }
 }
 
 /// A Sarcenet cell does what a kernel cell does.
@@ -160,7 +173,7 @@ impl Bench {
         self.put_in_force(population, &rules)?;
         for _ in 0..BATCHES {
             let probes: Vec<Probe> =
-                (0..BATCH).map(|_| self.probe(&rules, &population.mapped)).collect();
+                (0..BATCH).map(|_| self.probe(&rules, &population.mapped_ports())).collect();
             report.packets += probes.len();
             for (probe, fates) in self.compare(population, probes, &mut report.fates)? {
                 let meant = known::reason(&probe, &fates).filter(|_| self.sarcenet());
@@ -169,14 +182,14 @@ impl Bench {
         }
         for _ in 0..CONVERSATIONS {
             report.connections += 1;
-            let probe = Probe::random(&mut self.random, &rules, &population.mapped);
+            let probe = Probe::random(&mut self.random, &rules, &population.mapped_ports());
             let port = match probe.content {
                 Content::Tcp(port, _) | Content::Udp(port) if self.random.chance(60) => port,
                 _ => *self.random.pick(&SERVED),
             };
             if let Some(fates) = self.converse(population, &probe, port)? {
-                let mapped = population.mapped.contains(&port);
-                let meant = known::about_connection(&probe, mapped, &fates);
+                let behind = population.behind(port);
+                let meant = known::about_connection(&probe, behind, &fates);
                 let what = format!("connection to port {port} instead of {probe:?}");
                 report.differs(meant.filter(|_| self.sarcenet()), what, &rules, fates);
             }
@@ -207,7 +220,9 @@ impl Bench {
         let number = self.marker;
         let spaces = [format!("space-{number}a"), format!("space-{number}b")];
         let specs = rules::containers(&mut self.random, &mut self.last_mapped, &self.apps, &spaces);
-        let mapped = specs.iter().flat_map(|spec| &spec.mappings).map(|m| m.host).collect();
+        let mapped = specs.iter().enumerate();
+        let mapped = mapped.flat_map(|(n, spec)| spec.mappings.iter().map(move |m| (m.host, n)));
+        let mapped = mapped.collect();
         let mut containers = [Vec::new(), Vec::new()];
         let mut servers = Vec::new();
         for (cell, containers) in containers.iter_mut().enumerate() {
