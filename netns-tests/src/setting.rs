@@ -40,7 +40,7 @@ impl Setting {
     /// Builds it for a test, which fails with the logs of all cells.
     pub fn told(plan: Plan, policies: &[Policy], test: impl FnOnce(&Self) -> Result<()>) {
         let setting = Self::build(plan, policies).unwrap_or_else(|error| panic!("{error:#}"));
-        test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+        test(&setting).unwrap_or_else(|error| panic!("{}\n{error:#}", setting.world.logs()));
     }
 
     /// Both cells, the sender's first.

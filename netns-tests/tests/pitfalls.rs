@@ -40,7 +40,7 @@ fn told(other: CellKind, test: impl FnOnce(&World, [&Container; 2]) -> Result<()
         world.allow(&[tcp("app-1", "app-2", PORT..=PORT), tcp("app-2", "app-1", PORT..=PORT)])?;
         test(&world, [&one, &two])
     };
-    run().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+    run().unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
 }
 
 /// Bytes both ways, each of which is compared.
@@ -119,7 +119,7 @@ fn containers_leave_room() {
             ensure!(number("/0/txqlen")? >= 500, "{link}");
             Ok(())
         };
-        check().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+        check().unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
     }
 }
 

@@ -118,7 +118,7 @@ fn eth0(container: &Container) -> Result<u32> {
 
 fn told(mode: UplinkMode, test: impl FnOnce(&Setting) -> Result<()>) {
     let setting = Setting::build(mode).unwrap_or_else(|error| panic!("{error:#}"));
-    test(&setting).unwrap_or_else(|error| panic!("{error:#}\n{}", setting.world.logs()));
+    test(&setting).unwrap_or_else(|error| panic!("{}\n{error:#}", setting.world.logs()));
 }
 
 /// Containers and their connections outlive every change of the mode.

@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 const WORD: &[u8] = b"let me in";
 
 fn told(world: &World, test: impl FnOnce() -> Result<()>) {
-    test().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+    test().unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
 }
 
 fn world() -> World {

@@ -27,7 +27,7 @@ pub(crate) fn run(kind: Kind, check: fn(&Case<'_>) -> Result<()>) {
     for (from, to) in [(0, 1), (1, 0), (0, 0), (1, 1)] {
         let checked = Case::new(world, from, to).and_then(|case| check(&case));
         if let Err(error) = checked {
-            panic!("from cell{} to cell{}: {error:#}\n{}", from + 1, to + 1, world.logs());
+            panic!("{}\nfrom cell{} to cell{}: {error:#}", world.logs(), from + 1, to + 1);
         }
     }
 }
@@ -61,7 +61,7 @@ pub(crate) fn modes(kind: Kind) {
         }
         Ok(())
     };
-    check().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+    check().unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
 }
 
 impl<'w> Case<'w> {

@@ -110,5 +110,5 @@ fn b26_mtu_follows_the_underlay() {
         }
         Ok(())
     };
-    check().unwrap_or_else(|error| panic!("{error:#}\n{}", world.logs()));
+    check().unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
 }

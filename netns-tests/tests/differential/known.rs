@@ -66,15 +66,17 @@ pub(crate) fn reason(probe: &Probe, [kernel, ours]: &[String; 2]) -> Option<&'st
     None
 }
 
-/// The same for a connection to a port, and whether the port leads to a container of the cell.
+/// The same for a connection to a port, and the container that the port leads to if it is mapped.
 pub(crate) fn about_connection(
     probe: &Probe,
-    mapped: bool,
+    behind: Option<Place>,
     [kernel, ours]: &[String; 2],
 ) -> Option<&'static str> {
+    let behind = behind?;
     let round = matches!((probe.from, probe.to), (Place::Container(_), Place::Cell));
-    let there = kernel == "greeted as container";
-    (mapped && round && there && ours == "refused").then_some(NO_WAY_ROUND)
+    // A container does not take packets that come back to it from its own address.
+    let there = if behind == probe.from { "timed out" } else { "greeted as container" };
+    (round && kernel == there && ours == "refused").then_some(NO_WAY_ROUND)
 }
 
 #[cfg(test)]
@@ -109,17 +111,33 @@ mod tests {
         let fates = |kernel: &str, ours: &str| [kernel, ours].map(str::to_owned);
         let round = probe(Place::Container(0), Place::Cell);
         let from_outside = probe(Place::Outside(network::PLAIN.network()), Place::Cell);
+        let (itself, another) = (Some(Place::Container(0)), Some(Place::Container(1)));
         let greeted = fates("greeted as container", "refused");
-        assert_eq!(about_connection(&round, true, &greeted), Some(NO_WAY_ROUND));
-        assert_eq!(about_connection(&round, false, &greeted), None);
-        assert_eq!(about_connection(&from_outside, true, &greeted), None);
+        let silent = fates("timed out", "refused");
+        assert_eq!(about_connection(&round, another, &greeted), Some(NO_WAY_ROUND));
+        assert_eq!(about_connection(&round, itself, &silent), Some(NO_WAY_ROUND));
+        for (probe, behind, fates) in [
+            (&round, None, &greeted),
+            (&from_outside, another, &greeted),
+            (&round, itself, &greeted),
+            (&round, None, &silent),
+            (&round, another, &silent),
+            (&from_outside, itself, &silent),
+        ] {
+            assert_eq!(about_connection(probe, behind, fates), None, "{behind:?} {fates:?}");
+        }
         for (kernel, ours) in [
             ("refused", "greeted as container"),
             ("refused", "timed out"),
             ("greeted as container", "timed out"),
-            ("timed out", "refused"),
         ] {
-            assert_eq!(about_connection(&round, true, &fates(kernel, ours)), None, "{kernel}");
+            for behind in [itself, another] {
+                assert_eq!(
+                    about_connection(&round, behind, &fates(kernel, ours)),
+                    None,
+                    "{kernel}"
+                );
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 //! packets, by containers and from outside, and must do the same with each: let it through or not,
 //! refuse it or stay silent, under the same addresses, and bring back the same answers.
 //!
-//! Rules and packets are random. `SARCENET_DIFFERENTIAL_SEED` repeats a run,
-//! `SARCENET_DIFFERENTIAL_SECONDS` sets how long one takes. What differs and is meant to is in
+//! Rules and packets are random, but the same in each run, so that a change fails for what it
+//! changes. `SARCENET_DIFFERENTIAL_SEED` makes others (`random`: ones that nobody has seen),
+//! `SARCENET_DIFFERENTIAL_SECONDS` sets how long a run takes. What differs and is meant to is in
 //! `docs/differences.md` and [`known`].
 #![forbid(unsafe_code)]
 
@@ -28,8 +29,11 @@ use packet::{Content, Seen};
 use probe::{Cell, Place, Probe, Sightings};
 use random::Random;
 use report::Report;
-use rules::{Rules, SERVED};
+use rules::{HOST_PORTS, Rules, SERVED};
 
+/// Environment variables; see the module.
+const SEED: &str = "SARCENET_DIFFERENTIAL_SEED";
+const SECONDS: &str = "SARCENET_DIFFERENTIAL_SECONDS";
 /// Packets that are on their way at a time.
 const BATCH: usize = 250;
 /// Batches for one set of rules.
@@ -55,6 +59,8 @@ struct Bench {
     random: Random,
     apps: Vec<String>,
     port: u16,
+    /// The last port of the cells that is mapped to a container.
+    last_mapped: u16,
     marker: u32,
     /// Conversations without ports that were had: protocols and outside addresses.
     without_ports: BTreeSet<(u8, Ipv4Addr)>,
@@ -63,9 +69,22 @@ struct Bench {
 /// Containers of both cells, and what is served in them.
 struct Population {
     containers: [Vec<Container>; 2],
-    mapped: Vec<u16>,
+    /// Mapped ports, and which container each of them leads to.
+    mapped: Vec<(u16, usize)>,
     spaces: [String; 2],
     _servers: Vec<HttpServer>,
+}
+
+impl Population {
+    fn mapped_ports(&self) -> Vec<u16> {
+        self.mapped.iter().map(|&(port, _)| port).collect()
+    }
+
+    /// The container that a port of the cell leads to.
+    fn behind(&self, port: u16) -> Option<Place> {
+        let (_, number) = self.mapped.iter().find(|(mapped, _)| *mapped == port)?;
+        Some(Place::Container(*number))
+    }
 }
 
 /// A Sarcenet cell does what a kernel cell does.
@@ -90,16 +109,23 @@ fn kernel_cells_agree() {
 
 /// Tries for so long, or for as long as the environment says; every unknown difference is shown.
 fn differ(cells: [CellKind; 2], attach: AttachKind, duration: Duration) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let number = |name: &str, text: String| {
+        text.parse::<u64>().unwrap_or_else(|e| panic!("{name}={text}: {e}"))
+    };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seed = number("SARCENET_DIFFERENTIAL_SEED").unwrap_or(now.as_nanos() as u64);
-    let duration = number("SARCENET_DIFFERENTIAL_SECONDS").map_or(duration, Duration::from_secs);
-    println!("SARCENET_DIFFERENTIAL_SEED={seed}");
+    let seed = match std::env::var(SEED) {
+        Ok(text) if text == "random" => now.as_nanos() as u64,
+        Ok(text) => number(SEED, text),
+        Err(_) => 1,
+    };
+    let duration =
+        std::env::var(SECONDS).map_or(duration, |text| Duration::from_secs(number(SECONDS, text)));
+    println!("{SEED}={seed}");
     let mut bench = Bench::new(cells, attach, seed).unwrap_or_else(|error| panic!("{error:#}"));
     let report = bench.run(duration);
     match report {
         Ok(report) => println!("{report}"),
-        Err(error) => panic!("seed {seed}: {error:#}\n{}", bench.world.logs()),
+        Err(error) => panic!("{}\nseed {seed}: {error:#}", bench.world.logs()),
     }
 }
 
@@ -115,6 +141,7 @@ impl Bench {
             random: Random::new(seed),
             apps,
             port: PORTS.start,
+            last_mapped: HOST_PORTS,
             marker: MARKER_STEP,
             without_ports: BTreeSet::new(),
         })
@@ -146,7 +173,7 @@ impl Bench {
         self.put_in_force(population, &rules)?;
         for _ in 0..BATCHES {
             let probes: Vec<Probe> =
-                (0..BATCH).map(|_| self.probe(&rules, &population.mapped)).collect();
+                (0..BATCH).map(|_| self.probe(&rules, &population.mapped_ports())).collect();
             report.packets += probes.len();
             for (probe, fates) in self.compare(population, probes, &mut report.fates)? {
                 let meant = known::reason(&probe, &fates).filter(|_| self.sarcenet());
@@ -155,14 +182,14 @@ impl Bench {
         }
         for _ in 0..CONVERSATIONS {
             report.connections += 1;
-            let probe = Probe::random(&mut self.random, &rules, &population.mapped);
+            let probe = Probe::random(&mut self.random, &rules, &population.mapped_ports());
             let port = match probe.content {
                 Content::Tcp(port, _) | Content::Udp(port) if self.random.chance(60) => port,
                 _ => *self.random.pick(&SERVED),
             };
             if let Some(fates) = self.converse(population, &probe, port)? {
-                let mapped = population.mapped.contains(&port);
-                let meant = known::about_connection(&probe, mapped, &fates);
+                let behind = population.behind(port);
+                let meant = known::about_connection(&probe, behind, &fates);
                 let what = format!("connection to port {port} instead of {probe:?}");
                 report.differs(meant.filter(|_| self.sarcenet()), what, &rules, fates);
             }
@@ -192,8 +219,10 @@ impl Bench {
     fn populate(&mut self) -> Result<Population> {
         let number = self.marker;
         let spaces = [format!("space-{number}a"), format!("space-{number}b")];
-        let specs = rules::containers(&mut self.random, &self.apps, &spaces);
-        let mapped = specs.iter().flat_map(|spec| &spec.mappings).map(|m| m.host).collect();
+        let specs = rules::containers(&mut self.random, &mut self.last_mapped, &self.apps, &spaces);
+        let mapped = specs.iter().enumerate();
+        let mapped = mapped.flat_map(|(n, spec)| spec.mappings.iter().map(move |m| (m.host, n)));
+        let mapped = mapped.collect();
         let mut containers = [Vec::new(), Vec::new()];
         let mut servers = Vec::new();
         for (cell, containers) in containers.iter_mut().enumerate() {

@@ -141,21 +141,22 @@ fn outside_address(random: &mut Random) -> Ipv4Addr {
     Ipv4Addr::from(network + random.below(32) * 8 + random.below(2))
 }
 
-/// Containers with random mappings, the same for each cell.
+/// Containers with random mappings, the same for each cell. `last_port` is the last port that has
+/// been mapped on the cells: those before are still there, and have theirs.
 pub(crate) fn containers(
     random: &mut Random,
+    last_port: &mut u16,
     apps: &[String],
     spaces: &[String; 2],
 ) -> Vec<ContainerSpec> {
-    let mut next = HOST_PORTS + random.below(4000) as u16;
     (0..CONTAINERS)
         .map(|number| {
             let workload = *random.pick(&[Workload::App, Workload::App, Workload::Task]);
             let mut spec =
                 ContainerSpec::app(&apps[number]).space(&spaces[number % 2]).workload(workload);
             for _ in 0..random.between(1, 4) {
-                next += random.between(1, 3) as u16;
-                spec = spec.mapping(next, *random.pick(&[80, 443, 8080, 8080, 2222]));
+                *last_port += random.between(1, 3) as u16;
+                spec = spec.mapping(*last_port, *random.pick(&[80, 443, 8080, 8080, 2222]));
             }
             spec
         })

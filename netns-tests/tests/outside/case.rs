@@ -50,7 +50,7 @@ pub(crate) fn run(kind: Kind, check: fn(&Case) -> Result<()>) {
     let world = super::world(kind);
     let checked = Case::new(world, kind).and_then(|case| check(&case));
     if let Err(error) = checked {
-        panic!("{error:#}\n{}", world.logs());
+        panic!("{}\n{error:#}", world.logs());
     }
 }
 
