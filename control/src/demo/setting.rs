@@ -1,8 +1,8 @@
-//! The cells, containers and programs of the story.
+//! The cells, servers, containers and programs of the story.
 
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use sarcenet_rig::{CellKind, Container, ContainerSpec, OutsidePlan, Plan, SarcenetCell, World};
 
 /// Begins the names of the demo's namespaces.
@@ -32,7 +32,8 @@ impl Setting {
     pub(super) fn build() -> Result<Self> {
         let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet])
             .apps(APPS)
-            .outside(OutsidePlan::default());
+            .outside(OutsidePlan::default())
+            .servers();
         let world = World::new(plan)?;
         let a = world.attach_as(0, &ContainerSpec::app("app-a").space(SPACE))?;
         let mapped = ContainerSpec::app("app-b").mapping(MAPPED_PORT, APP_PORT);
@@ -52,6 +53,7 @@ impl Setting {
     }
 
     pub(super) fn describe(&self) {
+        println!("sarcenet control: policy server and subnet controller, asked over mTLS");
         for (number, cell) in self.world.cells().iter().enumerate() {
             let plan = cell.plan();
             let containers: Vec<String> = self
@@ -69,30 +71,19 @@ impl Setting {
         }
     }
 
-    /// The operator's command, for the first cell; it must succeed.
-    pub(super) fn sarcenet(&self, arguments: &[&str]) -> Result<()> {
-        let cell = self.cell()?;
-        let output = Command::new(&cell.binaries().sarcenet)
-            .arg("--root")
-            .arg(cell.root())
-            .args(arguments)
-            .output()
-            .context("run the sarcenet command")?;
-        if !output.status.success() {
-            bail!(
-                "sarcenet {} failed: {}",
-                arguments.join(" "),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(())
+    /// The operator's command `sarcenet policy`, to the policy server; it must succeed.
+    pub(super) fn policy(&self, arguments: &[&str]) -> Result<()> {
+        let servers = self.world.servers()?;
+        let mut command = Command::new(&self.cell()?.binaries().sarcenet);
+        command.args(arguments).args(servers.operator());
+        servers.namespace().checked(&mut command).map(drop)
     }
 
     /// Leaves it running, with a server in every container and app-a allowed to reach app-b.
     pub(super) fn keep(self) -> Result<()> {
         let cell = self.cell()?;
         let sarcenet = cell.binaries().sarcenet.display().to_string();
-        self.sarcenet(&policy("allow", "app-a", "app-b", "8080"))?;
+        self.policy(&policy("allow", "app-a", "app-b", "8080"))?;
         for container in self.containers() {
             container.spawn(
                 Command::new(&sarcenet)
@@ -118,6 +109,14 @@ impl Setting {
                 println!("  {sarcenet} --root {root} {command}");
             }
         }
+        let servers = self.world.servers()?;
+        let inside = format!("ip netns exec {}", servers.namespace().name());
+        let operator: Vec<_> =
+            servers.operator().iter().map(|word| word.display().to_string()).collect();
+        println!(
+            "Ask the policy server:\n  {inside} {sarcenet} policy list {}",
+            operator.join(" ")
+        );
         println!("Follow packets, then run one of the curl lines in another terminal:");
         println!("  {sarcenet} --root {} trace --from {}", cell.root().display(), self.a.address());
         println!("End it:\n  {sarcenet} demo --end");

@@ -53,7 +53,7 @@ fn allowed(teller: &mut Teller, setting: &Setting) -> Result<()> {
         ("app-c", vec![("other cell", c)]),
     ] {
         let command = policy("allow", "app-a", app, "8080");
-        setting.sarcenet(&command)?;
+        setting.policy(&command)?;
         let began = Instant::now();
         let felt = targets
             .iter()
@@ -85,7 +85,7 @@ fn one_way(teller: &mut Teller, setting: &Setting) -> Result<()> {
 fn port_range(teller: &mut Teller, setting: &Setting) -> Result<()> {
     let Setting { a, c, .. } = setting;
     let command = policy("allow", "app-a", "app-c", "7000-7010");
-    setting.sarcenet(&command)?;
+    setting.policy(&command)?;
     eventually(PATIENCE, || {
         ensure!(a.connect(port(c, 7000), PATIENCE)?.is_connected());
         Ok(())
@@ -141,7 +141,7 @@ fn revoked(teller: &mut Teller, setting: &Setting) -> Result<()> {
     let mut open = a.http(port(b_far, APP_PORT), PATIENCE)?;
     open.greeting()?;
     let command = policy("revoke", "app-a", "app-b", "8080");
-    setting.sarcenet(&command)?;
+    setting.policy(&command)?;
     let began = Instant::now();
     let targets = [("same cell", b_near), ("other cell", b_far)];
     let felt = targets
@@ -164,7 +164,7 @@ fn revoked(teller: &mut Teller, setting: &Setting) -> Result<()> {
     );
     answered(teller, "app-a to app-c", a, c, "app-c");
     for ports in ["8080", "7000-7010"] {
-        setting.sarcenet(&policy("revoke", "app-a", "app-c", ports))?;
+        setting.policy(&policy("revoke", "app-a", "app-c", ports))?;
     }
     Ok(())
 }
