@@ -195,7 +195,8 @@ impl Agent {
             let _one_at_a_time = self.configuration.lock();
             if let Some(control) = &self.inner.lock().base.control {
                 let message = format!(
-                    "policies of this cell come from the policy server ({}); change them there",
+                    "policies of this cell come from the policy server ({}); change them there: `sarcenet \
+                     policy allow --server` with the address of its external API",
                     control.policies.url
                 );
                 return Err(Failure::new(ErrorCode::Config, message));
