@@ -137,3 +137,6 @@ fn in_words(tagged: &TaggedPolicy) -> Option<Policy> {
         ports,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,11 @@ impl Agent {
             return Err(self.not_now(reason));
         }
         let network = followed.network(&base, &self.options.cell);
-        self.put_in_force(base, network)
+        let version = self.put_in_force(base, network)?;
+        let mut inner = self.inner.lock();
+        inner.mistakes = Vec::new();
+        inner.read_at = Instant::now();
+        Ok(version)
     }
 
     fn not_now(&self, reason: String) -> ConfigError {
@@ -160,8 +164,6 @@ impl Agent {
             inner.network = network;
             inner.cell = cell;
             inner.mtu = mtu;
-            inner.mistakes = Vec::new();
-            inner.read_at = Instant::now();
             let interfaces: Vec<_> = inner
                 .containers
                 .values()
