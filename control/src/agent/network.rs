@@ -76,6 +76,16 @@ impl Agent {
         self.inner.lock().followed.clone()
     }
 
+    /// Shows in the status what a server does not say or do, or no longer. There is one problem for
+    /// each `subject`.
+    pub fn note(&self, subject: &'static str, problem: Option<String>) {
+        let mut inner = self.inner.lock();
+        match problem {
+            Some(problem) => inner.server_problems.insert(subject, problem),
+            None => inner.server_problems.remove(subject),
+        };
+    }
+
     /// How many other cells packets can be sent to, and how many leases of other cells cannot be
     /// used.
     pub fn reachable(&self) -> (usize, usize) {

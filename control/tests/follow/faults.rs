@@ -2,7 +2,6 @@
 //! shows.
 
 use std::fs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -144,7 +143,7 @@ fn a_full_disk_stops_no_lease() {
         let _control = world.servers.start();
         let directory = world.root.lease_file().parent().unwrap().to_owned();
         mount(Some("none"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=16k")).unwrap();
-        let fake = Arc::new(world.dataplane());
+        let fake = world.dataplane();
         let ballast = directory.join("ballast");
         fs::write(&ballast, vec![0; 1 << 20]).unwrap_err();
         let agent = world.agent();

@@ -85,8 +85,11 @@ fn an_agent_starts_with_every_server_down() {
         }
         let failures = "sarcenet_agent_lease_renewals_total{result=\"failure\"}";
         eventually("counted", || world.metric(failures) > 1);
+        let problems = || world.client().status().unwrap().problems;
+        eventually("shown", || problems().iter().any(|text| text.contains("lease is not renewed")));
         let control = world.servers.start();
         agent.logged("the lease is renewed again");
+        eventually("not shown any more", || problems().is_empty());
         assert_eq!(world.subnet(), subnet);
         drop(control);
         assert_eq!(agent.end(Signal::SIGTERM), Some(0));
@@ -181,5 +184,78 @@ fn an_overlay_that_the_cell_uses_is_refused() {
         assert_eq!(status, Some(1));
         let begin = "sarcenet: the overlay 10.255.0.0/16 overlaps the resolver 10.255.0.2";
         assert!(last.starts_with(begin), "{last}");
+    });
+}
+
+#[test]
+fn a_router_has_a_single_address() {
+    in_cell(|world| {
+        world.edit("timeout: 1", "timeout: 1, single_ip: true");
+        let (_control, fake) = (world.servers.start(), world.dataplane());
+        let agent = world.agent();
+        let subnet = world.subnet();
+        assert!(subnet.starts_with("10.255.0.") && subnet.ends_with("/32"), "{subnet}");
+        eventually("the dataplane knows it", || fake.told.lock().snapshots > 0);
+        let status = world.client().status().unwrap();
+        assert_eq!(status.addresses_free, 0, "there is no room for containers");
+        // The device alone shows it too.
+        assert_eq!(agent.end(Signal::SIGKILL), None);
+        std::fs::remove_file(world.root.lease_file()).unwrap();
+        let mut agent = world.spawn();
+        assert_eq!(agent.logged("lease renewed")["subnet"], subnet);
+    });
+}
+
+#[test]
+fn another_overlay_needs_another_lease() {
+    in_cell(|world| {
+        let _control = world.servers.start();
+        let agent = world.agent();
+        let container = Namespace::new("one");
+        {
+            let _fake = world.dataplane();
+            eventually("ready", || world.client().status().unwrap().dataplane.ready);
+            world.add(&container);
+        }
+        world.edit("overlay: 10.255.0.0/16", "overlay: 10.254.0.0/16");
+        let mistakes = || world.client().status().unwrap().config.mistakes;
+        eventually("not while it runs", || {
+            mistakes()
+                .iter()
+                .any(|text| text.contains("is not a part of the overlay 10.254.0.0/16"))
+        });
+        assert_eq!(agent.end(Signal::SIGKILL), None);
+
+        let (status, last) = world.spawn().ended();
+        assert_eq!(status, Some(1));
+        let said =
+            "discovered lease is not in overlay network and has containers: 1 (lease 10.255.";
+        assert!(last.contains(said), "{last}");
+        // Without containers it asks for a new one, which is none of this overlay either.
+        std::fs::remove_file(world.root.state_file()).unwrap();
+        std::fs::remove_file(world.root.state_copy()).unwrap();
+        let told = world.spawn().logged("waiting for a lease").to_string();
+        assert!(told.contains("have both the same overlay?"), "{told}");
+    });
+}
+
+#[test]
+fn a_changed_control_section_waits_for_a_restart() {
+    in_cell(|world| {
+        let _control = world.servers.start();
+        let mut agent = world.agent();
+        world.edit("timeout: 1", "timeout: 2");
+        agent.logged("the network file is not used");
+        let mistakes = world.client().status().unwrap().config.mistakes;
+        assert!(mistakes[0].contains("`control` has changed"), "{mistakes:?}");
+        // What is wrong with the file stays shown, whatever servers say meanwhile.
+        world.take("10.255.0.9/32", "10.77.0.13");
+        eventually("the other cell is there", || world.client().status().unwrap().cells == 2);
+        assert_eq!(world.client().status().unwrap().config.mistakes, mistakes);
+        // And policies are not written into the file.
+        let words = ["--from", "a", "--to", "b", "--protocol", "tcp", "--ports", "80"];
+        let refused = world.command(&["policy", "allow"]).args(words).output().unwrap();
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains("come from the policy server (https://127.0.0.1:4003)"), "{text}");
     });
 }

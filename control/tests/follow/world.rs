@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,7 @@ use crate::servers;
 /// Nobody else is in the namespace, so that ports can be known beforehand.
 const CONTROL: &str = "\
 roles: [subnet-controller]
+database: sqlite:/srv/control.db
 leases: {listen: '127.0.0.1:4103', overlay: 10.255.0.0/16, block_prefix: 24}
 status: {listen: '127.0.0.1:19683'}
 ";
@@ -59,6 +59,7 @@ pub(crate) fn in_cell(test: impl FnOnce(&World) + Send) {
             netlink.bring_up(&link, LinkSettings { mtu: 1500, gso_max_size: None }).unwrap();
             netlink.set_address(&link, UNDERLAY.parse().unwrap(), 24, false).unwrap();
             let servers = servers::World::new(CONTROL);
+            fs::create_dir(servers.path("srv")).unwrap();
             let root = Root::new(servers.path(""));
             fs::write(root.network_file(), NETWORK).unwrap();
             fs::create_dir_all(root.dataplane_socket().parent().unwrap()).unwrap();
@@ -73,6 +74,14 @@ pub(crate) fn in_cell(test: impl FnOnce(&World) + Send) {
 impl World {
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         self.servers.command(words)
+    }
+
+    /// Changes the network file.
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let file = self.root.network_file();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(file, text.replace(from, to)).unwrap();
     }
 
     /// The agent, before anything is known of it.
@@ -136,8 +145,7 @@ impl World {
     /// Removes the servers' database.
     pub(crate) fn wipe(&self) {
         for suffix in ["", "-wal", "-shm"] {
-            let file = self.root.database_file();
-            let _ = fs::remove_file(PathBuf::from(format!("{}{suffix}", file.display())));
+            let _ = fs::remove_file(self.servers.path(&format!("srv/control.db{suffix}")));
         }
     }
 

@@ -191,9 +191,18 @@ impl Keeper {
         let mut watchdog = Watchdog::new(self.rules.tolerance, Instant::now());
         loop {
             let renewal = self.renew(&lease).await;
+            let problem = match &renewal {
+                Renewal::Renewed => None,
+                Renewal::Refused(reason) | Renewal::Failed(reason) => {
+                    Some(format!("the cell's lease is not renewed: {reason}"))
+                }
+            };
+            agent.note("lease", problem);
             watchdog.renewal(&renewal, Instant::now())?;
             if renewal == Renewal::Renewed {
                 let converged = self.converge(&agent, &lease).await;
+                let problem = converged.as_ref().err();
+                agent.note("cells", problem.map(|e| format!("other cells are not followed: {e}")));
                 self.converged(converged);
             }
             let cells = agent.followed().cells;
