@@ -6,7 +6,6 @@ mod events;
 mod fake;
 mod network;
 mod outside;
-mod policy_server;
 mod restart;
 mod socket;
 mod veths;

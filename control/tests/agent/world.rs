@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms};
 use sarcenet_control::address_watch::AddressWatch;
-use sarcenet_control::agent::{Agent, Found, Options};
-use sarcenet_control::followed::Followed;
+use sarcenet_control::agent::{Agent, Options};
 use sarcenet_control::netlink::Netlink;
 use sarcenet_control::netns;
 use sarcenet_control::paths::Root;
@@ -80,15 +79,7 @@ impl World {
     }
 
     pub(crate) fn agent(&self) -> RunningAgent {
-        self.run(Agent::new(self.options()).unwrap())
-    }
-
-    /// An agent that begins with what servers have said.
-    pub(crate) fn agent_with(&self, followed: Followed) -> RunningAgent {
-        self.run(Found::read(self.options()).unwrap().agent(followed).unwrap())
-    }
-
-    fn run(&self, agent: Arc<Agent>) -> RunningAgent {
+        let agent = Agent::new(self.options()).unwrap();
         let keeper = agent.start().unwrap();
         let server = Server::start(Arc::clone(&agent), &self.root.agent_socket()).unwrap();
         let watch = Watch::start(Arc::clone(&agent)).unwrap();

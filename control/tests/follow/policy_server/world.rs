@@ -1,7 +1,8 @@
 //! Policy servers, ours and others, and those who follow them.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, LazyLock};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,11 +18,10 @@ use sarcenet_control::follow::force::Force;
 use sarcenet_control::follow::groups::{GroupFollower, GroupSettings, GroupState};
 use sarcenet_control::follow::policies::{PolicyFollower, PolicySettings, PolicyState};
 use sarcenet_control::follow::policy_metrics::PolicyMetrics;
-use sarcenet_server::certs::{self, Certs, Options};
 use sarcenet_server::client::ClientFiles;
 use sarcenet_server::database::{Database, DatabaseSettings};
 use sarcenet_server::http::metrics::Metrics;
-use sarcenet_server::http::tls::{ServerFiles, ServerTls};
+use sarcenet_server::http::tls::{IdentityFiles, ServerFiles, ServerTls};
 use sarcenet_server::http::{Limits, Serve, Server, Stop, Stopper, stop};
 use sarcenet_server::policies::{Internal, InternalSettings, internal_router};
 use sarcenet_server::policy::{Policy, Protocol};
@@ -29,16 +29,15 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// Certificates that are made once.
-static CERTS: LazyLock<(TempDir, Certs)> = LazyLock::new(|| {
-    let directory = tempfile::tempdir().unwrap();
-    let certs = certs::init(directory.path(), &Options::default()).unwrap();
-    (directory, certs)
-});
+use crate::servers::CERTS;
 
-/// Where they are.
-pub(crate) fn certs_directory() -> &'static std::path::Path {
-    CERTS.0.path()
+fn identity(name: &str) -> IdentityFiles {
+    let file = |kind: &str| CERTS.path().join(format!("{name}.{kind}"));
+    IdentityFiles { certificate: file("crt"), key: file("key") }
+}
+
+fn ca() -> PathBuf {
+    identity("ca").certificate
 }
 
 fn asker() -> Asker {
@@ -50,11 +49,7 @@ fn asker() -> Asker {
 
 /// Serves `router` over mTLS.
 async fn serve(router: Router, address: SocketAddr, stop: Stop) -> Server {
-    let certs = &CERTS.1;
-    let files = ServerFiles {
-        identity: certs.server.clone(),
-        client_ca: Some(certs.ca.certificate.clone()),
-    };
+    let files = ServerFiles { identity: identity("server"), client_ca: Some(ca()) };
     let tls = Some(ServerTls::load(files).unwrap());
     // Who is told to stop in a test ends at once.
     let limits = Limits { grace: Duration::ZERO, ..Limits::default() };
@@ -82,11 +77,16 @@ pub(crate) struct Ours {
 
 impl Ours {
     pub(crate) async fn start() -> Self {
+        Self::start_at(0).await
+    }
+
+    /// On this port.
+    pub(crate) async fn start_at(port: u16) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("control.db");
         let settings = DatabaseSettings::new(format!("sqlite:{}", file.display()));
         let database = Database::open(&settings).await.unwrap();
-        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let address = (Ipv4Addr::LOCALHOST, port).into();
         let mut ours = Self { database, address, running: None, _directory: directory };
         ours.come().await;
         ours
