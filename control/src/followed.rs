@@ -104,3 +104,6 @@ fn is_host(address: Ipv4Addr) -> bool {
         || address.is_multicast()
         || address.is_broadcast())
 }
+
+#[cfg(test)]
+mod tests;

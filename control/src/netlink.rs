@@ -2,6 +2,8 @@
 //!
 //! A [`Netlink`] speaks to the namespace of the thread that opened it.
 
+mod filter;
+mod survey;
 mod veth;
 
 use std::future::Future;
@@ -10,15 +12,21 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
-use netlink_packet_route::AddressFamily;
+use futures_util::{StreamExt, TryStreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
+use netlink_packet_route::tc::TcHandle;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use tokio::runtime::Runtime;
 
+pub use survey::Placed;
 pub use veth::End;
+
+/// Where filters of received packets hang.
+const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_INGRESS };
 
 /// Longest wait for the kernel to notice a carrier, in milliseconds; it takes one or two.
 const LONGEST_NOTICE_MS: u32 = 50;
@@ -101,6 +109,26 @@ impl Netlink {
                 rtnetlink::Error::NetlinkError(message) => message.to_io(),
                 other => io::Error::other(other),
             },
+        })
+    }
+
+    /// Sends an order for which `rtnetlink` has no words.
+    fn order(
+        &self,
+        what: impl FnOnce() -> String,
+        request: NetlinkMessage<RouteNetlinkMessage>,
+    ) -> Result<(), NetlinkError> {
+        let mut handle = self.handle.clone();
+        self.ask(what, async move {
+            let mut replies = handle.request(request)?;
+            while let Some(reply) = replies.next().await {
+                if let NetlinkPayload::Error(error) = reply.payload
+                    && error.code.is_some()
+                {
+                    return Err(rtnetlink::Error::NetlinkError(error));
+                }
+            }
+            Ok(())
         })
     }
 

@@ -84,6 +84,11 @@ impl AgentClient {
         &self.cell
     }
 
+    /// The agent's process: the one that listens on the socket.
+    pub fn agent_pid(&self) -> Result<i32, AgentError> {
+        Ok(self.connection.peer()?.pid)
+    }
+
     /// Asks anything. [`Reply::Error`] becomes [`AgentError::Refused`].
     pub fn request(
         &mut self,

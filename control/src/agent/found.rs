@@ -1,5 +1,6 @@
 //! What an agent finds when it starts, and the agent that comes of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -102,6 +103,7 @@ impl Found {
             addresses: own_addresses().map_err(UnderlayError::from)?,
             addresses_problem: None,
             state_problem,
+            server_problems: BTreeMap::new(),
             version: 0,
         };
         let tenants = Arc::new(Tenants::of(&inner.containers));

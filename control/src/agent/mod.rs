@@ -178,6 +178,8 @@ struct Inner {
     addresses: Vec<Ipv4Addr>,
     addresses_problem: Option<String>,
     state_problem: Option<String>,
+    /// What servers do not say or do, by what it is about.
+    server_problems: BTreeMap<&'static str, String>,
     /// The newest version of the dataplane's desired state.
     version: u64,
 }

@@ -80,6 +80,16 @@ impl Agent {
         self.inner.lock().followed.clone()
     }
 
+    /// Shows in the status what a server does not say or do, or no longer. There is one problem for
+    /// each `subject`.
+    pub fn note(&self, subject: &'static str, problem: Option<String>) {
+        let mut inner = self.inner.lock();
+        match problem {
+            Some(problem) => inner.server_problems.insert(subject, problem),
+            None => inner.server_problems.remove(subject),
+        };
+    }
+
     /// How many other cells packets can be sent to, and how many leases of other cells cannot be
     /// used.
     pub fn reachable(&self) -> (usize, usize) {
@@ -116,7 +126,11 @@ impl Agent {
             return Err(self.not_now(reason));
         }
         let network = followed.network(&base, &self.options.cell);
-        self.put_in_force(base, network)
+        let version = self.put_in_force(base, network)?;
+        let mut inner = self.inner.lock();
+        inner.mistakes = Vec::new();
+        inner.read_at = Instant::now();
+        Ok(version)
     }
 
     fn not_now(&self, reason: String) -> ConfigError {
@@ -164,8 +178,6 @@ impl Agent {
             inner.network = network;
             inner.cell = cell;
             inner.mtu = mtu;
-            inner.mistakes = Vec::new();
-            inner.read_at = Instant::now();
             let interfaces: Vec<_> = inner
                 .containers
                 .values()
@@ -199,7 +211,8 @@ impl Agent {
             let _one_at_a_time = self.configuration.lock();
             if let Some(control) = &self.inner.lock().base.control {
                 let message = format!(
-                    "policies of this cell come from the policy server ({}); change them there",
+                    "policies of this cell come from the policy server ({}); change them there: `sarcenet \
+                     policy allow --server` with the address of its external API",
                     control.policies.url
                 );
                 return Err(Failure::new(ErrorCode::Config, message));

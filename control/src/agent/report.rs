@@ -128,6 +128,7 @@ fn problems(inner: &Inner) -> impl Iterator<Item = String> {
         [&inner.state_problem, &inner.host_problem, &inner.addresses_problem]
             .into_iter()
             .flatten()
+            .chain(inner.server_problems.values())
             .cloned()
             .collect();
     for entry in inner.containers.values() {

@@ -6,11 +6,13 @@ mod containers;
 mod control;
 mod events;
 mod flows;
+mod leases;
 mod log;
 mod logging;
 mod names;
 mod output;
 mod policy;
+mod signals;
 mod status;
 mod trace;
 
@@ -42,6 +44,7 @@ Files, all below --root:
   /run/sarcenet/agent.sock              the agent's socket
   /run/sarcenet/dataplane.sock          the dataplane's socket
   /var/lib/sarcenet/containers.json     the agent's containers and their addresses
+  /var/lib/sarcenet/lease.json          the cell's lease of a subnet, and the other cells'
   /var/lib/sarcenet/control.db          the servers' database, unless it is PostgreSQL
   /var/log/sarcenet/events.jsonl        records of conversations (`sarcenet logging`)")]
 pub struct Cli {
@@ -65,6 +68,7 @@ enum Command {
     Events(events::Arguments),
     Logging(logging::Arguments),
     Control(control::Arguments),
+    Leases(leases::Arguments),
     #[command(subcommand)]
     Certs(certs::Command),
     Demo(crate::demo::Arguments),
@@ -84,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Events(arguments) => events::run(&root, arguments),
         Command::Logging(arguments) => logging::run(&root, arguments),
         Command::Control(arguments) => control::run(&root, arguments),
+        Command::Leases(arguments) => leases::run(&root, arguments),
         Command::Certs(command) => certs::run(&root, command),
         Command::Demo(arguments) => crate::demo::run(arguments),
     };

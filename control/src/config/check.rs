@@ -70,7 +70,7 @@ fn cells(parts: &Parts, mistakes: &mut Vec<Mistake>) {
                 );
                 mistakes.push(Mistake::at(place, message));
             }
-            outside_of_overlay(parts, At { place, value }, mistakes);
+            outside_of_overlay(parts, &At { place, value }, mistakes);
         }
         if let Some(subnet) = &cell.value.subnet {
             subnet_alone(parts, subnet, mistakes);
@@ -92,8 +92,11 @@ fn cells(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-fn outside_of_overlay(parts: &Parts, underlay: At<Ipv4Addr>, mistakes: &mut Vec<Mistake>) {
-    let At { place, value } = underlay;
+fn outside_of_overlay(
+    parts: &Parts,
+    &At { place, value }: &At<Ipv4Addr>,
+    mistakes: &mut Vec<Mistake>,
+) {
     if let Some(overlay) = &parts.overlay
         && overlay.value.contains(&value)
     {
@@ -233,7 +236,7 @@ fn control(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     else {
         return;
     };
-    outside_of_overlay(parts, At { place: *underlay, value: spec.underlay }, mistakes);
+    outside_of_overlay(parts, &At { place: *underlay, value: spec.underlay }, mistakes);
     if spec.security_groups.is_some() && parts.security_groups.is_some() {
         let message = "control asks the policy server for security_groups, and they are in the \
                        file too; remove one of them";

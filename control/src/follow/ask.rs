@@ -23,9 +23,7 @@ pub enum AskError {
     #[error(transparent)]
     Files(#[from] ClientError),
     /// No connection, or it broke off.
-    #[error(
-        "{host} cannot be reached; is the server up, and are its certificate and ours of the same CA? {reason}"
-    )]
+    #[error("{host} cannot be reached; is it up, and is its certificate of the right CA? {reason}")]
     Unreachable {
         /// Which server.
         host: String,

@@ -82,6 +82,8 @@ impl Keeper {
         loop {
             let now = (policies.borrow_and_update().clone(), groups.borrow_and_update().clone());
             let mut retry = None;
+            self.agent.note("policies", now.0.problem.clone());
+            self.agent.note("security groups", now.1.problem.clone());
             match self.follow(&now).await {
                 Ok(version) => {
                     let (policies, groups) = now.clone();

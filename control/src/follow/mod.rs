@@ -7,11 +7,15 @@ pub mod force;
 pub mod groups;
 pub mod keeper;
 pub mod lease;
+pub mod leave;
 pub mod metrics;
 pub mod pause;
 pub mod policies;
 pub mod policy_metrics;
 pub mod policy_server;
 pub mod saved;
+mod start;
 pub mod tell;
 mod trouble;
+
+pub use start::{FollowError, Follower, Following, Prepared};

@@ -1,12 +1,11 @@
 //! All that has to do with the policy server: asking it for policies and security groups, and what
 //! becomes of the answers.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use sarcenet_server::http::metrics::Metrics;
-use sarcenet_server::http::{ServeError, Server, Stop};
-use sarcenet_server::outbound::{self, OutboundError};
+use sarcenet_server::http::{Server, Stop};
+use sarcenet_server::outbound;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -17,23 +16,13 @@ use super::keeper::{InForce, Keeper};
 use super::policies::{PolicyFollower, PolicySettings, PolicyState};
 use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
+use super::start::FollowError;
 use super::tell::serve;
 use crate::agent::Agent;
 use crate::config::FollowSpec;
 
 /// Who may wait at a time until a server has been asked.
 const FORCES: usize = 64;
-
-/// Why the policy server cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    /// Its address.
-    #[error(transparent)]
-    Address(#[from] OutboundError),
-    /// An address to listen on.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-}
 
 /// The policy server, being followed.
 pub struct PolicyServerFollowing {
@@ -121,16 +110,6 @@ impl PolicyServerFollowing {
             None => None,
         };
         Ok(Self { tasks, force, logging })
-    }
-
-    /// Where it can be told to ask at once (contract section 9.6).
-    pub fn force_address(&self) -> SocketAddr {
-        self.force.address()
-    }
-
-    /// Where recording is switched (contract section 9.7), if anywhere.
-    pub fn logging_address(&self) -> Option<SocketAddr> {
-        self.logging.as_ref().map(Server::address)
     }
 
     /// Waits until all of it has stopped; what was learned last is on the disk then.

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
 
 use super::groups::{GroupList, GroupText, Groups};
 use super::policies::{List, Policies};
@@ -104,7 +103,6 @@ impl SavedFile {
             path.display(),
             aside.display()
         );
-        warn!("{problem}");
         Ok((Saved::default(), Some(problem)))
     }
 

@@ -19,17 +19,22 @@ impl Trouble {
         Self { what, now: None }
     }
 
-    /// Takes note of a failure.
-    pub(super) fn failed(&mut self, kind: FailureKind, error: &dyn Display) {
-        if self.now.replace(kind) != Some(kind) {
-            warn!("{} stay as they were: {error}", self.what);
+    /// Takes note of a failure. Returns what it means, if that is news.
+    pub(super) fn failed(&mut self, kind: FailureKind, error: &dyn Display) -> Option<String> {
+        if self.now.replace(kind) == Some(kind) {
+            return None;
         }
+        let text = format!("{} stay as they were: {error}", self.what);
+        warn!("{text}");
+        Some(text)
     }
 
-    /// Takes note that all is well.
-    pub(super) fn over(&mut self) {
-        if self.now.take().is_some() {
+    /// Takes note that all is well. Returns whether that is news.
+    pub(super) fn over(&mut self) -> bool {
+        let news = self.now.take().is_some();
+        if news {
             info!("{} are followed again", self.what);
         }
+        news
     }
 }

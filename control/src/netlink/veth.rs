@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoVeth};
@@ -11,11 +11,11 @@ use netlink_packet_route::tc::{
     TcAttribute, TcBpfFlags, TcFilterBpf, TcFilterBpfOption, TcHandle, TcMessage, TcOption,
 };
 use rtnetlink::packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage,
 };
 use rtnetlink::{AddressMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::{Link, Netlink, NetlinkError};
+use super::{INGRESS, Link, Netlink, NetlinkError};
 
 /// One end of a pair that is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -146,18 +146,7 @@ impl Netlink {
         ];
         let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewTrafficFilter(message));
         request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        let mut handle = self.handle.clone();
-        self.ask(what, async move {
-            let mut replies = handle.request(request)?;
-            while let Some(reply) = replies.next().await {
-                if let NetlinkPayload::Error(error) = reply.payload
-                    && error.code.is_some()
-                {
-                    return Err(rtnetlink::Error::NetlinkError(error));
-                }
-            }
-            Ok(())
-        })
+        self.order(what, request)
     }
 
     /// Whether [`Netlink::drop_ingress`] is in force.
@@ -175,6 +164,3 @@ impl Netlink {
         }))
     }
 }
-
-/// Where filters of received packets hang.
-const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_INGRESS };

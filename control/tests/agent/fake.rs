@@ -60,6 +60,9 @@ impl Told {
                 if cell.host { Some(fds.next().expect("the host's descriptor")) } else { None };
             self.cell = Some(cell.clone());
         }
+        for subnet in &update.peers_gone {
+            assert!(self.peers.remove(&subnet.to_string()).is_some(), "{subnet} was not there");
+        }
         self.peers.extend(update.peers.iter().map(|peer| (peer.subnet.to_string(), *peer)));
         self.rules.extend(update.rules.iter().map(|rule| (rule.key, rule.id)));
         for container in &update.containers {

@@ -1,18 +1,19 @@
 //! A directory with certificates, tokens and a control file, and servers that run from it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use sarcenet_server::client::ClientFiles;
 use sarcenet_server::http::tls::IdentityFiles;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::process::Process;
 
 /// All servers, on any ports.
 pub(crate) const EVERYTHING: &str = "\
@@ -24,7 +25,7 @@ auth: {tokens_file: /etc/sarcenet/tokens.yaml}
 ";
 
 /// Certificates that are made once, as a user makes them.
-static CERTS: LazyLock<TempDir> = LazyLock::new(|| {
+pub(crate) static CERTS: LazyLock<TempDir> = LazyLock::new(|| {
     let directory = tempfile::tempdir().unwrap();
     let made = sarcenet().args(["certs", "init", "--dir"]).arg(directory.path()).output().unwrap();
     assert!(made.status.success(), "{made:?}");
@@ -73,18 +74,20 @@ impl World {
         self.command(words).output().unwrap()
     }
 
-    /// The servers, before anything is known of them.
-    pub(crate) fn spawn(&self) -> Control {
-        let mut command = self.command(&["control", "--log", "json"]);
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    /// What asks the servers, with a client certificate.
+    pub(crate) fn client(&self) -> reqwest::Client {
         let files = |name: &str| self.path("etc/sarcenet/certs").join(name);
         let client = ClientFiles {
             server_ca: files("ca.crt"),
             identity: IdentityFiles { certificate: files("client.crt"), key: files("client.key") },
         };
-        let client = client.client(Duration::from_mins(1)).unwrap();
-        Control { process, lines, client, ready: Value::Null }
+        client.client(Duration::from_mins(1)).unwrap()
+    }
+
+    /// The servers, before anything is known of them.
+    pub(crate) fn spawn(&self) -> Control {
+        let process = Process::spawn(self.command(&["control", "--log", "json"]));
+        Control { process, client: self.client(), ready: Value::Null }
     }
 
     /// The servers when they are ready.
@@ -97,36 +100,29 @@ impl World {
 
 /// Servers that run; killed when dropped.
 pub(crate) struct Control {
-    process: Child,
-    lines: Lines<BufReader<ChildStderr>>,
+    process: Process,
     client: reqwest::Client,
     ready: Value,
 }
 
+impl Deref for Control {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Control {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
 impl Control {
-    /// Waits for a line of the log that begins with this, and gives its fields.
-    pub(crate) fn logged(&mut self, begin: &str) -> Value {
-        let mut all = Vec::new();
-        for line in self.lines.by_ref() {
-            let line = line.unwrap();
-            if let Ok(mut event) = serde_json::from_str::<Value>(&line)
-                && event["fields"]["message"].as_str().is_some_and(|text| text.starts_with(begin))
-            {
-                return event["fields"].take();
-            }
-            all.push(line);
-        }
-        panic!("`{begin}` was not logged, but:\n{}", all.join("\n"));
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id() as i32), signal).unwrap();
-    }
-
     /// The exit status after this signal; none when the signal itself was the end.
-    pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
-        self.signal(signal);
-        self.process.wait().unwrap().code()
+    pub(crate) fn end(self, signal: Signal) -> Option<i32> {
+        self.process.end(signal)
     }
 
     pub(crate) fn has(&self, server: &str) -> bool {
@@ -147,12 +143,5 @@ impl Control {
         let request = request.header("authorization", "Bearer secret-of-ada");
         let response = request.body(body.to_owned()).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
-    }
-}
-
-impl Drop for Control {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -63,6 +63,8 @@ pub struct GroupState {
     pub groups: Option<Arc<Groups>>,
     /// Counts what was learned.
     pub round: u64,
+    /// Why nothing is learned at the moment.
+    pub problem: Option<String>,
 }
 
 impl Groups {
@@ -134,13 +136,17 @@ impl GroupFollower {
                 Ok(()) => {
                     self.failures = 0;
                     self.metrics.answered(WHAT);
-                    self.trouble.over();
+                    if self.trouble.over() {
+                        self.state.send_modify(|state| state.problem = None);
+                    }
                     Pause::about(self.settings.interval)
                 }
                 Err(error) => {
                     self.failures = self.failures.saturating_add(1);
                     self.metrics.failed(WHAT, error.kind());
-                    self.trouble.failed(error.kind(), error);
+                    if let Some(text) = self.trouble.failed(error.kind(), error) {
+                        self.state.send_modify(|state| state.problem = Some(text));
+                    }
                     match error {
                         AskError::Busy { pause, .. } => Pause::asked(*pause),
                         _ => Pause::after(self.failures),
@@ -169,7 +175,8 @@ impl GroupFollower {
         if !same(&self.state.borrow()) {
             let groups = Some(Arc::new(Groups::new(texts)));
             self.state.send_modify(|state| {
-                *state = GroupState { groups, round: state.round + 1 };
+                state.groups = groups;
+                state.round += 1;
             });
         }
         Ok(())

@@ -28,7 +28,7 @@ pub enum LeaseError {
         /// What was asked for.
         what: &'static str,
         /// Why not.
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// No answer, or none that ended in time.
     #[error(
@@ -179,7 +179,8 @@ impl LeaseClient {
         path: &[&str],
         body: Option<&impl Serialize>,
     ) -> Result<Vec<u8>, LeaseError> {
-        let client = self.asker.client().map_err(|source| LeaseError::Client { what, source })?;
+        let client =
+            self.asker.client().map_err(|e| LeaseError::Client { what, source: Box::new(e) })?;
         let mut url = self.server.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);

@@ -7,7 +7,7 @@ use ipnet::Ipv4Net;
 use sarcenet_server::lease::Lease;
 use sarcenet_server::leases::pool::hardware_address;
 
-use crate::config::{LeasesSpec, Network};
+use crate::config::LeasesSpec;
 
 /// Prefix lengths of blocks that the dataplane can use: its ports are 16 host bits, and there must be
 /// room for a container.
@@ -98,10 +98,10 @@ pub(super) enum Second {
 
 impl Rules {
     /// The rules of a network file that follows servers.
-    pub fn new(base: &Network, underlay: Ipv4Addr, spec: &LeasesSpec) -> Self {
+    pub fn new(overlay: Ipv4Net, underlay: Ipv4Addr, spec: &LeasesSpec) -> Self {
         Self {
             underlay,
-            overlay: base.overlay,
+            overlay,
             block_prefix: spec.block_prefix,
             single: spec.single_ip,
             tolerance: spec.partition_tolerance,
@@ -117,13 +117,11 @@ impl Rules {
 
     /// Whether a subnet is a part of the overlay, of the kind that is wanted.
     pub(super) fn fits(&self, subnet: Ipv4Net) -> bool {
-        let kind = match self.single {
-            true => subnet.prefix_len() == 32,
-            false => BLOCKS.contains(&subnet.prefix_len()),
-        };
+        let prefix = subnet.prefix_len();
+        let kind = if self.single { prefix == 32 } else { BLOCKS.contains(&prefix) };
         kind && subnet.trunc() == subnet
             && self.overlay.contains(&subnet)
-            && self.overlay.prefix_len() < subnet.prefix_len()
+            && self.overlay.prefix_len() < prefix
             && subnet.network() != self.overlay.network()
     }
 

@@ -32,9 +32,6 @@ pub enum StartFailure {
         /// Why not.
         source: NetlinkError,
     },
-    /// It was told to end before it had a lease.
-    #[error("told to end before the cell had a lease")]
-    Stopped,
 }
 
 /// Keeps a cell's lease.
@@ -47,6 +44,8 @@ pub struct Keeper {
     metrics: LeaseMetrics,
     /// What is on the disk.
     saved: Option<Saved>,
+    /// The lease from before.
+    known: Option<Lease>,
     /// The last failure that was told.
     told: Told,
 }
@@ -67,92 +66,82 @@ fn news(before: &mut Option<String>, now: Option<String>) -> bool {
 }
 
 impl Keeper {
-    /// One that has not asked anybody yet.
+    /// Looks for a lease from before, and asks nobody. Blocks.
     pub fn new(
         client: LeaseClient,
         store: LeaseStore,
         rules: Rules,
         interval: Duration,
         metrics: LeaseMetrics,
-    ) -> Self {
-        Self { client, store, rules, interval, metrics, saved: None, told: Told::default() }
-    }
-
-    /// The lease with which the agent starts, and the other cells as far as they are known. Waits
-    /// for the subnet controller when there is nothing to start with. `containers` is the number of
-    /// those that the cell has (contract section 5.2).
-    pub async fn begin(
-        &mut self,
-        containers: usize,
-        stop: &Stop,
-    ) -> Result<Followed, StartFailure> {
-        let (saved, problem) = self.store.load()?;
+    ) -> Result<Self, StartFailure> {
+        let (saved, problem) = store.load()?;
         if let Some(problem) = problem {
             warn!("{problem}");
         }
         let known = match &saved {
             Some(saved) => Some(saved.lease.clone()),
-            None => self.of_device()?,
+            None => of_device(&rules)?,
         };
-        let age = saved.as_ref().and_then(|saved| saved.age(SystemTime::now()));
-        let cells = saved.as_ref().map(|saved| saved.cells.clone()).unwrap_or_default();
-        self.saved = saved;
+        let told = Told::default();
+        Ok(Self { client, store, rules, interval, metrics, saved, known, told })
+    }
 
-        if let First::Renew(lease) = self.rules.first(known, containers)? {
-            let mut back_off = BackOff::default();
-            loop {
-                let renewal = self.renew(&lease).await;
-                match self.rules.second(renewal, containers, age)? {
-                    Second::Start => {
-                        info!(subnet = %lease.subnet, "lease renewed");
-                        self.save(&lease, cells.clone(), true);
-                    }
-                    Second::StartUnconfirmed(reason) => {
-                        warn!(
-                            subnet = %lease.subnet,
-                            "starting with the lease from before, which is not renewed: {reason}"
-                        );
-                    }
-                    Second::Acquire(reason) => {
-                        warn!(subnet = %lease.subnet, "lost the lease: {reason}");
-                        break;
-                    }
-                    Second::Again(reason) => {
-                        warn!(
-                            subnet = %lease.subnet,
-                            "waiting for the subnet controller: the lease from before may be \
-                             another cell's by now: {reason}"
-                        );
-                        if stop.within(back_off.pause()).await {
-                            return Err(StartFailure::Stopped);
-                        }
-                        continue;
-                    }
-                }
-                return Ok(Followed { lease: Some(lease), cells, ..Followed::default() });
-            }
-        }
-        let lease = self.acquire(stop).await?;
-        self.save(&lease, cells.clone(), true);
+    /// The lease with which the agent starts, and the other cells as far as they are known. Waits
+    /// for the subnet controller when there is nothing to start with. `containers` is the number of
+    /// those that the cell has (contract section 5.2).
+    pub async fn begin(&mut self, containers: usize) -> Result<Followed, StartFailure> {
+        let saved = self.saved.as_ref();
+        let age = saved.and_then(|saved| saved.age(SystemTime::now()));
+        let cells = saved.map(|saved| saved.cells.clone()).unwrap_or_default();
+        let first = self.rules.first(self.known.take(), containers)?;
+        let lease = match first {
+            First::Renew(lease) => self.resume(lease, containers, age).await?,
+            First::Acquire => None,
+        };
+        let lease = match lease {
+            Some(lease) => lease,
+            None => self.acquire().await,
+        };
         Ok(Followed { lease: Some(lease), cells, ..Followed::default() })
     }
 
-    /// The lease that an agent before left in the cell's own device.
-    fn of_device(&self) -> Result<Option<Lease>, StartFailure> {
-        let look = || -> Result<_, NetlinkError> {
-            let netlink = Netlink::open()?;
-            let Some(link) = netlink.link(host::DEVICE)? else { return Ok(None) };
-            Ok(netlink.addresses(&link)?.first().map(|(address, _)| *address))
-        };
-        let address = look().map_err(|source| StartFailure::Device { source })?;
-        let lease = address.and_then(|address| self.rules.of_device(address));
-        if let Some(lease) = &lease {
-            info!(subnet = %lease.subnet, "{} shows the lease from before", host::DEVICE);
+    /// Goes on with the lease from before; none when it is lost.
+    async fn resume(
+        &mut self,
+        lease: Lease,
+        containers: usize,
+        age: Option<Duration>,
+    ) -> Result<Option<Lease>, StartFailure> {
+        let subnet = lease.subnet;
+        let mut back_off = BackOff::default();
+        loop {
+            let renewal = self.renew(&lease).await;
+            match self.rules.second(renewal, containers, age)? {
+                Second::Start => {
+                    info!(%subnet, "lease renewed");
+                    return Ok(Some(lease));
+                }
+                Second::StartUnconfirmed(reason) => {
+                    warn!(%subnet, "starting with the lease from before, unrenewed: {reason}");
+                    return Ok(Some(lease));
+                }
+                Second::Acquire(reason) => {
+                    warn!(%subnet, "the lease from before is lost: {reason}");
+                    return Ok(None);
+                }
+                Second::Again(reason) => {
+                    warn!(
+                        %subnet,
+                        "waiting for the subnet controller, as the lease from before may be another \
+                         cell's by now: {reason}"
+                    );
+                    tokio::time::sleep(back_off.pause()).await;
+                }
+            }
         }
-        Ok(lease)
     }
 
-    async fn acquire(&self, stop: &Stop) -> Result<Lease, StartFailure> {
+    async fn acquire(&mut self) -> Lease {
         let Rules { underlay, single, .. } = self.rules;
         let mut back_off = BackOff::default();
         loop {
@@ -160,15 +149,14 @@ impl Keeper {
             let reason = match answer.map(|lease| self.rules.accept(lease)) {
                 Ok(Ok(lease)) => {
                     info!(subnet = %lease.subnet, "lease acquired");
-                    return Ok(lease);
+                    self.save(&lease, Vec::new(), true);
+                    return lease;
                 }
                 Ok(Err(reason)) => reason,
                 Err(e) => e.to_string(),
             };
             warn!("waiting for a lease: acquire subnet lease: {reason}");
-            if stop.within(back_off.pause()).await {
-                return Err(StartFailure::Stopped);
-            }
+            tokio::time::sleep(back_off.pause()).await;
         }
     }
 
@@ -203,41 +191,51 @@ impl Keeper {
         let mut watchdog = Watchdog::new(self.rules.tolerance, Instant::now());
         loop {
             let renewal = self.renew(&lease).await;
+            let problem = match &renewal {
+                Renewal::Renewed => None,
+                Renewal::Refused(reason) | Renewal::Failed(reason) => {
+                    Some(format!("the cell's lease is not renewed: {reason}"))
+                }
+            };
+            agent.note("lease", problem);
             watchdog.renewal(&renewal, Instant::now())?;
-            let confirmed = renewal == Renewal::Renewed;
-            let converged = self.converge(&agent, &lease, confirmed).await;
-            self.metrics.converge(converged.is_ok());
-            match converged {
-                Ok(()) => {
-                    if news(&mut self.told.converge, None) {
-                        info!("the other cells' leases are in force again");
-                    }
-                }
-                Err(reason) => {
-                    if news(&mut self.told.converge, Some(reason.clone())) {
-                        warn!("the other cells stay as they are: {reason}");
-                    }
-                }
+            if renewal == Renewal::Renewed {
+                let converged = self.converge(&agent, &lease).await;
+                let problem = converged.as_ref().err();
+                agent.note("cells", problem.map(|e| format!("other cells are not followed: {e}")));
+                self.converged(converged);
             }
             let cells = agent.followed().cells;
-            self.save(&lease, cells, confirmed);
+            self.save(&lease, cells, renewal == Renewal::Renewed);
             if stop.within(around(self.interval)).await {
                 return Ok(());
             }
         }
     }
 
-    /// Puts all cells in force that the subnet controller knows.
-    async fn converge(
-        &self,
-        agent: &Arc<Agent>,
-        own: &Lease,
-        confirmed: bool,
-    ) -> Result<(), String> {
+    fn converged(&mut self, result: Result<(), String>) {
+        self.metrics.converge(result.is_ok());
+        match result {
+            Ok(()) => {
+                if news(&mut self.told.converge, None) {
+                    info!("the other cells' leases are in force again");
+                }
+            }
+            Err(reason) => {
+                if news(&mut self.told.converge, Some(reason.clone())) {
+                    warn!("the other cells stay as they are: {reason}");
+                }
+            }
+        }
+    }
+
+    /// Puts all cells in force that the subnet controller knows, which has just renewed the cell's
+    /// own lease.
+    async fn converge(&self, agent: &Arc<Agent>, own: &Lease) -> Result<(), String> {
         let listed = self.client.list().await.map_err(|e| e.to_string())?;
-        // Renewed just now, it is there: another list is not of this subnet controller, and an empty
-        // one would cut the cell off from all others.
-        if confirmed && !listed.leases.contains(own) {
+        // A list without it is not of this subnet controller; an empty one would cut the cell off
+        // from all others.
+        if !listed.leases.contains(own) {
             return Err("the list of leases lacks the one that was renewed just now".into());
         }
         let agent = Arc::clone(agent);
@@ -285,4 +283,19 @@ impl Keeper {
             }
         }
     }
+}
+
+/// The lease that an agent before left in the cell's own device.
+fn of_device(rules: &Rules) -> Result<Option<Lease>, StartFailure> {
+    let look = || -> Result<_, NetlinkError> {
+        let netlink = Netlink::open()?;
+        let Some(link) = netlink.link(host::DEVICE)? else { return Ok(None) };
+        Ok(netlink.addresses(&link)?.first().map(|(address, _)| *address))
+    };
+    let address = look().map_err(|source| StartFailure::Device { source })?;
+    let lease = address.and_then(|address| rules.of_device(address));
+    if let Some(lease) = &lease {
+        info!(subnet = %lease.subnet, "{} shows the lease from before", host::DEVICE);
+    }
+    Ok(lease)
 }

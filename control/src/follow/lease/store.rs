@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn saved() -> Saved {
-        let renewed = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let renewed = UNIX_EPOCH + Duration::from_hours(500_000);
         Saved { lease: lease(1), renewed, cells: vec![lease(1), lease(2)] }
     }
 

@@ -58,6 +58,8 @@ pub struct PolicyState {
     pub changed_at: Option<i64>,
     /// Counts what was learned.
     pub round: u64,
+    /// Why nothing is learned at the moment.
+    pub problem: Option<String>,
 }
 
 /// Follows the policies of one server.
@@ -183,10 +185,14 @@ impl PolicyFollower {
         }
         if let Some(problem) = &problem {
             self.metrics.failed(WHAT, problem.kind());
-            self.trouble.failed(problem.kind(), problem);
+            if let Some(text) = self.trouble.failed(problem.kind(), problem) {
+                self.state.send_modify(|state| state.problem = Some(text));
+            }
         } else {
             self.metrics.answered(WHAT);
-            self.trouble.over();
+            if self.trouble.over() {
+                self.state.send_modify(|state| state.problem = None);
+            }
         }
         let generation = self.course.generation();
         self.metrics.watched(self.course.is_watching(), generation);
@@ -199,8 +205,8 @@ impl PolicyFollower {
             let changed_at = self.course.changed_at().filter(|_| was_well);
             let policies = Some(Arc::clone(self.course.policies()));
             self.state.send_modify(|state| {
-                let round = state.round + 1;
-                *state = PolicyState { policies, generation, changed_at, round };
+                let (round, problem) = (state.round + 1, state.problem.take());
+                *state = PolicyState { policies, generation, changed_at, round, problem };
             });
         }
         let outcome = match problem {

@@ -1,0 +1,156 @@
+//! `control:`: what comes from servers.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::config::FollowSpec;
+use crate::paths::Root;
+
+const LEAST: &str = "overlay: 10.255.0.0/16\ncontrol: {underlay: 10.77.0.11}\n";
+
+const FULL: &str = "\
+overlay: 172.16.0.0/12
+control:
+  underlay: 10.77.0.11
+  certs: {ca: /ca.pem, cert: /cell.pem, key: /cell.key}
+  leases: {url: 'https://10.77.1.1:4103', interval: 1, timeout: 2, partition_tolerance: 60,
+           block_prefix: 20, single_ip: true}
+  policies: {url: 'https://10.77.1.1:4003/', interval: 3, timeout: 4, watch: false}
+  security_groups: {interval: 5}
+  network_info: 127.0.0.1:0
+  force: 127.0.0.1:0
+  status: 0.0.0.0:9999
+";
+
+fn control(text: &str) -> FollowSpec {
+    Network::parse(text).unwrap().control.unwrap()
+}
+
+#[test]
+fn defaults_are_those_of_cloud_foundry() {
+    let spec = control(LEAST);
+    assert_eq!(spec.underlay.to_string(), "10.77.0.11");
+    assert_eq!(spec.leases.url, "https://silk-controller.service.cf.internal:4103");
+    assert_eq!(spec.policies.url, "https://policy-server.service.cf.internal:4003");
+    let seconds = [spec.leases.interval, spec.leases.timeout, spec.policies.interval]
+        .map(|time| time.as_secs());
+    assert_eq!(seconds, [30, 5, 5]);
+    assert_eq!(spec.leases.partition_tolerance, Duration::from_hours(168));
+    assert!(spec.policies.watch && !spec.leases.single_ip && spec.security_groups.is_none());
+    let listen = [spec.network_info, spec.force, spec.status].map(|address| address.to_string());
+    assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:8722", "127.0.0.1:23955"]);
+    let files = spec.certs.files(&Root::new("/r"));
+    let paths = [files.server_ca, files.identity.certificate, files.identity.key];
+    let names = ["ca.crt", "client.crt", "client.key"];
+    assert_eq!(paths, names.map(|name| PathBuf::from("/r/etc/sarcenet/certs").join(name)));
+    assert_eq!(control(&LEAST.replace('}', ", leases: , policies: , status: }")), spec);
+}
+
+#[test]
+fn all_of_it_can_be_said() {
+    let spec = control(FULL);
+    assert_eq!(spec.leases.url, "https://10.77.1.1:4103");
+    assert_eq!((spec.leases.block_prefix, spec.leases.single_ip), (20, true));
+    let times = [spec.leases.interval, spec.leases.timeout, spec.policies.interval];
+    assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3]);
+    assert_eq!(spec.leases.partition_tolerance.as_secs(), 60);
+    assert_eq!((spec.policies.timeout.as_secs(), spec.policies.watch), (4, false));
+    assert_eq!(spec.security_groups, Some(Duration::from_secs(5)));
+    assert_eq!(spec.status.to_string(), "0.0.0.0:9999");
+    let files = spec.certs.files(&Root::new("/r"));
+    assert_eq!(files.server_ca, PathBuf::from("/r/ca.pem"));
+    assert_eq!(files.identity.key, PathBuf::from("/r/cell.key"));
+}
+
+/// The least file with the first `from` replaced, and what is said.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "control: {underlay: 10.77.0.11}",
+        "control:",
+        &["2:8: control has no `underlay`; add it, e.g. `underlay: 10.0.0.11`"],
+    ),
+    (
+        "control:",
+        "cells: []\npolicies: []\ncontrol:",
+        &[
+            "2:8: cells come from servers with `control:`; remove one",
+            "3:11: policies come from servers with `control:`; remove one",
+        ],
+    ),
+    (
+        "10.255.0.0/16",
+        "100.64.0.0/10",
+        &[
+            "1:10: overlay 100.64.0.0/10 is not private; choose a part of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 (RFC 1918)",
+        ],
+    ),
+    (
+        "10.255.0.0/16",
+        "10.77.0.0/16",
+        &[
+            "2:21: underlay 10.77.0.11 lies inside the overlay 10.77.0.0/16; tunnel packets would be routed into the tunnel; use the cell's address on the physical network",
+        ],
+    ),
+    (
+        "10.255.0.0/16",
+        "10.255.7.0/24",
+        &[
+            "1:10: block_prefix 24 leaves no block for a cell in the overlay 10.255.7.0/24; write one larger than 24",
+        ],
+    ),
+    (
+        "}",
+        ", leases: {block_prefix: 16, url: 'http://a'}}",
+        &[
+            "2:56: block_prefix 16 leaves no block for a cell in the overlay 10.255.0.0/16; write one larger than 16",
+            "2:65: `http://a` is asked with a certificate; write https:// instead of http://",
+        ],
+    ),
+    (
+        "}",
+        ", policies: {url: policy-server, watch: 1}}",
+        &[
+            "2:49: `policy-server` is not the address of a server: relative URL without a base",
+            "2:71: watch is a number; it must be true or false",
+        ],
+    ),
+    (
+        "}",
+        ", certs: {ca: ca.crt}, leases: {interval: 0}}",
+        &[
+            "2:45: ca `ca.crt` is not an absolute path",
+            "2:73: interval 0 is not in 1 to 3600 (seconds)",
+        ],
+    ),
+    (
+        "}",
+        ", security_groups: {}}\nsecurity_groups: []",
+        &[
+            "2:10: control asks the policy server for security_groups, and they are in the file too; remove one of them",
+        ],
+    ),
+    (
+        "}",
+        ", status: '0.0.0.0:8722', lease: {}}",
+        &[
+            "2:57: control has no key `lease`; did you mean `leases`?",
+            "2:21: force and status would both listen on port 8722; give one of them another",
+        ],
+    ),
+];
+
+#[test]
+fn mistakes_have_a_place_and_a_cure() {
+    let mut wrong = Vec::new();
+    for (from, to, expected) in MISTAKES {
+        let said = Network::parse(&LEAST.replacen(from, to, 1)).unwrap_err();
+        let said: Vec<_> = said.iter().map(ToString::to_string).collect();
+        let mut expected: Vec<_> = expected.iter().map(ToString::to_string).collect();
+        expected.sort();
+        if said != expected {
+            wrong.push((to, said));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

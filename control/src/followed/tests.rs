@@ -1,0 +1,109 @@
+use proptest::prelude::*;
+use sarcenet_server::leases::pool::hardware_address;
+
+use super::*;
+
+const FILE: &str = "\
+overlay: 10.255.0.0/16
+control: {underlay: 10.77.0.11, security_groups: {}}
+";
+
+fn base() -> Network {
+    Network::parse(FILE).unwrap()
+}
+
+fn lease(underlay: &str, subnet: &str) -> Lease {
+    let subnet: Ipv4Net = subnet.parse().unwrap();
+    Lease { underlay: underlay.parse().unwrap(), subnet, mac: hardware_address(subnet) }
+}
+
+fn own() -> Lease {
+    lease("10.77.0.11", "10.255.55.0/24")
+}
+
+#[test]
+fn leases_that_cannot_be_used_are_left_out() {
+    // Of another cell, and whether packets can be sent there.
+    let table = [
+        ("10.77.0.12", "10.255.62.0/24", true),
+        ("10.77.0.12", "10.255.0.9/32", true),
+        ("10.77.0.12", "10.255.55.0/24", false),
+        ("10.77.0.12", "10.255.55.128/25", false),
+        ("10.77.0.12", "10.255.54.0/23", false),
+        ("10.77.0.12", "10.255.0.0/16", false),
+        ("10.77.0.12", "0.0.0.0/0", false),
+        ("10.77.0.12", "10.254.62.0/24", false),
+        ("10.77.0.12", "10.255.62.7/24", false),
+        ("10.255.62.3", "10.255.62.0/24", false),
+        ("224.0.0.1", "10.255.62.0/24", false),
+        ("0.0.0.0", "10.255.62.0/24", false),
+    ];
+    for (underlay, subnet, good) in table {
+        let cells = vec![own(), lease(underlay, subnet)];
+        let followed = Followed { lease: Some(own()), cells, ..Followed::default() };
+        let network = followed.network(&base(), "cell1");
+        let expected = if good { vec!["cell1", underlay] } else { vec!["cell1"] };
+        let names: Vec<_> = network.cells.iter().map(|cell| cell.name.as_str()).collect();
+        assert_eq!(names, expected, "{underlay} {subnet}");
+        assert_eq!(followed.unroutable(network.overlay), usize::from(!good), "{underlay} {subnet}");
+    }
+}
+
+#[test]
+fn of_leases_that_overlap_one_is_used() {
+    let cells = ["10.255.62.0/24", "10.255.62.0/23", "10.255.63.0/24", "10.255.64.0/24"];
+    let mut cells: Vec<_> = cells
+        .iter()
+        .zip(12..)
+        .map(|(subnet, last)| lease(&format!("10.77.0.{last}"), subnet))
+        .collect();
+    cells.push(lease("10.77.0.16", "10.255.64.0/24"));
+    let followed = Followed { lease: Some(own()), cells, ..Followed::default() };
+    let network = followed.network(&base(), "cell1");
+    let subnets: Vec<_> = network.cells[1..].iter().map(|cell| cell.subnet.to_string()).collect();
+    assert_eq!(subnets, ["10.255.62.0/23", "10.255.64.0/24"]);
+    assert_eq!(followed.unroutable(network.overlay), 3);
+}
+
+#[test]
+fn what_was_never_said_allows_nothing() {
+    let followed = Followed { lease: Some(own()), ..Followed::default() };
+    let network = followed.network(&base(), "cell1");
+    assert!(network.policies.is_empty() && network.apps.is_empty());
+    assert_eq!(network.security_groups, Some(Arc::default()));
+    let groups = Some(Arc::new(vec![SecurityGroup::default()]));
+    let network = Followed { groups, ..followed }.network(&base(), "cell1");
+    assert_eq!(network.security_groups.map(|groups| groups.len()), Some(1));
+}
+
+#[test]
+fn a_file_without_servers_stays_as_it_is() {
+    let text = "{overlay: 10.255.0.0/16, cells: [{name: cell1, underlay: 10.77.0.11, subnet: \
+                10.255.55.0/24}]}";
+    let base = Network::parse(text).unwrap();
+    let followed = Followed { cells: vec![own()], ..Followed::default() };
+    assert_eq!(followed.network(&base, "cell1"), base);
+}
+
+proptest! {
+    /// The dataplane refuses peers that overlap, all of them at once.
+    #[test]
+    fn whatever_is_listed_the_cells_are_disjoint(
+        listed in proptest::collection::vec((0_u32..64, 0_u32..1 << 12, 18_u8..=32), 0..40),
+    ) {
+        let cells = listed.into_iter().map(|(underlay, base, prefix)| {
+            let address = 0x0aff_0000 | base << 4;
+            let subnet = Ipv4Net::new(address.into(), prefix).unwrap().trunc();
+            Lease { underlay: (0x0a4d_0000 + underlay).into(), subnet, mac: [0; 6] }
+        });
+        let followed =
+            Followed { lease: Some(own()), cells: cells.collect(), ..Followed::default() };
+        let network = followed.network(&base(), "cell1");
+        for (index, one) in network.cells.iter().enumerate() {
+            for other in &network.cells[index + 1..] {
+                prop_assert!(!one.subnet.contains(&other.subnet));
+                prop_assert!(!other.subnet.contains(&one.subnet));
+            }
+        }
+    }
+}

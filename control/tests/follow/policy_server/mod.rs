@@ -1,0 +1,6 @@
+//! What the policy server says: followed, whatever it does.
+
+mod bad_servers;
+mod groups;
+mod others;
+pub(crate) mod world;
