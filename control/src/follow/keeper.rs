@@ -15,8 +15,9 @@ use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
 use crate::agent::Agent;
 
-/// Shortest time between two writes of the file.
-const BETWEEN_WRITES: Duration = Duration::from_secs(1);
+/// After a write nothing is written for so many times as long as it took: what is learned is on the
+/// disk soon after it is in force, and many changes do not keep the disk busy.
+const REST: u32 = 10;
 
 /// When to try again what has failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -96,11 +97,12 @@ impl Keeper {
             }
             let wanted = saved(&now.0, &now.1);
             if wanted != on_disk && Instant::now() >= write_at {
-                write_at = Instant::now() + BETWEEN_WRITES;
+                let began = Instant::now();
                 if self.save(&wanted).await {
                     on_disk.clone_from(&wanted);
+                    write_at = Instant::now() + began.elapsed() * REST;
                 } else {
-                    write_at += RETRY;
+                    write_at = Instant::now() + RETRY;
                 }
             }
             let due = [retry, (wanted != on_disk).then_some(write_at)].into_iter().flatten().min();
