@@ -12,8 +12,9 @@ use nix::sys::signal::Signal;
 use sarcenet_server::http::metrics::Metrics;
 use sarcenet_server::http::tls::{IdentityFiles, ServerFiles, ServerTls};
 use sarcenet_server::http::{Limits, Serve, Server, Stopper, stop};
+use tokio::runtime::{Builder, Runtime};
 
-use crate::world::{World, eventually, in_cell};
+use crate::world::{World, eventually, in_cell, metric};
 
 const FAILURES: &str = "sarcenet_agent_lease_renewals_total{result=\"failure\"}";
 const SUCCESSES: &str = "sarcenet_agent_lease_renewals_total{result=\"success\"}";
@@ -23,7 +24,7 @@ const UNCONVERGED: &str = "sarcenet_agent_converges_total{result=\"failure\"}";
 struct Bad {
     stopper: Stopper,
     server: Server,
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
 }
 
 impl Bad {
@@ -40,8 +41,7 @@ impl Bad {
                 None => std::future::pending().await,
             }
         });
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1);
-        let runtime = { runtime }.enable_all().build().unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (stopper, stop) = stop();
         let server = runtime.block_on(async {
             let limits = Limits { grace: Duration::ZERO, ..Limits::default() };
@@ -81,15 +81,15 @@ fn a_server_that_answers_nonsense_changes_nothing() {
         ];
         for (renewals, list, counted) in table {
             let bad = Bad::start(world, renewals, list);
-            let begin = world.metric(counted);
-            eventually("counted", || world.metric(counted) > begin + 1);
+            let begin = metric(counted);
+            eventually("counted", || metric(counted) > begin + 1);
             bad.end();
             let after = (world.subnet(), fake.told.lock().peers.clone());
             assert_eq!(after, before, "{renewals:?}, {list:?}");
         }
         let _control = world.servers.start();
-        let begin = world.metric(SUCCESSES);
-        eventually("all is well again", || world.metric(SUCCESSES) > begin + 1);
+        let begin = metric(SUCCESSES);
+        eventually("all is well again", || metric(SUCCESSES) > begin + 1);
     });
 }
 
@@ -142,6 +142,7 @@ fn a_full_disk_stops_no_lease() {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
         let _control = world.servers.start();
         let directory = world.root.lease_file().parent().unwrap().to_owned();
+        fs::create_dir_all(&directory).unwrap();
         mount(Some("none"), &directory, Some("tmpfs"), MsFlags::empty(), Some("size=16k")).unwrap();
         let fake = world.dataplane();
         let ballast = directory.join("ballast");
@@ -149,7 +150,7 @@ fn a_full_disk_stops_no_lease() {
         let agent = world.agent();
         let subnet = world.subnet();
         let unsaved = "sarcenet_agent_lease_save_failures_total";
-        eventually("told", || world.metric(unsaved) > 1);
+        eventually("told", || metric(unsaved) > 1);
         eventually("in force", || fake.told.lock().cell.is_some());
         assert!(!world.root.lease_file().exists());
         // Without the file the device shows it.

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use sarcenet_control::netlink::Netlink;
 use serde_json::{Value, json};
 
-use crate::world::{INFO, Namespace, UNDERLAY, World, ask, eventually, in_cell};
+use crate::world::{INFO, Namespace, UNDERLAY, ask, eventually, health, in_cell, metric};
 
 #[test]
 fn the_subnet_is_leased_and_told() {
@@ -24,13 +24,13 @@ fn the_subnet_is_leased_and_told() {
             let info: Value = serde_json::from_str(&info).unwrap();
             assert_eq!((status, info), (200, json!({"overlay_subnet": subnet, "mtu": 1450})));
         }
-        eventually("healthy", || World::health() == (200, String::new()));
+        eventually("healthy", || health() == (200, String::new()));
         drop(fake.die());
-        eventually("not healthy without a dataplane", || World::health().0 == 503);
+        eventually("not healthy without a dataplane", || health().0 == 503);
         let failures = "sarcenet_agent_lease_renewals_total{result=\"failure\"}";
-        assert_eq!(world.metric(failures), 0);
-        assert!(world.metric("sarcenet_agent_last_renewal_timestamp_seconds") > 0);
-        assert!(world.metric("sarcenet_agent_start_timestamp_seconds") > 0);
+        assert_eq!(metric(failures), 0);
+        assert!(metric("sarcenet_agent_last_renewal_timestamp_seconds") > 0);
+        assert!(metric("sarcenet_agent_start_timestamp_seconds") > 0);
     });
 }
 
@@ -48,11 +48,18 @@ fn other_cells_come_and_go() {
         let single = "10.255.0.9/32".to_owned();
         let peers = || fake.told.lock().peers.keys().cloned().collect::<Vec<_>>();
         eventually("both are there", || peers() == [single.clone(), other.clone()]);
-        eventually("counted", || world.metric("sarcenet_agent_cells") == 2);
+        eventually("counted", || metric("sarcenet_agent_cells") == 2);
+        // The network file says whom to ask.
+        let listed = world.command(&["leases"]).output().unwrap();
+        let text = String::from_utf8(listed.stdout).unwrap();
+        let lines: Vec<Vec<_>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+        assert_eq!(lines[0], ["SUBNET", "UNDERLAY", "MAC"]);
+        assert_eq!(lines[1], ["10.255.0.9/32", "10.77.0.13", "ee:ee:0a:ff:00:09"]);
+        assert_eq!(lines.len(), 4, "{text}");
         let release = r#"{"underlay_ip":"10.77.0.12"}"#;
         assert_eq!(world.put("release", release).0, 200);
         eventually("one is gone", || peers() == [single.clone()]);
-        eventually("counted", || world.metric("sarcenet_agent_cells") == 1);
+        eventually("counted", || metric("sarcenet_agent_cells") == 1);
         assert_eq!(world.subnet(), own);
     });
 }
@@ -84,7 +91,7 @@ fn an_agent_starts_with_every_server_down() {
             assert_eq!(containers, [address]);
         }
         let failures = "sarcenet_agent_lease_renewals_total{result=\"failure\"}";
-        eventually("counted", || world.metric(failures) > 1);
+        eventually("counted", || metric(failures) > 1);
         let problems = || world.client().status().unwrap().problems;
         eventually("shown", || problems().iter().any(|text| text.contains("lease is not renewed")));
         let control = world.servers.start();
@@ -102,7 +109,7 @@ fn who_has_no_lease_waits_for_one() {
         let mut agent = world.spawn();
         let told = agent.logged("waiting for a lease").to_string();
         assert!(told.contains("acquire subnet lease: ") && told.contains("no answer"), "{told}");
-        eventually("not healthy", || World::health().1.contains("the cell has no lease yet"));
+        eventually("not healthy", || health().1.contains("the cell has no lease yet"));
         let _control = world.servers.start();
         agent.logged("lease acquired");
         assert_eq!(agent.end(Signal::SIGTERM), Some(0));

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::fake::Fake;
 use crate::policy_server::world::Ours;
-use crate::world::{Namespace, World, ask, ask_with, eventually, in_cell};
+use crate::world::{Namespace, World, ask, ask_with, eventually, in_cell, metric};
 
 const CONTROL: &str = "\
 database: sqlite:/srv/control.db
@@ -91,8 +91,8 @@ fn a_policy_is_enforced_and_outlives_servers_and_agent() {
         change(world, "allow", "app-a", "app-c", "9090");
         eventually("followed again", || rules(&fake) == [(1, 9090)]);
         eventually("all is well", || world.client().status().unwrap().problems.is_empty());
-        eventually("counted", || world.metric("sarcenet_agent_policies") == 1);
-        assert!(world.metric("sarcenet_agent_policies_delay_seconds_count") >= 1);
+        eventually("counted", || metric("sarcenet_agent_policies") == 1);
+        assert!(metric("sarcenet_agent_policies_delay_seconds_count") >= 1);
         assert_eq!(agent.end(Signal::SIGTERM), Some(0));
         assert!(on_disk(world, "9090"), "what was heard last is on the disk at the end");
     });
@@ -163,7 +163,7 @@ fn security_groups_are_those_of_the_container() {
         let sets = fake.told.lock().sets.clone();
         let allowed = fake.told.lock().settings.values().find_map(|settings| settings.allowed);
         assert_eq!(sets[&allowed.unwrap()].len(), 1, "a rule that cannot be read opens nothing");
-        eventually("counted", || world.metric("sarcenet_agent_security_group_rules_left_out") == 1);
+        eventually("counted", || metric("sarcenet_agent_security_group_rules_left_out") == 1);
     });
 }
 

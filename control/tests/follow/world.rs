@@ -149,19 +149,6 @@ impl World {
         }
     }
 
-    /// A number of the agent's metrics.
-    pub(crate) fn metric(&self, name: &str) -> i64 {
-        let (status, text) = ask(STATUS, "GET /metrics");
-        assert_eq!(status, 200, "{text}");
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
-    }
-
-    /// The status of the agent's health, and what is wrong.
-    pub(crate) fn health() -> (u16, String) {
-        ask(STATUS, "GET /health")
-    }
-
     pub(crate) fn add(&self, container: &Namespace) -> Attachment {
         self.add_of(container, "app-a", Terms::default())
     }
@@ -177,6 +164,19 @@ impl World {
         };
         self.client().add(wish, container.netns.as_fd()).unwrap()
     }
+}
+
+/// A number of the agent's metrics.
+pub(crate) fn metric(name: &str) -> i64 {
+    let (status, text) = ask(STATUS, "GET /metrics");
+    assert_eq!(status, 200, "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+}
+
+/// The status of the agent's health, and what is wrong.
+pub(crate) fn health() -> (u16, String) {
+    ask(STATUS, "GET /health")
 }
 
 /// A request to this port, and the answer's status and body.
@@ -220,7 +220,7 @@ impl Namespace {
 /// Waits until something is so; fails the test when it never is.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !so() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(20));

@@ -41,9 +41,7 @@ fn ca() -> PathBuf {
 }
 
 fn asker() -> Asker {
-    let certs = &CERTS.1;
-    let files =
-        ClientFiles { server_ca: certs.ca.certificate.clone(), identity: certs.client.clone() };
+    let files = ClientFiles { server_ca: ca(), identity: identity("client") };
     Asker::new(files, Duration::from_mins(1))
 }
 
