@@ -157,6 +157,7 @@ fn a_full_disk_stops_no_lease() {
         assert_eq!(agent.end(Signal::SIGKILL), None);
         let mut agent = world.spawn();
         agent.logged("lease renewed");
+        agent.logged("cannot write ");
         fs::remove_file(&ballast).unwrap();
         agent.logged("leases can be written again");
         eventually("the same", || world.root.lease_file().exists() && world.subnet() == subnet);
