@@ -13,6 +13,7 @@ pub mod config;
 pub mod dataplane;
 pub mod demo;
 pub mod desired;
+pub mod drop_in;
 pub mod durable;
 pub mod egress;
 pub mod events;

@@ -22,9 +22,10 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy};
 use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
+pub(crate) use control::check_overlay;
 pub use control::{
-    AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec, SyncSpec,
-    UaaSpec,
+    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SourceSpec,
+    SubnetControllerSpec, SyncSpec, UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use mistake::{ConfigError, Mistake};

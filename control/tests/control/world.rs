@@ -75,7 +75,11 @@ impl World {
 
     /// The servers, before anything is known of them.
     pub(crate) fn spawn(&self) -> Control {
-        let mut command = self.command(&["control", "--log", "json"]);
+        self.spawn_command(self.command(&["control", "--log", "json"]))
+    }
+
+    /// Servers of another command line.
+    pub(crate) fn spawn_command(&self, mut command: Command) -> Control {
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let files = |name: &str| self.path("etc/sarcenet/certs").join(name);
@@ -89,9 +93,7 @@ impl World {
 
     /// The servers when they are ready.
     pub(crate) fn start(&self) -> Control {
-        let mut control = self.spawn();
-        control.ready = control.logged("ready");
-        control
+        self.spawn().ready()
     }
 }
 
@@ -104,6 +106,12 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Waits until it is ready.
+    pub(crate) fn ready(mut self) -> Self {
+        self.ready = self.logged("ready");
+        self
+    }
+
     /// Waits for a line of the log that begins with this, and gives its fields.
     pub(crate) fn logged(&mut self, begin: &str) -> Value {
         let mut all = Vec::new();
@@ -131,6 +139,21 @@ impl Control {
 
     pub(crate) fn has(&self, server: &str) -> bool {
         self.ready[server].is_string()
+    }
+
+    /// What a server answers without TLS to a token.
+    pub(crate) async fn plain(
+        &self,
+        server: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> (u16, String) {
+        let url = format!("http://{}{path}", self.ready[server].as_str().unwrap());
+        let request = reqwest::Client::new().request(method.parse().unwrap(), url);
+        let request = request.header("authorization", "bearer secret-of-ada");
+        let response = request.body(body.to_owned()).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
     }
 
     /// The answer of a server, with a client certificate and, on the external API, a token.

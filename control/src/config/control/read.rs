@@ -9,9 +9,9 @@ use sarcenet_server::database::DatabaseSettings;
 use sarcenet_server::http::tls::{IdentityFiles, ServerFiles};
 use sarcenet_server::lease::Pools;
 use sarcenet_server::leases;
-use sarcenet_server::policies::ExternalSettings;
+use sarcenet_server::policies::{ExternalSettings, InternalSettings};
 
-use super::{ControlSpec, PolicyServerSpec, SubnetControllerSpec};
+use super::{ControlSpec, ExternalSpec, InternalSpec, SubnetControllerSpec};
 use crate::config::mistake::{Mistake, suggestion};
 use crate::config::reader::{Entries, Reader};
 use crate::config::tree::{self, At, Node, Place};
@@ -108,19 +108,30 @@ impl ControlReader<'_> {
             listeners.push(leases);
         }
         self.apart(file, &listeners);
+        let (auth, sync) = auth.unzip();
+        let internal = policy_server.then(|| InternalSpec {
+            listen: internal.address,
+            tls: tls.clone(),
+            settings: InternalSettings::default(),
+        });
+        let external = auth.map(|auth| ExternalSpec {
+            listen: external.address,
+            tls: tls_outside.then(|| ServerFiles { client_ca: None, ..tls.clone() }),
+            settings: external_settings,
+            auth,
+        });
+        let listen = leases.address;
+        let subnet_controller =
+            subnet_controller.then_some(SubnetControllerSpec { listen, tls, settings: settings? });
         Some(ControlSpec {
             database,
             database_directory,
-            tls,
-            policy_server: auth.map(|auth| PolicyServerSpec {
-                external: external.address,
-                external_settings,
-                internal: internal.address,
-                auth,
-            }),
-            subnet_controller: subnet_controller
-                .then_some(SubnetControllerSpec { listen: leases.address, settings: settings? }),
-            status: status.address,
+            external,
+            internal,
+            subnet_controller,
+            sync: sync.flatten(),
+            status: Some(status.address),
+            debug: None,
         })
     }
 
@@ -260,15 +271,8 @@ impl ControlReader<'_> {
 
     fn overlay(&mut self, node: At<Node>) -> Option<At<Ipv4Net>> {
         let overlay = self.reader.network_address(node, "overlay")?;
-        let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
-        if !private.clone().any(|network| network.contains(&overlay.value)) {
-            let known: Vec<_> = private.map(|network| network.to_string()).collect();
-            let message = format!(
-                "overlay {} is not private; choose a part of {} (RFC 1918)",
-                overlay.value,
-                known.join(", ")
-            );
-            self.reader.wrong(overlay.place, message);
+        if let Err(e) = check_overlay(overlay.value) {
+            self.reader.wrong(overlay.place, e);
             return None;
         }
         Some(overlay)
@@ -341,6 +345,17 @@ impl ControlReader<'_> {
             section.take(key).and_then(|node| self.reader.number(node, key, range, "seconds"));
         given.map_or(default, |seconds| Duration::from_secs(seconds.value as u64))
     }
+}
+
+/// What is wrong with an overlay that is not private.
+pub(crate) fn check_overlay(overlay: Ipv4Net) -> Result<(), String> {
+    let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
+    if private.clone().any(|network| network.contains(&overlay)) {
+        return Ok(());
+    }
+    let known: Vec<_> = private.map(|network| network.to_string()).collect();
+    let known = known.join(", ");
+    Err(format!("overlay {overlay} is not private; choose a part of {known} (RFC 1918)"))
 }
 
 /// How long a lease lasts without renewal (contract section 13.1).
