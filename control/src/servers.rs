@@ -22,7 +22,7 @@ use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop, Stopper, st
 use sarcenet_server::leases::{self, LeaseMetrics};
 use sarcenet_server::outbound::OutboundError;
 use sarcenet_server::policies::{
-    Cleaner, ExternalSettings, Internal, external_router, internal_router,
+    Cleaner, ExternalSettings, Internal, PolicyMetrics, external_router, internal_router,
 };
 use sarcenet_server::syncer::Syncer;
 use tokio::task::{JoinError, JoinSet};
@@ -150,6 +150,7 @@ impl Prepared {
         let metrics = Metrics::default();
         database.show_in(&metrics);
         let (stopper, stop) = stop();
+        let has_policies = self.external.is_some() || self.internal.is_some();
         let mut servers = Servers {
             database: database.clone(),
             metrics: metrics.clone(),
@@ -170,6 +171,10 @@ impl Prepared {
         }
         if let Some((spec, tls)) = self.subnet_controller {
             servers.subnet_controller(&spec, tls).await?;
+        }
+        if has_policies {
+            let counted = PolicyMetrics::new(&servers.metrics);
+            servers.beside.spawn(counted.follow(database.clone(), servers.stop.clone()));
         }
         let check = move || {
             let database = database.clone();
@@ -233,13 +238,14 @@ pub struct Servers {
 impl Servers {
     async fn internal(&mut self, spec: &InternalSpec, tls: ServerTls) -> Result<(), ServeError> {
         let internal = Internal::new(&spec.settings, &self.database, self.stop.clone());
+        internal.show_in(&self.metrics);
         self.listen("internal", spec.listen, Some(tls), internal_router(&internal)).await
     }
 
     async fn external(&mut self, server: External) -> Result<(), ServeError> {
         let External { listen, tls, settings, authority, platform } = server;
         let asked = platform.as_ref().map(|(asked, _)| Arc::clone(asked));
-        let router = external_router(&settings, &self.database, authority, asked);
+        let router = external_router(&settings, &self.database, authority, asked, &self.metrics);
         self.listen("external", listen, tls, router).await?;
         if let Some((cloud_controller, cleanup_interval)) = platform {
             let cleaner = Cleaner::new(self.database.clone(), Some(cloud_controller));

@@ -105,6 +105,9 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let tls = tls.map(Arc::new);
         let metrics = metrics.server(name);
+        if let Some(tls) = &tls {
+            metrics.certificate(tls.expiry());
+        }
         let common = Common {
             router: metrics.observe(router),
             limits,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::platform::Mood;
-use crate::world::{Options, World, v1};
+use crate::world::{Backend, Options, World, v1};
 
 const ADMIN: Option<&str> = Some("Bearer admin");
 const DEV: Option<&str> = Some("Bearer dev");
@@ -20,7 +20,7 @@ const CLEANUP: &str = "/networking/v1/external/policies/cleanup";
 #[tokio::test]
 async fn cloud_controller_is_not_well() {
     let options = Options { patience: Duration::from_millis(300), ..Options::default() };
-    let world = World::with(options).await;
+    let world = World::with(Backend::Sqlite, options).await;
     world.create(&[("a", "b", 1, 1)]).await;
     for mood in [Mood::Failing, Mood::Garbage, Mood::Silent] {
         world.platform.known.lock().cloud_controller = mood;
@@ -40,7 +40,7 @@ async fn cloud_controller_is_not_well() {
 
 #[tokio::test]
 async fn the_database_is_not_well() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     world.create(&[("a", "b", 1, 1)]).await;
     world.break_database().await;
     let body = v1(&[("a", "b", 1, 1)]);
@@ -74,7 +74,7 @@ async fn the_database_is_not_well() {
 
 #[tokio::test]
 async fn what_cannot_be_stored_is_told_and_harms_nobody() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let answer = world.ask("POST", POLICIES, ADMIN, v1(&[("a\0", "b", 1, 1)])).await;
     let expected = r#"{"error": "database create failed"}"#;
     assert_eq!((answer.status, answer.body.as_str()), (500, expected));
@@ -85,7 +85,7 @@ async fn what_cannot_be_stored_is_told_and_harms_nobody() {
 
 #[tokio::test]
 async fn one_policy_is_created_and_deleted_by_many_at_once() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let (one, other) = ([("a", "b", 1, 1)], [("a", "x", 2, 2)]);
     world.create(&other).await;
     let changes = (0..40).map(|number| {
@@ -132,7 +132,7 @@ async fn changes_are_written_down_with_their_author() {
     let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
     // All of a test is on one thread, the servers too.
     let _guard = tracing::subscriber::set_default(subscriber);
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let headers = [("authorization", "Bearer dev"), ("x-forwarded-for", "192.0.2.7")];
     let body = v1(&[("a", "b", 8080, 8090)]);
     for path in [POLICIES, DELETE] {
