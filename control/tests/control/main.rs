@@ -2,6 +2,7 @@
 //! system picks.
 
 mod drop_in;
+mod faults;
 mod platform;
 mod running;
 mod starting;

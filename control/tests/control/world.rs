@@ -164,12 +164,23 @@ impl Control {
         path: &str,
         body: &str,
     ) -> (u16, String) {
+        self.try_ask(server, method, path, body).await.unwrap()
+    }
+
+    /// The same, from a server that may be gone.
+    pub(crate) async fn try_ask(
+        &self,
+        server: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> reqwest::Result<(u16, String)> {
         let address = self.ready[server].as_str().unwrap();
         let url = format!("https://{address}{path}");
         let request = self.client.request(method.parse().unwrap(), url);
         let request = request.header("authorization", "Bearer secret-of-ada");
-        let response = request.body(body.to_owned()).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+        let response = request.body(body.to_owned()).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
     }
 }
 
