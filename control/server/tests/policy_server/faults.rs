@@ -132,6 +132,9 @@ impl<'a> MakeWriter<'a> for Lines {
 #[tokio::test]
 async fn changes_are_written_down_with_their_author() {
     let lines = Lines::default();
+    // Beside other tests: a place in the code that is first come by on a thread without a
+    // subscriber would count as of no interest to anybody, if this one were the only one.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
     // All of a test is on one thread, the servers too.
     let _guard = tracing::subscriber::set_default(subscriber);
