@@ -1,5 +1,7 @@
-//! The servers of a deployment in one process: policy server and subnet controller, over one
-//! database.
+//! The servers of a deployment in one process, all or some of them: policy server and subnet
+//! controller, over one database.
+
+pub mod process;
 
 use std::fs::DirBuilder;
 use std::net::SocketAddr;
@@ -9,16 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use sarcenet_server::access::{Authority, TokensFile, TokensFileError, Uaa};
 use sarcenet_server::cloud_controller::{CloudController, SecurityGroupSource};
-use sarcenet_server::database::{Database, DatabaseError};
+use sarcenet_server::database::{Database, DatabaseError, DatabaseSettings};
 use sarcenet_server::http::metrics::Metrics;
-use sarcenet_server::http::tls::{ServerFiles, ServerTls, TlsError};
+use sarcenet_server::http::tls::{ServerTls, TlsError};
 use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop, Stopper, status, stop};
 use sarcenet_server::leases::{self, LeaseMetrics};
 use sarcenet_server::outbound::OutboundError;
 use sarcenet_server::policies::{
-    Cleaner, Internal, InternalSettings, external_router, internal_router,
+    Cleaner, ExternalSettings, Internal, PolicyMetrics, external_router, internal_router,
 };
 use sarcenet_server::syncer::Syncer;
 use tokio::task::{JoinError, JoinSet};
@@ -26,7 +30,8 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::{
-    AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec,
+    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SubnetControllerSpec,
+    SyncSpec,
 };
 
 /// How long operations of the database may go on when all servers have stopped.
@@ -79,41 +84,60 @@ impl From<TlsError> for ServersError {
 
 /// Servers whose files have been read. Nothing listens yet, and nobody has been asked.
 pub struct Prepared {
-    database: sarcenet_server::database::DatabaseSettings,
+    database: DatabaseSettings,
     database_directory: Option<PathBuf>,
-    status: SocketAddr,
-    policy_server: Option<PolicyServer>,
+    external: Option<External>,
+    internal: Option<(InternalSpec, ServerTls)>,
     subnet_controller: Option<(SubnetControllerSpec, ServerTls)>,
+    sync: Option<Sync>,
+    status: Option<SocketAddr>,
+    debug: Option<SocketAddr>,
 }
 
-struct PolicyServer {
-    spec: PolicyServerSpec,
-    external_tls: Option<ServerTls>,
-    internal_tls: ServerTls,
+struct External {
+    listen: SocketAddr,
+    tls: Option<ServerTls>,
+    settings: ExternalSettings,
     authority: Arc<Authority>,
-    platform: Option<Platform>,
+    platform: Option<(Arc<CloudController>, Duration)>,
 }
 
-struct Platform {
+struct Sync {
     cloud_controller: Arc<CloudController>,
-    cleanup_interval: Duration,
-    sync: Option<(SecurityGroupSource, Duration)>,
+    source: SecurityGroupSource,
+    interval: Duration,
 }
 
 impl Prepared {
     /// Reads the files that `spec` names.
     pub fn new(spec: ControlSpec) -> Result<Self, ServersError> {
-        let ControlSpec { database, database_directory, tls, status, .. } = spec;
-        let load = |tls: &ServerFiles| ServerTls::load(tls.clone());
+        let ControlSpec { database, database_directory, status, debug, .. } = spec;
+        let internal = match spec.internal {
+            Some(spec) => {
+                let tls = ServerTls::load(spec.tls.clone())?;
+                Some((spec, tls))
+            }
+            None => None,
+        };
         let subnet_controller = match spec.subnet_controller {
-            Some(spec) => Some((spec, load(&tls)?)),
+            Some(spec) => {
+                let tls = ServerTls::load(spec.tls.clone())?;
+                Some((spec, tls))
+            }
             None => None,
         };
-        let policy_server = match spec.policy_server {
-            Some(spec) => Some(PolicyServer::new(spec, &tls)?),
-            None => None,
-        };
-        Ok(Self { database, database_directory, status, policy_server, subnet_controller })
+        let external = spec.external.map(External::new).transpose()?;
+        let sync = spec.sync.as_ref().map(Sync::new).transpose()?;
+        Ok(Self {
+            database,
+            database_directory,
+            external,
+            internal,
+            subnet_controller,
+            sync,
+            status,
+            debug,
+        })
     }
 
     /// Opens the database, for which it waits, and listens.
@@ -126,6 +150,7 @@ impl Prepared {
         let metrics = Metrics::default();
         database.show_in(&metrics);
         let (stopper, stop) = stop();
+        let has_policies = self.external.is_some() || self.internal.is_some();
         let mut servers = Servers {
             database: database.clone(),
             metrics: metrics.clone(),
@@ -134,56 +159,68 @@ impl Prepared {
             listeners: Vec::new(),
             beside: JoinSet::new(),
         };
-        if let Some(policy_server) = self.policy_server {
-            servers.policy_server(policy_server).await?;
+        if let Some((spec, tls)) = self.internal {
+            servers.internal(&spec, tls).await?;
+        }
+        if let Some(external) = self.external {
+            servers.external(external).await?;
+        }
+        if let Some(Sync { cloud_controller, source, interval }) = self.sync {
+            let mut syncer = Syncer::new(database.clone(), cloud_controller, source);
+            servers.beside.spawn(async move { syncer.run(interval).await });
         }
         if let Some((spec, tls)) = self.subnet_controller {
             servers.subnet_controller(&spec, tls).await?;
+        }
+        if has_policies {
+            let counted = PolicyMetrics::new(&servers.metrics);
+            servers.beside.spawn(counted.follow(database.clone(), servers.stop.clone()));
         }
         let check = move || {
             let database = database.clone();
             async move { database.check().await }
         };
-        servers.listen("status", self.status, None, status::routes(check, metrics)).await?;
+        for (name, address) in [("status", self.status), ("debug", self.debug)] {
+            if let Some(address) = address {
+                let router = status::routes(check.clone(), metrics.clone());
+                servers.listen(name, address, None, router).await?;
+            }
+        }
         Ok(servers)
     }
 }
 
-impl PolicyServer {
-    fn new(spec: PolicyServerSpec, tls: &ServerFiles) -> Result<Self, ServersError> {
-        let external_tls = if spec.external_settings.tls {
-            // Users show tokens, not certificates.
-            Some(ServerTls::load(ServerFiles { client_ca: None, ..tls.clone() })?)
-        } else {
-            None
-        };
-        let internal_tls = ServerTls::load(tls.clone())?;
-        let (authority, platform) = match &spec.auth {
-            AuthSpec::TokensFile(path) => (Authority::TokensFile(TokensFile::open(path)?), None),
+impl External {
+    fn new(spec: ExternalSpec) -> Result<Self, ServersError> {
+        let ExternalSpec { listen, tls, settings, auth } = spec;
+        let tls = tls.map(ServerTls::load).transpose()?;
+        let (authority, platform) = match auth {
+            AuthSpec::TokensFile(path) => (Authority::TokensFile(TokensFile::open(&path)?), None),
             AuthSpec::Uaa(spec) => {
                 let uaa = Arc::new(Uaa::new(&spec.uaa)?);
-                let platform = match &spec.cloud_controller {
-                    Some(spec) => Some(Platform::new(spec, &uaa)?),
+                let platform = match spec.cloud_controller {
+                    Some(CloudControllerSpec { settings, cleanup_interval }) => {
+                        let asked = CloudController::new(&settings, Arc::clone(&uaa))?;
+                        Some((Arc::new(asked), cleanup_interval))
+                    }
                     None => None,
                 };
                 (Authority::Uaa(uaa), platform)
             }
         };
-        Ok(Self { spec, external_tls, internal_tls, authority: Arc::new(authority), platform })
+        Ok(Self { listen, tls, settings, authority: Arc::new(authority), platform })
     }
 }
 
-impl Platform {
-    fn new(spec: &CloudControllerSpec, uaa: &Arc<Uaa>) -> Result<Self, OutboundError> {
-        let CloudControllerSpec { settings, cleanup_interval, sync } = spec;
-        let cloud_controller = Arc::new(CloudController::new(settings, Arc::clone(uaa))?);
-        let sync = match sync {
-            Some(sync) => {
-                Some((SecurityGroupSource::new(&sync.url, &sync.outbound)?, sync.interval))
-            }
-            None => None,
-        };
-        Ok(Self { cloud_controller, cleanup_interval: *cleanup_interval, sync })
+impl Sync {
+    fn new(spec: &SyncSpec) -> Result<Self, OutboundError> {
+        let SyncSpec { uaa, cloud_controller, source } = spec;
+        let uaa = Arc::new(Uaa::new(uaa)?);
+        Ok(Self {
+            cloud_controller: Arc::new(CloudController::new(cloud_controller, uaa)?),
+            source: SecurityGroupSource::new(&source.url, &source.outbound)?,
+            interval: source.interval,
+        })
     }
 }
 
@@ -199,26 +236,20 @@ pub struct Servers {
 }
 
 impl Servers {
-    async fn policy_server(&mut self, server: PolicyServer) -> Result<(), ServersError> {
-        let PolicyServer { spec, external_tls, internal_tls, authority, platform } = server;
-        let settings = InternalSettings::default();
-        let internal = Internal::new(&settings, &self.database, self.stop.clone());
-        let router = internal_router(&internal);
-        self.listen("internal", spec.internal, Some(internal_tls), router).await?;
+    async fn internal(&mut self, spec: &InternalSpec, tls: ServerTls) -> Result<(), ServeError> {
+        let internal = Internal::new(&spec.settings, &self.database, self.stop.clone());
+        internal.show_in(&self.metrics);
+        self.listen("internal", spec.listen, Some(tls), internal_router(&internal)).await
+    }
 
-        let cloud_controller = platform.as_ref().map(|it| Arc::clone(&it.cloud_controller));
-        let settings = &spec.external_settings;
-        let router = external_router(settings, &self.database, authority, cloud_controller);
-        self.listen("external", spec.external, external_tls, router).await?;
-
-        let Some(Platform { cloud_controller, cleanup_interval, sync }) = platform else {
-            return Ok(());
-        };
-        let cleaner = Cleaner::new(self.database.clone(), Some(Arc::clone(&cloud_controller)));
-        self.beside.spawn(async move { cleaner.run(cleanup_interval).await });
-        if let Some((source, interval)) = sync {
-            let mut syncer = Syncer::new(self.database.clone(), cloud_controller, source);
-            self.beside.spawn(async move { syncer.run(interval).await });
+    async fn external(&mut self, server: External) -> Result<(), ServeError> {
+        let External { listen, tls, settings, authority, platform } = server;
+        let asked = platform.as_ref().map(|(asked, _)| Arc::clone(asked));
+        let router = external_router(&settings, &self.database, authority, asked, &self.metrics);
+        self.listen("external", listen, tls, router).await?;
+        if let Some((cloud_controller, cleanup_interval)) = platform {
+            let cleaner = Cleaner::new(self.database.clone(), Some(cloud_controller));
+            self.beside.spawn(async move { cleaner.run(cleanup_interval).await });
         }
         Ok(())
     }
@@ -227,7 +258,7 @@ impl Servers {
         &mut self,
         spec: &SubnetControllerSpec,
         tls: ServerTls,
-    ) -> Result<(), ServersError> {
+    ) -> Result<(), ServeError> {
         let pools = spec.settings.pools;
         let router = leases::routes(self.database.clone(), spec.settings);
         self.listen("leases", spec.listen, Some(tls), router).await?;
@@ -252,7 +283,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Where the server of this name listens: `external`, `internal`, `leases` or `status`.
+    /// Where the server of this name listens: `external`, `internal`, `leases`, `status` or `debug`.
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
         let found = self.listeners.iter().find(|(known, _)| *known == name);
         found.map(|(_, server)| server.address())
@@ -267,11 +298,17 @@ impl Servers {
 
     /// Waits until something ends that should not.
     pub async fn failed(&mut self) -> ServersError {
+        let Self { listeners, beside, .. } = self;
+        let mut listening: FuturesUnordered<_> =
+            listeners.iter_mut().map(|(_, server)| server.failed()).collect();
         loop {
-            match self.beside.join_next().await {
-                Some(Err(error)) => return ServersError::Ended(error),
-                Some(Ok(())) => {}
-                None => std::future::pending().await,
+            let ended = tokio::select! {
+                Some(error) = listening.next() => Err(error),
+                Some(ended) = beside.join_next() => ended,
+                else => std::future::pending().await,
+            };
+            if let Err(error) = ended {
+                return ServersError::Ended(error);
             }
         }
     }

@@ -9,6 +9,7 @@ mod load;
 mod loading;
 mod machine;
 mod outcome;
+mod policy_latency;
 mod report;
 mod run;
 mod scenario;
@@ -31,6 +32,8 @@ enum Cli {
     Run(Box<run::Run>),
     /// List the scenarios
     List,
+    /// Measure how long a change of policies takes to every cell's agent
+    PolicyLatency(policy_latency::Arguments),
     /// One load generator, run inside a container by `sarcenet-perf run`
     #[command(subcommand)]
     Load(load::Load),
@@ -44,6 +47,8 @@ Examples:
       one stream, and everything about latency, nine times on each side
   sarcenet-perf run --json results.json --svg plots --markdown RESULTS.md
       a full run with all its files
+  sarcenet-perf policy-latency --json latency.json
+      10,000 policies, 100 agents, 200 changes
 
 Needs:
   root, for namespaces; iperf3, ip, conntrack, iptables-legacy or iptables-nft; the other programs of
@@ -62,6 +67,7 @@ fn main() -> Result<()> {
             report::table::list();
             Ok(())
         }
+        Cli::PolicyLatency(arguments) => policy_latency::run(&arguments),
         Cli::Load(load) => load.run(),
     }
 }

@@ -117,3 +117,26 @@ fn scenarios_are_listed_with_their_bars() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn every_agent_hears_of_every_change() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("latency.json");
+    let json = json.to_string_lossy();
+    let sizes = ["--policies=1500", "--agents=5", "--changes=6"];
+    let output = perf(&[&["policy-latency", "--json", &json], &sizes[..]].concat())?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("1500 policies, 5 observers, 6 changes"), "{said}");
+    ensure!(said.contains("bar: p99 to each observer below 1000 ms: "), "{said}");
+    let numbers: Value = serde_json::from_slice(&std::fs::read(&*json)?)?;
+    for (spread, samples) in [("observer", 30), ("last", 6), ("request", 6)] {
+        let spread = &numbers[spread];
+        assert_eq!(spread["samples"], samples, "{numbers}");
+        assert!(spread["max_ms"].as_f64() >= spread["p50_ms"].as_f64(), "{numbers}");
+    }
+    assert!(numbers["server"]["processor_seconds"].as_f64() > Some(0.0), "{numbers}");
+    assert!(numbers["server"]["resident_mb_after"].as_f64() > Some(1.0), "{numbers}");
+    Ok(())
+}

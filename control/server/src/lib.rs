@@ -5,6 +5,7 @@ pub mod access;
 pub mod certs;
 pub mod client;
 pub mod cloud_controller;
+mod counting;
 pub mod database;
 mod expiring;
 pub mod http;

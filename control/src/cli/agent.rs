@@ -11,7 +11,6 @@ use tracing::{error, info};
 
 use super::log::{self, LogFormat};
 use super::output;
-use super::signals::Signals;
 use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Found, Options};
 use crate::config::{ConfigError, FollowSpec, Network};
@@ -19,6 +18,7 @@ use crate::follow::{Prepared, leave};
 use crate::followed::Followed;
 use crate::paths::Root;
 use crate::server::Server;
+use crate::signals::Signals;
 use crate::watch::Watch;
 
 /// Threads for what is asked of servers, and told: it waits most of the time.

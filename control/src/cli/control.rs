@@ -1,16 +1,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
-use tracing::{info, warn};
+use anyhow::Result;
 
 use super::log::{self, LogFormat};
 use super::output;
-use super::signals::Signals;
 use crate::config::ControlSpec;
 use crate::paths::Root;
-use crate::servers::Prepared;
+use crate::servers::{Prepared, process};
 
 /// Run the servers that cells ask: policy server and subnet controller
 ///
@@ -44,58 +41,16 @@ pub(super) fn run(root: &Root, arguments: &Arguments) -> Result<ExitCode> {
         return check(&file, spec);
     }
     log::start(arguments.log);
-    let wanted = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-    let signals = Signals::take(&wanted).context("cannot wait for signals")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start threads")?.block_on(serve(spec, signals))
+    process::run(spec)
 }
 
 fn check(file: &Path, spec: ControlSpec) -> Result<ExitCode> {
     let roles = [
-        spec.policy_server.is_some().then_some("policy-server"),
+        spec.external.is_some().then_some("policy-server"),
         spec.subnet_controller.is_some().then_some("subnet-controller"),
     ];
     let roles: Vec<_> = roles.into_iter().flatten().collect();
     Prepared::new(spec)?;
     output::text(&format!("{}: no mistakes; {}", file.display(), roles.join(", ")))?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn serve(spec: ControlSpec, mut signals: Signals) -> Result<ExitCode> {
-    // The database may be waited for.
-    let mut servers = tokio::select! {
-        servers = Prepared::new(spec)?.start() => servers?,
-        signal = signals.end() => {
-            info!("{signal}: ending before the servers have started");
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    let address = |name: &str| servers.address(name).map(tracing::field::display);
-    info!(
-        external = address("external"),
-        internal = address("internal"),
-        leases = address("leases"),
-        status = address("status"),
-        "ready"
-    );
-    loop {
-        tokio::select! {
-            error = servers.failed() => return Err(error.into()),
-            signal = signals.next() => {
-                if signal != Signal::SIGHUP {
-                    info!("{signal}: ending");
-                    break;
-                }
-                info!("{signal}: looking at the certificates");
-                servers.look_at_tls();
-            }
-        }
-    }
-    tokio::select! {
-        () = servers.stop() => Ok(ExitCode::SUCCESS),
-        signal = signals.end() => {
-            warn!("{signal}: requests that are there are cut off");
-            Ok(ExitCode::FAILURE)
-        }
-    }
 }

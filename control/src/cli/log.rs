@@ -7,14 +7,19 @@ use tracing_subscriber::EnvFilter;
 
 /// How they look.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum LogFormat {
+pub(crate) enum LogFormat {
     Human,
     Json,
 }
 
 /// Starts writing them to standard error; `SARCENET_LOG` says which.
-pub(super) fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SARCENET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+pub(crate) fn start(format: LogFormat) {
+    start_at(format, "info");
+}
+
+/// The same, from this level on unless `SARCENET_LOG` says otherwise.
+pub(crate) fn start_at(format: LogFormat, level: &str) {
+    let filter = EnvFilter::try_from_env("SARCENET_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     match format {

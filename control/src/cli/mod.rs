@@ -7,12 +7,11 @@ mod control;
 mod events;
 mod flows;
 mod leases;
-mod log;
+pub(crate) mod log;
 mod logging;
 mod names;
 mod output;
 mod policy;
-mod signals;
 mod status;
 mod trace;
 
@@ -25,6 +24,7 @@ use sarcenet_agent_api::AgentClient;
 use sarcenet_dataplane_api::Role;
 use sarcenet_dataplane_api::client::Client;
 
+use crate::drop_in::Program;
 use crate::paths::Root;
 
 /// Container networking for Cloud Foundry cells, in userspace.
@@ -72,10 +72,16 @@ enum Command {
     #[command(subcommand)]
     Certs(certs::Command),
     Demo(crate::demo::Arguments),
+    As(crate::drop_in::Arguments),
 }
 
-/// Runs the command line of this process.
+/// Runs the command line of this process, which may have been started under the name of one of
+/// Cloud Foundry's programs.
 pub fn run() -> ExitCode {
+    let mut words = std::env::args_os();
+    if let Some(program) = words.next().as_deref().and_then(Program::started_as) {
+        return end(program.name(), program.run(words.collect()));
+    }
     let cli = Cli::parse();
     let root = Root::new(cli.root);
     let done = match &cli.command {
@@ -91,12 +97,18 @@ pub fn run() -> ExitCode {
         Command::Leases(arguments) => leases::run(&root, arguments),
         Command::Certs(command) => certs::run(&root, command),
         Command::Demo(arguments) => crate::demo::run(arguments),
+        Command::As(arguments) => arguments.run(),
     };
+    end("sarcenet", done)
+}
+
+/// The exit status of a program, which says on standard error why it is not 0.
+fn end(program: &str, done: Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
         if output::reader_is_gone(&error) {
             return ExitCode::SUCCESS;
         }
-        eprintln!("sarcenet: {}", output::explain(&error));
+        eprintln!("{program}: {}", output::explain(&error));
         ExitCode::FAILURE
     })
 }

@@ -29,13 +29,14 @@ use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
 pub use apps::Apps;
 pub use control::{
-    AuthSpec, CloudControllerSpec, ControlSpec, PolicyServerSpec, SubnetControllerSpec, SyncSpec,
-    UaaSpec,
+    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SourceSpec,
+    SubnetControllerSpec, SyncSpec, UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
 pub use follow::{CertsSpec, FollowSpec, LeasesSpec, PoliciesSpec};
 pub use mistake::{ConfigError, Mistake};
 pub use outside::{DEFAULT_SNAT_PORTS, DenyNetworks, OutsideSpec};
+pub(crate) use reader::check_overlay;
 
 use crate::security_groups::SecurityGroup;
 

@@ -233,18 +233,13 @@ impl Reader {
 
     /// Complains about an overlay that is not private.
     pub(super) fn private(&mut self, overlay: At<Ipv4Net>) -> Option<At<Ipv4Net>> {
-        let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
-        if private.clone().any(|network| network.contains(&overlay.value)) {
-            return Some(overlay);
+        match check_overlay(overlay.value) {
+            Ok(()) => Some(overlay),
+            Err(message) => {
+                self.wrong(overlay.place, message);
+                None
+            }
         }
-        let known: Vec<_> = private.map(|network| network.to_string()).collect();
-        let message = format!(
-            "overlay {} is not private; choose a part of {} (RFC 1918)",
-            overlay.value,
-            known.join(", ")
-        );
-        self.wrong(overlay.place, message);
-        None
     }
 
     /// A network in prefix notation without host bits.
@@ -273,4 +268,15 @@ impl Entries<'_> {
         let index = self.pairs.iter().position(|(name, _)| name.value == key)?;
         Some(self.pairs.swap_remove(index).1)
     }
+}
+
+/// Whether an overlay is private, and so nobody's outside; what is wrong with it if not.
+pub(crate) fn check_overlay(overlay: Ipv4Net) -> Result<(), String> {
+    let private = PRIVATE.iter().filter_map(|(base, bits)| Ipv4Net::new(*base, *bits).ok());
+    if private.clone().any(|network| network.contains(&overlay)) {
+        return Ok(());
+    }
+    let known: Vec<_> = private.map(|network| network.to_string()).collect();
+    let known = known.join(", ");
+    Err(format!("overlay {overlay} is not private; choose a part of {known} (RFC 1918)"))
 }

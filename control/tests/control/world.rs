@@ -86,15 +86,18 @@ impl World {
 
     /// The servers, before anything is known of them.
     pub(crate) fn spawn(&self) -> Control {
-        let process = Process::spawn(self.command(&["control", "--log", "json"]));
+        self.spawn_command(self.command(&["control", "--log", "json"]))
+    }
+
+    /// Servers of another command line.
+    pub(crate) fn spawn_command(&self, command: Command) -> Control {
+        let process = Process::spawn(command);
         Control { process, client: self.client(), ready: Value::Null }
     }
 
     /// The servers when they are ready.
     pub(crate) fn start(&self) -> Control {
-        let mut control = self.spawn();
-        control.ready = control.logged("ready");
-        control
+        self.spawn().ready()
     }
 }
 
@@ -120,6 +123,12 @@ impl DerefMut for Control {
 }
 
 impl Control {
+    /// Waits until it is ready.
+    pub(crate) fn ready(mut self) -> Self {
+        self.ready = self.logged("ready");
+        self
+    }
+
     /// The exit status after this signal; none when the signal itself was the end.
     pub(crate) fn end(self, signal: Signal) -> Option<i32> {
         self.process.end(signal)
@@ -127,6 +136,21 @@ impl Control {
 
     pub(crate) fn has(&self, server: &str) -> bool {
         self.ready[server].is_string()
+    }
+
+    /// What a server answers without TLS to a token.
+    pub(crate) async fn plain(
+        &self,
+        server: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> (u16, String) {
+        let url = format!("http://{}{path}", self.ready[server].as_str().unwrap());
+        let request = reqwest::Client::new().request(method.parse().unwrap(), url);
+        let request = request.header("authorization", "bearer secret-of-ada");
+        let response = request.body(body.to_owned()).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
     }
 
     /// The answer of a server, with a client certificate and, on the external API, a token.
@@ -137,11 +161,22 @@ impl Control {
         path: &str,
         body: &str,
     ) -> (u16, String) {
+        self.try_ask(server, method, path, body).await.unwrap()
+    }
+
+    /// The same, from a server that may be gone.
+    pub(crate) async fn try_ask(
+        &self,
+        server: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> reqwest::Result<(u16, String)> {
         let address = self.ready[server].as_str().unwrap();
         let url = format!("https://{address}{path}");
         let request = self.client.request(method.parse().unwrap(), url);
         let request = request.header("authorization", "Bearer secret-of-ada");
-        let response = request.body(body.to_owned()).send().await.unwrap();
-        (response.status().as_u16(), response.text().await.unwrap())
+        let response = request.body(body.to_owned()).send().await?;
+        Ok((response.status().as_u16(), response.text().await?))
     }
 }

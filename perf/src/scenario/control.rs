@@ -183,7 +183,7 @@ pub(super) fn empty_flow_table(cell: &SarcenetCell) -> Result<()> {
 }
 
 /// `VmRSS` of proc(5), which counts the pages of the flow table's file, too.
-pub(super) fn resident_bytes(pid: u32) -> Result<u64> {
+pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     let kib = status.lines().find_map(|line| {

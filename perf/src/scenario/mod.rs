@@ -9,6 +9,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 pub(crate) use catalogue::ALL;
+pub(crate) use control::resident_bytes;
 
 use crate::load::Transport;
 use crate::loading::Loading;

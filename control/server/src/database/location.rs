@@ -3,13 +3,68 @@
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::any::AnyConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 
 use super::error::DatabaseError;
+use crate::access::Secret;
+
+/// A database of PostgreSQL by its parts, of which [`url`](Self::url) makes one text.
+#[derive(Clone)]
+pub struct PostgresServer {
+    /// Name or address of the server, or the directory of its socket.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// As whom to connect.
+    pub user: String,
+    /// The user's password; it may be empty.
+    pub password: Secret,
+    /// The name of the database.
+    pub name: String,
+    /// TLS, if it is asked for.
+    pub tls: Option<PostgresTls>,
+}
+
+/// How a server of PostgreSQL is known.
+#[derive(Debug, Clone)]
+pub struct PostgresTls {
+    /// PEM file of the CA of its certificate; none: those of the system.
+    pub ca: Option<PathBuf>,
+    /// Whether the certificate must be for the server's name.
+    pub verify_name: bool,
+}
+
+impl PostgresServer {
+    /// The URL, with the password in it.
+    pub fn url(&self) -> String {
+        let Self { host, port, user, password, name, tls } = self;
+        let escaped = |text: &str| escaped(text.as_bytes(), b"");
+        let (host, socket) = match host.strip_prefix('/') {
+            Some(_) => ("localhost", format!("&host={}", escaped(host))),
+            None => (host.as_str(), String::new()),
+        };
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let mode = match tls {
+            None => "disable",
+            Some(PostgresTls { verify_name: false, .. }) => "verify-ca",
+            Some(_) => "verify-full",
+        };
+        let ca = tls.as_ref().and_then(|tls| tls.ca.as_deref()).map(|ca| {
+            format!("&sslrootcert={}", self::escaped(ca.as_os_str().as_encoded_bytes(), b"/-_."))
+        });
+        format!(
+            "postgres://{}:{}@{host}:{port}/{}?sslmode={mode}{}{socket}",
+            escaped(user),
+            escaped(password.text()),
+            escaped(name),
+            ca.unwrap_or_default()
+        )
+    }
+}
 
 /// The place that a URL of the settings names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +107,9 @@ impl Location {
     /// How to connect. The file of SQLite must be there.
     pub(super) fn options(&self) -> Result<AnyConnectOptions, DatabaseError> {
         let url = match self {
-            Self::Sqlite(path) => format!("sqlite://{}?mode=rw", escaped(path)),
+            Self::Sqlite(path) => {
+                format!("sqlite://{}?mode=rw", escaped(path.as_os_str().as_encoded_bytes(), b"/-_"))
+            }
             Self::Postgres(url) => url.clone(),
         };
         let options: AnyConnectOptions = url.parse().map_err(|error: sqlx::Error| {
@@ -138,14 +195,13 @@ impl Location {
     }
 }
 
-/// A path as a URL carries it.
-fn escaped(path: &Path) -> String {
-    let as_is = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_".contains(&byte);
-    let bytes = path.as_os_str().as_encoded_bytes().iter();
+/// A text as a URL carries it: letters, digits and what is to be `kept` are as they were.
+fn escaped(text: &[u8], kept: &[u8]) -> String {
+    let as_is = |byte: u8| byte.is_ascii_alphanumeric() || kept.contains(&byte);
     let escape = |&byte: &u8| {
         if as_is(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
     };
-    bytes.map(escape).collect()
+    text.iter().map(escape).collect()
 }
 
 /// A URL without user, password and options, for messages.
@@ -195,6 +251,38 @@ mod tests {
 
     #[test]
     fn a_path_with_any_sign_is_the_file_that_is_opened() {
-        assert_eq!(escaped(Path::new("/a b/c?d=#%.db")), "/a%20b/c%3Fd%3D%23%25%2Edb");
+        assert_eq!(escaped(b"/a b/c?d=#%.db", b"/-_"), "/a%20b/c%3Fd%3D%23%25%2Edb");
+    }
+
+    #[test]
+    fn parts_make_a_url_that_has_them_all() {
+        let server = |host: &str, tls| PostgresServer {
+            host: host.into(),
+            port: 5524,
+            user: "network policy".into(),
+            password: "a/b:c@d?e&f%g".into(),
+            name: "network_policy".into(),
+            tls,
+        };
+        let tls = |ca: Option<&str>, verify_name| {
+            Some(PostgresTls { ca: ca.map(PathBuf::from), verify_name })
+        };
+        let begin = "postgres://network%20policy:a%2Fb%3Ac%40d%3Fe%26f%25g@";
+        for (host, tls, end) in [
+            ("sql", None, "sql:5524/network%5Fpolicy?sslmode=disable"),
+            ("::1", tls(None, true), "[::1]:5524/network%5Fpolicy?sslmode=verify-full"),
+            (
+                "sql",
+                tls(Some("/var/ca.crt"), false),
+                "sql:5524/network%5Fpolicy?sslmode=verify-ca&sslrootcert=/var/ca.crt",
+            ),
+            ("/run/sql", None, "localhost:5524/network%5Fpolicy?sslmode=disable&host=%2Frun%2Fsql"),
+        ] {
+            let url = server(host, tls).url();
+            assert_eq!(url.strip_prefix(begin), Some(end));
+            let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
+            assert_eq!(options.get_username(), "network policy");
+            assert_eq!(options.get_database(), Some("network_policy"));
+        }
     }
 }

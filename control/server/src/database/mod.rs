@@ -38,6 +38,7 @@ use tracing::{info, warn};
 pub use changes::{PolicyChange, PolicyChanges, PolicySnapshot};
 pub use error::DatabaseError;
 pub use leases::LeaseCounts;
+pub use location::{PostgresServer, PostgresTls};
 pub use statistics::{DatabaseStatistics, OperationStatistics};
 
 use error::{Fault, Meaning};

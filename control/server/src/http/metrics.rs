@@ -7,6 +7,7 @@
 //! | `sarcenet_http_request_seconds` | server, route | from a request's head to its answer's head |
 //! | `sarcenet_http_connections` | server | connections open now |
 //! | `sarcenet_http_failed_connections_total` | server, reason | see [`Failure`] |
+//! | `sarcenet_http_certificate_expiry_seconds` | server | when its certificate is over, since the epoch |
 //! | `sarcenet_http_tls_reloads_total` | server, result | changed TLS files: `good`, `bad` |
 //!
 //! A route is the pattern of a path, `/leases/acquire`, so that there is a bounded number of them;
@@ -97,6 +98,7 @@ pub struct Metrics {
     connections: Family<OfServer, Gauge>,
     failures: Family<OfFailure, Counter>,
     reloads: Family<OfReload, Counter>,
+    expiries: Family<OfServer, Gauge>,
 }
 
 impl Default for Metrics {
@@ -111,10 +113,19 @@ impl Default for Metrics {
             connections: Family::default(),
             failures: Family::default(),
             reloads: Family::default(),
+            expiries: Family::default(),
         };
         metrics.register(|registry| {
-            let Self { requests, errors, seconds, connections, failures, reloads, .. } =
-                metrics.clone();
+            let Self {
+                requests,
+                errors,
+                seconds,
+                connections,
+                failures,
+                reloads,
+                expiries,
+                registry: _,
+            } = metrics.clone();
             registry.register("sarcenet_http_requests", "Requests answered", requests);
             registry.register("sarcenet_http_errors", "Answers with an error", errors);
             registry.register_with_unit(
@@ -130,6 +141,12 @@ impl Default for Metrics {
                 failures,
             );
             registry.register("sarcenet_http_tls_reloads", "Changed TLS files", reloads);
+            registry.register_with_unit(
+                "sarcenet_http_certificate_expiry",
+                "When the server's certificate is over, since the epoch",
+                Unit::Seconds,
+                expiries,
+            );
         });
         metrics
     }
@@ -181,6 +198,11 @@ impl ServerMetrics {
     pub(super) fn failed(&self, why: Failure) {
         let labels = OfFailure { server: self.server, reason: why.name() };
         self.metrics.failures.get_or_create(&labels).inc();
+    }
+
+    /// When its certificate is over, in seconds since the epoch.
+    pub(super) fn certificate(&self, expiry: i64) {
+        self.metrics.expiries.get_or_create(&OfServer { server: self.server }).set(expiry);
     }
 
     pub(super) fn reloaded(&self, good: bool) {

@@ -21,9 +21,9 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{error, warn};
 
 pub use stop::{Stop, Stopper, stop};
 
@@ -92,7 +92,8 @@ pub struct Serve {
 pub struct Server {
     address: SocketAddr,
     tls: Option<Arc<ServerTls>>,
-    task: JoinHandle<()>,
+    /// None when its end has been seen.
+    task: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -104,6 +105,9 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let tls = tls.map(Arc::new);
         let metrics = metrics.server(name);
+        if let Some(tls) = &tls {
+            metrics.certificate(tls.expiry());
+        }
         let common = Common {
             router: metrics.observe(router),
             limits,
@@ -119,7 +123,7 @@ impl Server {
                 follow.abort();
             }
         });
-        Ok(Self { address, tls, task })
+        Ok(Self { address, tls, task: Some(task) })
     }
 
     /// Where it listens.
@@ -135,10 +139,24 @@ impl Server {
         }
     }
 
+    /// Waits until it ends in a panic, which is a mistake of ours: nobody listens any more.
+    pub async fn failed(&mut self) -> JoinError {
+        if let Some(task) = &mut self.task {
+            let ended = task.await;
+            self.task = None;
+            if let Err(error) = ended {
+                return error;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Waits until it has stopped: it listens no more, and all requests are answered or their time
     /// is over.
     pub async fn finished(self) {
-        if let Err(e) = self.task.await {
+        if let Some(task) = self.task
+            && let Err(e) = task.await
+        {
             warn!("a server ended badly: {e}");
         }
     }
@@ -156,7 +174,10 @@ async fn accept(listener: TcpListener, common: Common) {
         };
         tokio::select! {
             () = &mut stopped => break,
-            Some(_) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => if let Err(e) = ended {
+                // Its client has no answer; the others do not notice.
+                error!("a connection ended in a mistake of the server: {e}");
+            },
             (seat, accepted) = next => match accepted {
                 Ok((stream, _)) => {
                     let common = common.clone();
@@ -177,5 +198,25 @@ async fn accept(listener: TcpListener, common: Common) {
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(common.limits.grace, all).await.is_err() {
         warn!("{} connections are cut off: their requests took too long", connections.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(task: JoinHandle<()>) -> Server {
+        Server { address: ([127, 0, 0, 1], 1).into(), tls: None, task: Some(task) }
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_panics_has_failed_and_one_that_stops_has_not() {
+        let mut broken = server(tokio::spawn(async { panic!("as a test") }));
+        assert!(broken.failed().await.is_panic());
+        broken.finished().await;
+        let mut stopped = server(tokio::spawn(async {}));
+        let never = timeout(Duration::from_millis(1), stopped.failed()).await;
+        assert!(never.is_err());
+        stopped.finished().await;
     }
 }

@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -156,6 +157,16 @@ impl Contents {
         })
     }
 
+    /// When the server's certificate is over, in seconds since the epoch.
+    fn expiry(&self, files: &ServerFiles) -> Result<i64, TlsError> {
+        let path = &files.identity.certificate;
+        let chain = certificates(path, &self.certificate)?;
+        let own = chain.first().map_or(&[][..], |own| own.as_ref());
+        let (_, own) = x509_parser::parse_x509_certificate(own)
+            .map_err(|e| TlsError::File { path: path.clone(), reason: e.to_string() })?;
+        Ok(own.validity().not_after.timestamp())
+    }
+
     fn settings(&self, files: &ServerFiles) -> Result<ServerConfig, TlsError> {
         let provider = provider();
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -186,6 +197,8 @@ pub struct ServerTls {
     /// What was found last, in force or not.
     seen: Mutex<Contents>,
     current: watch::Sender<Arc<ServerConfig>>,
+    /// When the certificate in force is over, in seconds since the epoch.
+    expiry: AtomicI64,
     /// Asks for a look at the files before it is time.
     look: Notify,
 }
@@ -195,7 +208,8 @@ impl ServerTls {
     pub fn load(files: ServerFiles) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
         let (current, _) = watch::channel(Arc::new(contents.settings(&files)?));
-        Ok(Self { files, seen: Mutex::new(contents), current, look: Notify::new() })
+        let expiry = contents.expiry(&files)?.into();
+        Ok(Self { files, seen: Mutex::new(contents), current, expiry, look: Notify::new() })
     }
 
     /// Puts changed files in force for connections that begin from now on; those that are there end
@@ -208,9 +222,17 @@ impl ServerTls {
             return Ok(false);
         }
         let settings = contents.settings(&self.files);
+        let expiry = contents.expiry(&self.files);
         *seen = contents;
-        self.current.send_replace(Arc::new(settings?));
+        let (settings, expiry) = (settings?, expiry?);
+        self.expiry.store(expiry, Ordering::Relaxed);
+        self.current.send_replace(Arc::new(settings));
         Ok(true)
+    }
+
+    /// When the certificate in force is over, in seconds since the epoch.
+    pub fn expiry(&self) -> i64 {
+        self.expiry.load(Ordering::Relaxed)
     }
 
     /// What is in force, now and later.
@@ -247,6 +269,7 @@ impl ServerTls {
                 Ok(false) => {}
                 Ok(true) => {
                     metrics.reloaded(true);
+                    metrics.certificate(self.expiry());
                     info!(certificate, "changed TLS files are in force");
                 }
                 // Said once, not each time that it is looked at.

@@ -95,17 +95,12 @@ async fn renew(State(controller): Shared, request: Request) -> Result<Response, 
     let unanswered = |e: DatabaseError| failed(format!("renew-subnet-lease: {e}"));
 
     // A lease that is not known is taken over as the cell has it, so that a lost database fills up
-    // again. Any other network would let one cell have the traffic of all the others.
-    if !controller.settings.pools.contains(lease.subnet) {
-        let known = controller.database.lease_of(lease.underlay).await.map_err(unanswered)?;
-        if known.is_none() {
-            return Err(refused(&"overlay subnet not in pool"));
-        }
-    }
+    // again. Also one from elsewhere: after a change of the network cells keep what they have.
     match controller.database.renew_lease(&lease).await.map_err(unanswered)? {
         Renewal::Renewed => {}
         Renewal::Created => {
-            info!(underlay = %lease.underlay, subnet = %lease.subnet, "lease taken over");
+            let in_pool = controller.settings.pools.contains(lease.subnet);
+            info!(underlay = %lease.underlay, subnet = %lease.subnet, in_pool, "lease taken over");
         }
         Renewal::Mismatch => return Err(refused(&"lease mismatch")),
         Renewal::Conflict => {

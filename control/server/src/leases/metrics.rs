@@ -5,15 +5,12 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use tracing::warn;
 
+use crate::counting;
 use crate::database::{Database, DatabaseError};
 use crate::http::Stop;
 use crate::http::metrics::Metrics;
 use crate::lease::Pools;
-
-/// How often they are counted.
-const INTERVAL: Duration = Duration::from_secs(30);
 
 /// After this long without a renewal a lease is stale: its cell is in trouble.
 const STALE: Duration = Duration::from_hours(1);
@@ -73,13 +70,6 @@ impl LeaseMetrics {
 
     /// Counts again and again.
     pub async fn follow(self, database: Database, stop: Stop) {
-        loop {
-            if let Err(e) = self.count(&database).await {
-                warn!("leases cannot be counted: {e}");
-            }
-            if stop.within(INTERVAL).await {
-                return;
-            }
-        }
+        counting::follow("leases", &stop, || self.count(&database)).await;
     }
 }

@@ -18,15 +18,16 @@ use super::audit::{self, Author, Deed, Origin};
 use super::cleaner::Cleaner;
 use super::cors::{self, Cors};
 use super::guard::{Change, Guard, without_tags};
+use super::metrics::Refusals;
 use super::payload::{self, Version};
 use super::query;
 use super::routes::{Access, EXTERNAL, External as Operation, by_path};
-use super::uptime;
 use crate::access::{ADMIN, AccessError, Authority, Caller, WRITE};
 use crate::cloud_controller::CloudController;
 use crate::database::{Database, DatabaseError};
+use crate::http::metrics::Metrics;
 use crate::http::reply::{ApiError, text};
-use crate::http::{body, headers, reply};
+use crate::http::{body, headers, reply, status};
 use crate::policy::PolicyFilter;
 
 /// How the external API behaves (contract section 13.2).
@@ -64,6 +65,7 @@ struct External {
     authority: Arc<Authority>,
     guard: Guard,
     cleaner: Cleaner,
+    refusals: Refusals,
     self_service: bool,
     tag_bytes: u8,
     started: Instant,
@@ -75,8 +77,10 @@ pub fn external_router(
     database: &Database,
     authority: Arc<Authority>,
     cloud_controller: Option<Arc<CloudController>>,
+    metrics: &Metrics,
 ) -> Router {
     let server = Arc::new(External {
+        refusals: Refusals::new(metrics),
         database: database.clone(),
         authority,
         self_service: settings.space_developer_self_service && cloud_controller.is_some(),
@@ -153,8 +157,7 @@ impl External {
             self.database.check().await.map_err(failed("check database failed"))?;
             return Ok(Response::new(Body::empty()));
         }
-        let up = uptime::text(self.started.elapsed());
-        Ok(text(format!("Network policy server, up for {up}\n")))
+        Ok(status::uptime(self.started))
     }
 
     async fn authenticate(&self, header: Option<HeaderValue>) -> Result<Caller, ApiError> {
@@ -165,6 +168,12 @@ impl External {
             } else {
                 debug!("refused a caller: {error}");
             }
+            self.refusals.count(match error {
+                AccessError::Missing => "missing",
+                AccessError::Uaa(_) => "uaa",
+                AccessError::Expired => "expired",
+                AccessError::Unknown => "unknown",
+            });
             ApiError::unauthorized(error.to_string())
         })
     }
@@ -179,6 +188,7 @@ impl External {
         if allowed.iter().any(|scope| caller.has(scope)) {
             return Ok(());
         }
+        self.refusals.count("scope");
         let (provided, allowed) = (caller.scopes.join(" "), allowed.join(" "));
         Err(ApiError::forbidden(format!(
             "provided scopes [{provided}] do not include allowed scopes [{allowed}]"

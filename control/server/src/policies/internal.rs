@@ -20,6 +20,7 @@ use super::query;
 use super::routes::{INTERNAL, Internal as Operation, by_path};
 use super::watch::{DEFAULT, LONGEST, Question, Watch, WatchError};
 use crate::database::Database;
+use crate::http::metrics::Metrics;
 use crate::http::reply::{ApiError, text};
 use crate::http::{Stop, body, headers, json, reply};
 use crate::policy::{PolicyFilter, SecurityGroup};
@@ -108,6 +109,13 @@ pub fn internal_router(server: &Internal) -> Router {
 }
 
 impl Internal {
+    /// Has `sarcenet_waiting_watchers` shown with the metrics of the process.
+    pub fn show_in(&self, metrics: &Metrics) {
+        let help = "Cells that wait for changes of policies";
+        let waiting = self.watch.waiting();
+        metrics.register(|registry| registry.register("sarcenet_waiting_watchers", help, waiting));
+    }
+
     /// What the routes work with. Cells that wait for changes are answered when it is time to stop.
     pub fn new(settings: &InternalSettings, database: &Database, stop: Stop) -> Self {
         Self {

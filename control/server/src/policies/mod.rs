@@ -10,12 +10,13 @@ mod cors;
 mod external;
 mod guard;
 mod internal;
+mod metrics;
 mod payload;
 mod query;
 pub mod routes;
-mod uptime;
 mod watch;
 
 pub use cleaner::{CleanError, Cleaner};
 pub use external::{ExternalSettings, external_router};
 pub use internal::{Internal, InternalSettings, internal_router};
+pub use metrics::PolicyMetrics;

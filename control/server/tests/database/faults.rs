@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sarcenet_server::database::{Database, DatabaseError};
 use sarcenet_server::policy::{Policy, PolicyFilter};
+use sarcenet_test_postgres::Postgres;
 use tokio::task::JoinSet;
 
-use crate::postgres::Postgres;
 use crate::world::{World, policy};
 
 /// Policies of one request, which are there all or none.
@@ -18,8 +18,8 @@ fn pair(name: &str, request: u32) -> [Policy; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_survives_a_crash_of_the_server_and_nothing_is_half_done() {
-    let mut server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
-    let world = World::at(server.database().await);
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let world = World::at(server.database());
     let replicas = [world.open().await, world.open().await];
     let stop = Arc::new(AtomicBool::new(false));
     let (accepted, mut progress) = tokio::sync::mpsc::unbounded_channel();
@@ -143,7 +143,7 @@ async fn fill_the_disk_in_a_process_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_never_let_go_ends_in_an_error() {
     use sqlx::Connection;
-    for world in [World::sqlite(), World::postgres().await] {
+    for world in [World::sqlite(), World::postgres()] {
         let timeout = std::time::Duration::from_millis(300);
         let database = world.open_with(|settings| settings.operation_timeout = timeout).await;
         let sqlite = world.url.starts_with("sqlite");

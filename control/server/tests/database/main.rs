@@ -7,7 +7,6 @@ mod faults;
 mod leases;
 mod opening;
 mod policies;
-mod postgres;
 mod security_groups;
 mod tags;
 mod world;

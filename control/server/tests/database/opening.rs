@@ -4,9 +4,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use sarcenet_server::database::{Clock, Database, DatabaseError, DatabaseSettings};
+use sarcenet_test_postgres::Postgres;
 use sqlx::{AnyConnection, Connection};
 
-use crate::postgres::Postgres;
 use crate::world::{World, listed, policy, with_both};
 
 with_both!(
@@ -119,7 +119,7 @@ async fn the_file_is_for_its_owner_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_there_yet_is_waited_for() {
-    let mut server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
     let world = World::at(server.url("postgres"));
     server.kill();
     let mut hasty = world.settings();
@@ -139,7 +139,7 @@ async fn a_server_that_is_not_there_yet_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_user_is_refused_at_once() {
-    let world = World::postgres().await;
+    let world = World::postgres();
     let url = world.url.replace("postgres@", "nobody:secret@");
     let refused = Database::open(&DatabaseSettings::new(url)).await.unwrap_err();
     assert!(!refused.is_temporary(), "{refused}");

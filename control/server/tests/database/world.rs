@@ -10,7 +10,7 @@ use sarcenet_server::lease::{Lease, LeaseRequest, Pools};
 use sarcenet_server::policy::{Policy, PolicyFilter, Protocol};
 use tempfile::TempDir;
 
-use crate::postgres::SHARED;
+use sarcenet_test_postgres::SHARED;
 
 /// When tests begin, in nanoseconds since the epoch.
 pub(crate) const BEGIN: i64 = 1_700_000_000_000_000_000;
@@ -44,8 +44,8 @@ impl World {
         Self { directory: Some(directory), ..Self::at(url) }
     }
 
-    pub(crate) async fn postgres() -> Self {
-        Self::at(SHARED.database().await)
+    pub(crate) fn postgres() -> Self {
+        Self::at(SHARED.database())
     }
 
     /// The directory of the file of SQLite.
@@ -99,7 +99,7 @@ macro_rules! with_both {
         mod postgres {
             $(#[tokio::test(flavor = "multi_thread")]
             async fn $test() {
-                super::$test(crate::world::World::postgres().await).await;
+                super::$test(crate::world::World::postgres()).await;
             })+
         }
     };

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::routing::get;
@@ -285,4 +285,16 @@ fn bad_files_are_refused_at_the_start_and_change_nothing_later() {
     }
     let unasked = ServerFiles { client_ca: None, ..fresh.server() };
     assert!(ServerTls::load(unasked).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_told_when_the_certificate_is_over() {
+    let server = server().await;
+    let text = server.metrics.text().unwrap();
+    let begin = r#"sarcenet_http_certificate_expiry_seconds{server="test"} "#;
+    let told = text.lines().find_map(|line| line.strip_prefix(begin)).unwrap();
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let left = told.parse::<u64>().unwrap() - now;
+    let year = 365 * 24 * 60 * 60;
+    assert!((year / 12..20 * year).contains(&left), "{left} seconds");
 }

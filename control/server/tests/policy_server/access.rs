@@ -9,7 +9,7 @@ use sarcenet_server::policies::{ExternalSettings, external_router};
 use serde_json::json;
 
 use crate::platform::Mood;
-use crate::world::{Options, World, seconds_from_now, serve, v1};
+use crate::world::{Backend, Options, World, seconds_from_now, serve, v1};
 
 const WHOAMI: &str = "/networking/v1/external/whoami";
 const POLICIES: &str = "/networking/v1/external/policies";
@@ -17,7 +17,7 @@ const POLICIES: &str = "/networking/v1/external/policies";
 #[tokio::test]
 async fn nobody_is_let_in_while_uaa_is_not_well() {
     let options = Options { patience: Duration::from_millis(300), ..Options::default() };
-    let world = World::with(options).await;
+    let world = World::with(Backend::Sqlite, options).await;
     for mood in [Mood::Failing, Mood::Garbage, Mood::Silent] {
         world.platform.known.lock().uaa = mood;
         let answer = world.ask("GET", WHOAMI, Some("Bearer admin"), "").await;
@@ -31,7 +31,7 @@ async fn nobody_is_let_in_while_uaa_is_not_well() {
 
 #[tokio::test]
 async fn tokens_cannot_smuggle_parameters() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     for token in ["Bearer x&token=admin", "Bearer admin&", "Bearer admin%00", "Bearer %61dmin"] {
         let answer = world.ask("GET", WHOAMI, Some(token), "").await;
         assert_eq!(answer.status, 401, "{token}");
@@ -41,7 +41,7 @@ async fn tokens_cannot_smuggle_parameters() {
 #[tokio::test]
 async fn an_answer_holds_for_a_moment_but_never_longer_than_the_token() {
     let options = Options { remember: Duration::from_hours(1), ..Options::default() };
-    let world = World::with(options).await;
+    let world = World::with(Backend::Sqlite, options).await;
     let token = |exp: u64| json!({"scope": ["network.admin"], "sub": "x", "exp": exp});
     {
         let mut known = world.platform.known.lock();
@@ -66,7 +66,7 @@ async fn an_answer_holds_for_a_moment_but_never_longer_than_the_token() {
 
 #[tokio::test]
 async fn without_remembering_each_request_is_asked() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     for _ in 0..3 {
         assert_eq!(world.ask("GET", WHOAMI, Some("Bearer admin"), "").await.status, 200);
     }
@@ -75,7 +75,7 @@ async fn without_remembering_each_request_is_asked() {
 
 #[tokio::test]
 async fn the_servers_own_token_is_kept_and_replaced_when_it_is_refused() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let create = async || {
         world.ask("POST", POLICIES, Some("Bearer dev"), v1(&[("a", "b", 1, 1)])).await.status
     };
@@ -89,7 +89,7 @@ async fn the_servers_own_token_is_kept_and_replaced_when_it_is_refused() {
 #[tokio::test]
 async fn spaces_of_apps_are_remembered_only_with_a_token_that_ends() {
     let options = Options { remember: Duration::from_hours(1), ..Options::default() };
-    let world = World::with(options).await;
+    let world = World::with(Backend::Sqlite, options).await;
     let endless = json!({"scope": ["network.write"], "sub": "dev"});
     world.platform.known.lock().tokens.insert("endless".into(), endless);
     let create = async |token: &str| {
@@ -108,7 +108,7 @@ async fn spaces_of_apps_are_remembered_only_with_a_token_that_ends() {
 
 #[tokio::test]
 async fn a_file_of_tokens_stands_in_for_the_platform() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tokens.yml");
     let text = "tokens:\n- {token: s3cret, subject: ada, scopes: [network.admin]}\n\
@@ -122,7 +122,8 @@ async fn a_file_of_tokens_stands_in_for_the_platform() {
         ..ExternalSettings::default()
     };
     let (_stopper, stop) = stop();
-    let server = serve(external_router(&settings, &world.database, authority, None), stop).await;
+    let router = external_router(&settings, &world.database, authority, None, &world.metrics);
+    let server = serve(router, stop).await;
     let forbidden = r#"{"error": "provided scopes [] do not include allowed scopes [network.admin network.write]"}"#;
     let any = v1(&[("any", "app", 1, 1)]);
     let cleanup = "/networking/v1/external/policies/cleanup";

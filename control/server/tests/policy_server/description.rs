@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sarcenet_server::policies::routes::{EXTERNAL, INTERNAL};
 use serde_json::Value;
 
-use crate::world::World;
+use crate::world::{Backend, World};
 
 const TEXT: &str = include_str!("../../../../docs/api/openapi.yaml");
 
@@ -56,7 +56,7 @@ fn what_is_referred_to_is_there() {
 /// Whatever is asked, the answer has a status that is described.
 #[tokio::test]
 async fn answers_are_as_described() {
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let bodies =
         ["", "{}", "[]", "null", r#"{"policies":[{}]}"#, r#"{"id":"a","type":"b"}"#, "\u{0}"];
     let queries = ["", "?id=", "?id=%ff%00&watch=1", "?watch=x", "?from=x&limit=-1", "?watch=0"];

@@ -2,7 +2,24 @@
 
 use serde_json::json;
 
-use crate::world::{Options, World, v1};
+use crate::world::{Backend, Options, World, v1, with_both};
+
+with_both!(
+    who_may_what,
+    versions_and_paths,
+    without_a_token,
+    who_am_i,
+    headers_of_all_answers,
+    policies_are_created_listed_and_deleted,
+    what_is_asked_for_is_listed,
+    bodies_that_are_refused,
+    bodies_as_large_as_may_be,
+    tags,
+    cleanup_removes_policies_of_apps_that_are_gone,
+    developers_change_and_see_policies_of_their_spaces,
+    developers_without_a_scope_serve_themselves_if_they_may,
+    developers_have_a_quota,
+);
 
 const ADMIN: Option<&str> = Some("Bearer admin");
 const DEV: Option<&str> = Some("bearer dev");
@@ -14,11 +31,10 @@ fn v0(source: &str, destination: &str, port: u32) -> String {
     json!({"policies": [{"source": {"id": source}, "destination": destination}]}).to_string()
 }
 
-#[tokio::test]
-async fn who_may_what() {
+async fn who_may_what(on: Backend) {
     const NOT_ADMIN: &str = "do not include allowed scopes [network.admin]";
     const NOT_WRITE: &str = "do not include allowed scopes [network.admin network.write]";
-    let world = World::new().await;
+    let world = World::new(on).await;
     let missing = r#"{"error": "missing authorization header"}"#.to_owned();
     let unknown = r#"{"error": "failed to verify token with uaa"}"#.to_owned();
     let refused =
@@ -59,9 +75,8 @@ async fn who_may_what() {
     }
 }
 
-#[tokio::test]
-async fn versions_and_paths() {
-    let world = World::new().await;
+async fn versions_and_paths(on: Backend) {
+    let world = World::new(on).await;
     for (method, path, status, body, allow) in [
         ("GET", "/networking/v01/external/tags", 406, "api version 'v01'", None),
         ("GET", "/networking/V1/external/tags", 406, "api version 'V1'", None),
@@ -88,9 +103,8 @@ async fn versions_and_paths() {
     }
 }
 
-#[tokio::test]
-async fn without_a_token() {
-    let world = World::new().await;
+async fn without_a_token(on: Backend) {
+    let world = World::new(on).await;
     for path in ["/", "/networking"] {
         let answer = world.ask("GET", path, None, "").await;
         assert_eq!(answer.status, 200);
@@ -106,9 +120,8 @@ async fn without_a_token() {
     assert_eq!((answer.status, &*answer.body), (500, r#"{"error": "check database failed"}"#));
 }
 
-#[tokio::test]
-async fn who_am_i() {
-    let world = World::new().await;
+async fn who_am_i(on: Backend) {
+    let world = World::new(on).await;
     for (token, body) in [
         ("Bearer admin", r#"{"subject":"admin@example.org"}"#),
         ("Bearer client", r#"{"subject":"robot"}"#),
@@ -121,13 +134,12 @@ async fn who_am_i() {
     }
 }
 
-#[tokio::test]
-async fn headers_of_all_answers() {
+async fn headers_of_all_answers(on: Backend) {
     let mut options = Options::default();
     options.external.allowed_cors_domains = vec!["https://one".into(), "https://two".into()];
     options.external.tls = true;
-    let with_tls = World::with(options).await;
-    let without = World::new().await;
+    let with_tls = World::with(on, options).await;
+    let without = World::new(on).await;
     for (path, status) in [("/", 200), (POLICIES, 401), ("/networking/v7/external/tags", 406)] {
         let answer = without.ask("GET", path, None, "").await;
         assert_eq!(answer.status, status);
@@ -173,14 +185,13 @@ async fn headers_of_all_answers() {
     }
     let mut options = Options::default();
     options.external.allowed_cors_domains = vec!["*".into()];
-    let all = World::with(options).await;
+    let all = World::with(on, options).await;
     let answer = all.request(all.external, "GET", "/", &[("origin", "https://any")], "").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
 }
 
-#[tokio::test]
-async fn policies_are_created_listed_and_deleted() {
-    let world = World::new().await;
+async fn policies_are_created_listed_and_deleted(on: Backend) {
+    let world = World::new(on).await;
     let empty = r#"{"total_policies":0,"policies":[]}"#;
     assert_eq!(world.ask("GET", POLICIES, ADMIN, "").await.body, empty);
     world.create(&[("a", "b", 8080, 8090), ("b", "x", 80, 80)]).await;
@@ -209,9 +220,8 @@ async fn policies_are_created_listed_and_deleted() {
     assert_eq!(world.listed().await, ["a x 70000-70000"]);
 }
 
-#[tokio::test]
-async fn what_is_asked_for_is_listed() {
-    let world = World::new().await;
+async fn what_is_asked_for_is_listed(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1), ("b", "a", 2, 2), ("a", "x", 3, 3), ("x", "x", 4, 4)]).await;
     for (query, ports) in [
         ("", "1 2 3 4"),
@@ -241,9 +251,8 @@ async fn what_is_asked_for_is_listed() {
     }
 }
 
-#[tokio::test]
-async fn bodies_that_are_refused() {
-    let world = World::new().await;
+async fn bodies_that_are_refused(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1)]).await;
     for path in [POLICIES, DELETE] {
         for (body, told) in [
@@ -271,9 +280,8 @@ async fn bodies_that_are_refused() {
     assert_eq!(world.listed().await, ["a b 1-1"], "nothing of it was done");
 }
 
-#[tokio::test]
-async fn bodies_as_large_as_may_be() {
-    let world = World::new().await;
+async fn bodies_as_large_as_may_be(on: Backend) {
+    let world = World::new(on).await;
     let padded = |length: usize| {
         let body = v1(&[("a", "b", 1, 1)]);
         let padding = " ".repeat(length - body.len());
@@ -296,9 +304,8 @@ async fn bodies_as_large_as_may_be() {
     assert_eq!(world.listed().await.len(), 20_000);
 }
 
-#[tokio::test]
-async fn tags() {
-    let world = World::new().await;
+async fn tags(on: Backend) {
+    let world = World::new(on).await;
     let path = "/networking/v0/external/tags";
     assert_eq!(world.ask("GET", path, ADMIN, "").await.body, r#"{"tags":[]}"#);
     world.create(&[("a", "b", 1, 1)]).await;
@@ -314,9 +321,8 @@ async fn tags() {
     );
 }
 
-#[tokio::test]
-async fn cleanup_removes_policies_of_apps_that_are_gone() {
-    let world = World::new().await;
+async fn cleanup_removes_policies_of_apps_that_are_gone(on: Backend) {
+    let world = World::new(on).await;
     let gone: Vec<String> = (0..150).map(|number| format!("gone-{number}")).collect();
     let mut policies = vec![("a", "b", 1, 1), ("x", "not a guid, at all", 2, 2)];
     policies.extend(gone.iter().map(|app| (app.as_str(), "a", 3, 3)));
@@ -331,9 +337,8 @@ async fn cleanup_removes_policies_of_apps_that_are_gone() {
     assert_eq!(answer.body, r#"{"total_policies":0,"policies":[]}"#);
 }
 
-#[tokio::test]
-async fn developers_change_and_see_policies_of_their_spaces() {
-    let world = World::new().await;
+async fn developers_change_and_see_policies_of_their_spaces(on: Backend) {
+    let world = World::new(on).await;
     let refused = r#"{"error": "one or more applications cannot be found or accessed"}"#;
     for (path, policy, allowed) in [
         (POLICIES, ("a", "b", 1, 1), true),
@@ -363,11 +368,10 @@ async fn developers_change_and_see_policies_of_their_spaces() {
     assert_eq!((answer.status, answer.body.as_str()), (403, refused));
 }
 
-#[tokio::test]
-async fn developers_without_a_scope_serve_themselves_if_they_may() {
+async fn developers_without_a_scope_serve_themselves_if_they_may(on: Backend) {
     let mut options = Options::default();
     options.external.space_developer_self_service = true;
-    let world = World::with(options).await;
+    let world = World::with(on, options).await;
     world.platform.known.lock().developers.insert(("none".into(), "S1".into()));
     let none = Some("Bearer none");
     let answer = world.ask("POST", POLICIES, none, v1(&[("a", "b", 1, 1)])).await;
@@ -378,11 +382,10 @@ async fn developers_without_a_scope_serve_themselves_if_they_may() {
     assert_eq!(world.ask("GET", "/networking/v1/external/tags", none, "").await.status, 403);
 }
 
-#[tokio::test]
-async fn developers_have_a_quota() {
+async fn developers_have_a_quota(on: Backend) {
     let mut options = Options::default();
     options.external.max_policies_per_app_source = 3;
-    let world = World::with(options).await;
+    let world = World::with(on, options).await;
     let exceeded = (403, r#"{"error": "policy quota exceeded"}"#);
     for (policies, expected) in [
         (vec![("a", "b", 1, 1), ("a", "b", 2, 2)], (200, "{}")),

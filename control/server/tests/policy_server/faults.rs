@@ -9,7 +9,13 @@ use parking_lot::Mutex;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::platform::Mood;
-use crate::world::{Options, World, v1};
+use crate::world::{Backend, Options, World, v1, with_both};
+
+with_both!(
+    the_database_is_not_well,
+    what_cannot_be_stored_is_told_and_harms_nobody,
+    one_policy_is_created_and_deleted_by_many_at_once,
+);
 
 const ADMIN: Option<&str> = Some("Bearer admin");
 const DEV: Option<&str> = Some("Bearer dev");
@@ -20,7 +26,7 @@ const CLEANUP: &str = "/networking/v1/external/policies/cleanup";
 #[tokio::test]
 async fn cloud_controller_is_not_well() {
     let options = Options { patience: Duration::from_millis(300), ..Options::default() };
-    let world = World::with(options).await;
+    let world = World::with(Backend::Sqlite, options).await;
     world.create(&[("a", "b", 1, 1)]).await;
     for mood in [Mood::Failing, Mood::Garbage, Mood::Silent] {
         world.platform.known.lock().cloud_controller = mood;
@@ -38,9 +44,8 @@ async fn cloud_controller_is_not_well() {
     assert_eq!(world.listed().await, ["a b 1-1"], "admins are not concerned");
 }
 
-#[tokio::test]
-async fn the_database_is_not_well() {
-    let world = World::new().await;
+async fn the_database_is_not_well(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1)]).await;
     world.break_database().await;
     let body = v1(&[("a", "b", 1, 1)]);
@@ -72,9 +77,8 @@ async fn the_database_is_not_well() {
     }
 }
 
-#[tokio::test]
-async fn what_cannot_be_stored_is_told_and_harms_nobody() {
-    let world = World::new().await;
+async fn what_cannot_be_stored_is_told_and_harms_nobody(on: Backend) {
+    let world = World::new(on).await;
     let answer = world.ask("POST", POLICIES, ADMIN, v1(&[("a\0", "b", 1, 1)])).await;
     let expected = r#"{"error": "database create failed"}"#;
     assert_eq!((answer.status, answer.body.as_str()), (500, expected));
@@ -83,9 +87,8 @@ async fn what_cannot_be_stored_is_told_and_harms_nobody() {
     assert_eq!(world.listed().await.len(), 1);
 }
 
-#[tokio::test]
-async fn one_policy_is_created_and_deleted_by_many_at_once() {
-    let world = World::new().await;
+async fn one_policy_is_created_and_deleted_by_many_at_once(on: Backend) {
+    let world = World::new(on).await;
     let (one, other) = ([("a", "b", 1, 1)], [("a", "x", 2, 2)]);
     world.create(&other).await;
     let changes = (0..40).map(|number| {
@@ -129,10 +132,13 @@ impl<'a> MakeWriter<'a> for Lines {
 #[tokio::test]
 async fn changes_are_written_down_with_their_author() {
     let lines = Lines::default();
+    // Beside other tests: a place in the code that is first come by on a thread without a
+    // subscriber would count as of no interest to anybody, if this one were the only one.
+    let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry());
     let subscriber = tracing_subscriber::fmt().json().with_writer(lines.clone()).finish();
     // All of a test is on one thread, the servers too.
     let _guard = tracing::subscriber::set_default(subscriber);
-    let world = World::new().await;
+    let world = World::new(Backend::Sqlite).await;
     let headers = [("authorization", "Bearer dev"), ("x-forwarded-for", "192.0.2.7")];
     let body = v1(&[("a", "b", 8080, 8090)]);
     for path in [POLICIES, DELETE] {

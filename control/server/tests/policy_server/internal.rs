@@ -3,15 +3,22 @@
 use sarcenet_server::policy::SecurityGroup;
 use serde_json::json;
 
-use crate::world::{World, short};
+use crate::world::{Backend, World, short, with_both};
+
+with_both!(
+    policies_have_tags,
+    policies_are_found_by_either_end_however_many_ids_there_are,
+    every_change_has_a_later_moment,
+    tags_are_given_once,
+    security_groups_come_in_pages,
+);
 
 const POLICIES: &str = "/networking/v1/internal/policies";
 const GROUPS: &str = "/networking/v1/internal/security_groups";
 const TAGS: &str = "/networking/v1/internal/tags";
 
-#[tokio::test]
-async fn policies_have_tags() {
-    let world = World::new().await;
+async fn policies_have_tags(on: Backend) {
+    let world = World::new(on).await;
     let answer = world.cell("GET", POLICIES, "").await;
     assert_eq!(answer.body, r#"{"total_policies":0,"policies":[]}"#);
     world.create(&[("A", "B", 8080, 8080)]).await;
@@ -33,9 +40,8 @@ async fn policies_have_tags() {
     }
 }
 
-#[tokio::test]
-async fn policies_are_found_by_either_end_however_many_ids_there_are() {
-    let world = World::new().await;
+async fn policies_are_found_by_either_end_however_many_ids_there_are(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1), ("b", "c", 2, 2), ("c", "d", 3, 3)]).await;
     let many: Vec<String> = (0..1500).map(|n| format!("{n:036}")).collect();
     let long = format!("?id={},b,{}", many[..750].join(","), many[750..].join(","));
@@ -57,9 +63,8 @@ async fn policies_are_found_by_either_end_however_many_ids_there_are() {
     }
 }
 
-#[tokio::test]
-async fn every_change_has_a_later_moment() {
-    let world = World::new().await;
+async fn every_change_has_a_later_moment(on: Backend) {
+    let world = World::new(on).await;
     let moment = async || -> i64 {
         let answer = world.cell("GET", &format!("{POLICIES}_last_updated"), "").await;
         assert_eq!(answer.status, 200);
@@ -82,9 +87,8 @@ async fn every_change_has_a_later_moment() {
     }
 }
 
-#[tokio::test]
-async fn tags_are_given_once() {
-    let world = World::new().await;
+async fn tags_are_given_once(on: Backend) {
+    let world = World::new(on).await;
     let router = r#"{"id":"INGRESS_ROUTER","tag":"0001","type":"router"}"#;
     let failed = r#"{"error": "database create failed"}"#;
     let malformed = r#"{"error": "failed parsing request body"}"#;
@@ -129,9 +133,8 @@ fn group(guid: &str, running_default: bool, running: &[&str], staging: &[&str]) 
     }
 }
 
-#[tokio::test]
-async fn security_groups_come_in_pages() {
-    let world = World::new().await;
+async fn security_groups_come_in_pages(on: Backend) {
+    let world = World::new(on).await;
     let moment = async || -> i64 {
         world.cell("GET", &format!("{GROUPS}_last_updated"), "").await.body.parse().unwrap()
     };

@@ -9,7 +9,15 @@ use sarcenet_server::syncer::{SyncError, Synced, Syncer};
 use serde_json::{Value, json};
 
 use crate::platform::Mood;
-use crate::world::World;
+use crate::world::{Backend, World, with_both};
+
+with_both!(
+    groups_are_stored_as_cells_read_them,
+    only_what_has_changed_is_listed_again,
+    all_pages_are_read_and_a_list_that_changes_is_read_again,
+    one_replica_does_it,
+    what_is_stored_stays_while_cloud_controller_is_not_well,
+);
 
 const HOLD: Duration = Duration::from_mins(1);
 
@@ -39,9 +47,8 @@ async fn stored(world: &World) -> Vec<String> {
     groups.into_iter().map(|group| group.guid).collect()
 }
 
-#[tokio::test]
-async fn groups_are_stored_as_cells_read_them() {
-    let world = World::new().await;
+async fn groups_are_stored_as_cells_read_them(on: Backend) {
+    let world = World::new(on).await;
     let rules = json!([
         {"protocol": "tcp", "destination": "10.0.0.0/8", "ports": "80,443", "log": true},
         {"protocol": "icmp", "destination": "0.0.0.0/0", "type": -1, "code": 0, "ports": null,
@@ -63,9 +70,8 @@ async fn groups_are_stored_as_cells_read_them() {
     assert_eq!((groups[0].running_spaces.len(), groups[0].staging_spaces.len()), (2, 0));
 }
 
-#[tokio::test]
-async fn only_what_has_changed_is_listed_again() {
-    let world = World::new().await;
+async fn only_what_has_changed_is_listed_again(on: Backend) {
+    let world = World::new(on).await;
     let mut syncer = syncer(&world);
     let set = |latest: Option<&str>, guids: &[&str]| {
         let mut known = world.platform.known.lock();
@@ -86,9 +92,8 @@ async fn only_what_has_changed_is_listed_again() {
     assert_eq!(syncer.sync(HOLD).await.unwrap(), Synced::Compared(false));
 }
 
-#[tokio::test]
-async fn all_pages_are_read_and_a_list_that_changes_is_read_again() {
-    let world = World::new().await;
+async fn all_pages_are_read_and_a_list_that_changes_is_read_again(on: Backend) {
+    let world = World::new(on).await;
     {
         let mut known = world.platform.known.lock();
         known.groups = (0..7).map(|n| group(&format!("G{n}"), &json!([]))).collect();
@@ -107,9 +112,8 @@ async fn all_pages_are_read_and_a_list_that_changes_is_read_again() {
     assert_eq!(stored(&world).await.len(), 7, "as before");
 }
 
-#[tokio::test]
-async fn one_replica_does_it() {
-    let world = World::new().await;
+async fn one_replica_does_it(on: Backend) {
+    let world = World::new(on).await;
     world.platform.known.lock().groups = vec![group("G", &json!([]))];
     let (mut first, mut second) = (syncer(&world), syncer(&world));
     assert_eq!(first.sync(HOLD).await.unwrap(), Synced::Compared(true));
@@ -119,9 +123,8 @@ async fn one_replica_does_it() {
     assert_eq!(first.sync(HOLD).await.unwrap(), Synced::Elsewhere);
 }
 
-#[tokio::test]
-async fn what_is_stored_stays_while_cloud_controller_is_not_well() {
-    let world = World::new().await;
+async fn what_is_stored_stays_while_cloud_controller_is_not_well(on: Backend) {
+    let world = World::new(on).await;
     world.platform.known.lock().groups = vec![group("G", &json!([]))];
     let mut syncer = syncer(&world);
     syncer.sync(HOLD).await.unwrap();

@@ -6,7 +6,17 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::world::{Options, World, short};
+use crate::world::{Backend, Options, World, short, with_both};
+
+with_both!(
+    who_knows_nothing_gets_everything_at_once,
+    a_change_arrives_while_it_is_waited_for,
+    when_nothing_changes_the_answer_says_so,
+    a_cell_hears_of_its_own_apps_only,
+    generations_that_nobody_knows_get_everything,
+    seats_are_limited_and_free_again_when_a_cell_goes_away,
+    cells_that_wait_do_not_hold_the_server_up,
+);
 
 fn path(query: &str) -> String {
     format!("/networking/v1/internal/policies?{query}")
@@ -26,9 +36,8 @@ async fn now(world: &World) -> i64 {
     world.database.last_updated().await.unwrap()
 }
 
-#[tokio::test]
-async fn who_knows_nothing_gets_everything_at_once() {
-    let world = World::new().await;
+async fn who_knows_nothing_gets_everything_at_once(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1), ("b", "x", 2, 2)]).await;
     let generation = now(&world).await;
     for _ in 0..2 {
@@ -46,9 +55,8 @@ async fn who_knows_nothing_gets_everything_at_once() {
     assert_eq!(answer["generation"], now(&world).await);
 }
 
-#[tokio::test]
-async fn a_change_arrives_while_it_is_waited_for() {
-    let world = World::new().await;
+async fn a_change_arrives_while_it_is_waited_for(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1)]).await;
     let generation = now(&world).await;
     let query = format!("watch={generation}&timeout=300");
@@ -77,9 +85,8 @@ async fn a_change_arrives_while_it_is_waited_for() {
     );
 }
 
-#[tokio::test]
-async fn when_nothing_changes_the_answer_says_so() {
-    let world = World::new().await;
+async fn when_nothing_changes_the_answer_says_so(on: Backend) {
+    let world = World::new(on).await;
     let generation = now(&world).await;
     let nothing =
         json!({"generation": generation, "since": generation, "added": [], "removed": []});
@@ -98,9 +105,8 @@ async fn when_nothing_changes_the_answer_says_so() {
     assert_eq!(list(&answer, "removed"), ["a b 1-1"]);
 }
 
-#[tokio::test]
-async fn a_cell_hears_of_its_own_apps_only() {
-    let world = World::new().await;
+async fn a_cell_hears_of_its_own_apps_only(on: Backend) {
+    let world = World::new(on).await;
     let generation = now(&world).await;
     let query = format!("watch={generation}&timeout=300&id=x,y");
     let changes = async {
@@ -116,9 +122,8 @@ async fn a_cell_hears_of_its_own_apps_only() {
     assert_eq!(answer["generation"], now(&world).await, "it need not hear of this again");
 }
 
-#[tokio::test]
-async fn generations_that_nobody_knows_get_everything() {
-    let world = World::new().await;
+async fn generations_that_nobody_knows_get_everything(on: Backend) {
+    let world = World::new(on).await;
     world.create(&[("a", "b", 1, 1)]).await;
     for generation in [1, -1, now(&world).await + 1, i64::MAX, i64::MIN] {
         let answer = watch(&world, &format!("watch={generation}&timeout=300")).await;
@@ -150,9 +155,8 @@ async fn taken(world: &World, query: &str) {
     }
 }
 
-#[tokio::test]
-async fn seats_are_limited_and_free_again_when_a_cell_goes_away() {
-    let world = World::with(one_seat()).await;
+async fn seats_are_limited_and_free_again_when_a_cell_goes_away(on: Backend) {
+    let world = World::with(on, one_seat()).await;
     let generation = now(&world).await;
     let at_once = format!("watch={generation}&timeout=0");
     let mut cell = TcpStream::connect(world.internal).await.unwrap();
@@ -170,9 +174,8 @@ async fn seats_are_limited_and_free_again_when_a_cell_goes_away() {
     }
 }
 
-#[tokio::test]
-async fn cells_that_wait_do_not_hold_the_server_up() {
-    let world = World::with(one_seat()).await;
+async fn cells_that_wait_do_not_hold_the_server_up(on: Backend) {
+    let world = World::with(on, one_seat()).await;
     let generation = now(&world).await;
     let waiting = format!("watch={generation}&timeout=300");
     let stop = async {

@@ -1,7 +1,6 @@
 //! A policy server with its database and platform, and a client.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +16,7 @@ use sarcenet_server::outbound::OutboundSettings;
 use sarcenet_server::policies::{
     ExternalSettings, Internal, InternalSettings, external_router, internal_router,
 };
+use sarcenet_test_postgres::SHARED;
 use serde_json::{Value, json};
 use sqlx::{AnyConnection, Connection};
 use tempfile::TempDir;
@@ -56,9 +56,37 @@ pub(crate) struct World {
     pub(crate) stopper: Stopper,
     pub(crate) servers: Vec<Server>,
     client: Client,
-    file: PathBuf,
-    _directory: TempDir,
+    pub(crate) metrics: Metrics,
+    url: String,
+    /// Where the file of SQLite is.
+    _directory: Option<TempDir>,
 }
+
+/// Where policies are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// Makes of each function two tests: with SQLite and with PostgreSQL.
+macro_rules! with_both {
+    ($($test:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::world::Backend::Sqlite).await;
+            })+
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(crate::world::Backend::Postgres).await;
+            })+
+        }
+    };
+}
+pub(crate) use with_both;
 
 /// What a server said.
 #[derive(Debug, Clone)]
@@ -95,38 +123,49 @@ pub(crate) async fn serve(router: Router, stop: Stop) -> Server {
 }
 
 impl World {
-    pub(crate) async fn new() -> Self {
-        Self::with(Options::default()).await
+    pub(crate) async fn new(on: Backend) -> Self {
+        Self::with(on, Options::default()).await
     }
 
-    pub(crate) async fn with(options: Options) -> Self {
+    pub(crate) async fn with(on: Backend, options: Options) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let url = match on {
+            Backend::Sqlite => format!("sqlite:{}", directory.path().join("policies.db").display()),
+            Backend::Postgres => SHARED.database(),
+        };
+        Self { _directory: Some(directory), ..Self::over(url, options).await }
+    }
+
+    /// Over a database of the test's own.
+    pub(crate) async fn over(url: String, options: Options) -> Self {
         let platform = Platform::start().await;
         fill(&platform);
-        let url = format!("http://{}", platform.address);
+        let address = format!("http://{}", platform.address);
         let outbound =
             OutboundSettings { timeout: options.patience, ..OutboundSettings::default() };
         let uaa = UaaSettings {
-            url: url.clone(),
+            url: address.clone(),
             client: "network-policy".into(),
             secret: "secret".into(),
             remember: options.remember,
             outbound: outbound.clone(),
         };
         let uaa = Arc::new(Uaa::new(&uaa).unwrap());
-        let settings = CloudControllerSettings { url, remember: options.remember, outbound };
+        let settings =
+            CloudControllerSettings { url: address, remember: options.remember, outbound };
         let cloud_controller = Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("policies.db");
-        let settings = DatabaseSettings::new(format!("sqlite:{}", file.display()));
-        let database = Database::open(&settings).await.unwrap();
+        let database = Database::open(&DatabaseSettings::new(&url)).await.unwrap();
+        let metrics = Metrics::default();
         let (stopper, stop) = stop();
         let external = external_router(
             &options.external,
             &database,
             Arc::new(Authority::Uaa(uaa)),
             Some(Arc::clone(&cloud_controller)),
+            &metrics,
         );
         let internal = Internal::new(&options.internal, &database, stop.clone());
+        internal.show_in(&metrics);
         let servers = vec![
             serve(external, stop.clone()).await,
             serve(internal_router(&internal), stop).await,
@@ -140,8 +179,9 @@ impl World {
             stopper,
             servers,
             client: Client::builder().no_proxy().build().unwrap(),
-            file,
-            _directory: directory,
+            metrics,
+            url,
+            _directory: None,
         }
     }
 
@@ -208,13 +248,22 @@ impl World {
         policies
     }
 
+    /// Another replica's handle on the database.
+    pub(crate) async fn replica(&self) -> Database {
+        Database::open(&DatabaseSettings::new(&self.url)).await.unwrap()
+    }
+
     /// Takes the tables away under the server.
     pub(crate) async fn break_database(&self) {
-        let url = format!("sqlite://{}", self.file.display());
+        let url = self.url.replace("sqlite:", "sqlite://");
         let mut connection = AnyConnection::connect(&url).await.unwrap();
-        let drop = "PRAGMA foreign_keys = OFF; DROP TABLE policies; DROP TABLE policies_info; \
-            DROP TABLE policy_changes; DROP TABLE security_groups; DROP TABLE security_groups_info; \
-            DROP TABLE tags";
+        let drop = if url.starts_with("sqlite") {
+            "PRAGMA foreign_keys = OFF; DROP TABLE policies; DROP TABLE policies_info; \
+             DROP TABLE policy_changes; DROP TABLE security_groups; DROP TABLE security_groups_info; \
+             DROP TABLE tags"
+        } else {
+            "DROP SCHEMA sarcenet CASCADE"
+        };
         sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();
     }
 }

@@ -16,39 +16,55 @@ use sarcenet_server::database::DatabaseSettings;
 use sarcenet_server::http::tls::ServerFiles;
 use sarcenet_server::leases;
 use sarcenet_server::outbound::OutboundSettings;
-use sarcenet_server::policies::ExternalSettings;
+use sarcenet_server::policies::{ExternalSettings, InternalSettings};
 
 use super::{ConfigError, Mistake};
 use crate::paths::Root;
 
-/// What a control file says.
+/// Which servers run, and with what: what a control file says.
 #[derive(Debug, Clone)]
 pub struct ControlSpec {
     /// Where the servers keep what they know.
     pub database: DatabaseSettings,
     /// The directory of the default database, which need not be there; of another one it must.
     pub database_directory: Option<PathBuf>,
-    /// The servers' certificate, and the CA of those that ask over mTLS.
-    pub tls: ServerFiles,
-    /// The policy server, if it runs here.
-    pub policy_server: Option<PolicyServerSpec>,
+    /// The policy server for users, if it runs here.
+    pub external: Option<ExternalSpec>,
+    /// The policy server for cells, if it runs here.
+    pub internal: Option<InternalSpec>,
     /// The subnet controller, if it runs here.
     pub subnet_controller: Option<SubnetControllerSpec>,
+    /// The sync of security groups, if it runs here.
+    pub sync: Option<SyncSpec>,
     /// Where health and metrics are told.
-    pub status: SocketAddr,
+    pub status: Option<SocketAddr>,
+    /// Where they are told besides: Cloud Foundry's servers have a port for those who look for
+    /// mistakes.
+    pub debug: Option<SocketAddr>,
 }
 
-/// The role `policy-server`.
+/// The policy server's side for users.
 #[derive(Debug, Clone)]
-pub struct PolicyServerSpec {
+pub struct ExternalSpec {
     /// Where users and their programs ask.
-    pub external: SocketAddr,
+    pub listen: SocketAddr,
+    /// The certificate, if it is served over TLS. Users show tokens, not certificates.
+    pub tls: Option<ServerFiles>,
     /// How they are answered.
-    pub external_settings: ExternalSettings,
-    /// Where cells ask, over mTLS.
-    pub internal: SocketAddr,
+    pub settings: ExternalSettings,
     /// Who knows the users' tokens.
     pub auth: AuthSpec,
+}
+
+/// The policy server's side for cells.
+#[derive(Debug, Clone)]
+pub struct InternalSpec {
+    /// Where cells ask, over mTLS.
+    pub listen: SocketAddr,
+    /// The certificate, and the CA of those that ask.
+    pub tls: ServerFiles,
+    /// How they are answered.
+    pub settings: InternalSettings,
 }
 
 /// `auth:`, and what can be had with it alone.
@@ -76,14 +92,23 @@ pub struct CloudControllerSpec {
     pub settings: CloudControllerSettings,
     /// How often policies of apps that are gone are removed.
     pub cleanup_interval: Duration,
-    /// The sync of security groups, if it is wanted.
-    pub sync: Option<SyncSpec>,
 }
 
-/// `security_groups.sync:`.
+/// `security_groups.sync:`, with whom it takes.
 #[derive(Debug, Clone)]
 pub struct SyncSpec {
-    /// Cloud Controller's internal API, which says when security groups changed.
+    /// UAA, for a token of the sync's own.
+    pub uaa: UaaSettings,
+    /// Cloud Controller, which lists security groups.
+    pub cloud_controller: CloudControllerSettings,
+    /// When and where to look.
+    pub source: SourceSpec,
+}
+
+/// Cloud Controller's internal API, which says when security groups changed.
+#[derive(Debug, Clone)]
+pub struct SourceSpec {
+    /// Its address.
     pub url: String,
     /// How it is asked.
     pub outbound: OutboundSettings,
@@ -96,11 +121,27 @@ pub struct SyncSpec {
 pub struct SubnetControllerSpec {
     /// Where cells ask, over mTLS.
     pub listen: SocketAddr,
+    /// The certificate, and the CA of those that ask.
+    pub tls: ServerFiles,
     /// What is leased.
     pub settings: leases::Settings,
 }
 
 impl ControlSpec {
+    /// No server at all over this database.
+    pub(crate) fn nothing(database: DatabaseSettings) -> Self {
+        Self {
+            database,
+            database_directory: None,
+            external: None,
+            internal: None,
+            subnet_controller: None,
+            sync: None,
+            status: None,
+            debug: None,
+        }
+    }
+
     /// Reads the file at `path`; the paths in it are below `root`.
     pub fn load(path: &Path, root: &Root) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError::read(path, &e))?;

@@ -7,7 +7,7 @@ use sarcenet_server::cloud_controller::CloudControllerSettings;
 use sarcenet_server::outbound::{self, OutboundSettings};
 
 use super::read::ControlReader;
-use super::{AuthSpec, CloudControllerSpec, SyncSpec, UaaSpec};
+use super::{AuthSpec, CloudControllerSpec, SourceSpec, SyncSpec, UaaSpec};
 use crate::config::reader::Entries;
 use crate::config::tree::{At, Node, Place};
 
@@ -18,7 +18,7 @@ const UAA: (&str, &str) = ("https://uaa.service.cf.internal:8443", "network-poli
 pub(super) struct Platform {
     auth: Option<At<Option<AuthSpec>>>,
     cloud_controller: Option<At<Option<CloudControllerSpec>>>,
-    sync: Option<At<Option<SyncSpec>>>,
+    sync: Option<At<Option<SourceSpec>>>,
 }
 
 impl ControlReader<'_> {
@@ -39,13 +39,13 @@ impl ControlReader<'_> {
         }
     }
 
-    /// What the policy server has of it. None when that could not be read.
+    /// What the policy server has of it, and the sync. None when that could not be read.
     pub(super) fn auth(
         &mut self,
         file: Place,
         platform: Platform,
         self_service: bool,
-    ) -> Option<AuthSpec> {
+    ) -> Option<(AuthSpec, Option<SyncSpec>)> {
         let Platform { auth, cloud_controller, sync } = platform;
         if let (None, Some(At { place, .. })) = (&cloud_controller, &sync) {
             let message = "security_groups.sync lists what Cloud Controller has; add \
@@ -66,15 +66,19 @@ impl ControlReader<'_> {
         match (auth?, cloud_controller) {
             (AuthSpec::Uaa(spec), cloud_controller) => {
                 let cloud_controller = match cloud_controller {
-                    Some(At { value, .. }) => {
-                        let sync = sync.and_then(|sync| sync.value);
-                        Some(CloudControllerSpec { sync, ..value? })
-                    }
+                    Some(At { value, .. }) => Some(value?),
                     None => None,
                 };
-                Some(AuthSpec::Uaa(Box::new(UaaSpec { cloud_controller, ..*spec })))
+                let source = sync.and_then(|sync| sync.value);
+                let sync =
+                    cloud_controller.as_ref().zip(source).map(|(cloud_controller, source)| {
+                        let cloud_controller = cloud_controller.settings.clone();
+                        SyncSpec { uaa: spec.uaa.clone(), cloud_controller, source }
+                    });
+                let spec = UaaSpec { cloud_controller, ..*spec };
+                Some((AuthSpec::Uaa(Box::new(spec)), sync))
             }
-            (tokens_file @ AuthSpec::TokensFile(_), None) => Some(tokens_file),
+            (tokens_file @ AuthSpec::TokensFile(_), None) => Some((tokens_file, None)),
             (AuthSpec::TokensFile(_), Some(At { place, .. })) => {
                 let message = "cloud_controller is asked with a token of UAA; write `auth: {uaa: \
                                ...}` instead of a tokens_file, or remove cloud_controller";
@@ -161,10 +165,10 @@ impl ControlReader<'_> {
         let remember = self.seconds(&mut section, "remember", 0..=3600, minute);
         let outbound = self.outbound(&mut section);
         let settings = CloudControllerSettings { url: url?, remember, outbound };
-        Some(CloudControllerSpec { settings, cleanup_interval, sync: None })
+        Some(CloudControllerSpec { settings, cleanup_interval })
     }
 
-    fn sync(&mut self, node: At<Node>) -> Option<SyncSpec> {
+    fn sync(&mut self, node: At<Node>) -> Option<SourceSpec> {
         let place = node.place;
         let known = ["url", "ca", "cert", "key", "skip_verification", "interval"];
         let mut section = self.reader.map(node, "sync", &known)?;
@@ -183,7 +187,7 @@ impl ControlReader<'_> {
             }
         };
         let outbound = OutboundSettings { identity, ..self.outbound(&mut section) };
-        Some(SyncSpec { url: url?, outbound, interval })
+        Some(SourceSpec { url: url?, outbound, interval })
     }
 
     /// `ca` and `skip_verification`.

@@ -9,9 +9,9 @@ use sarcenet_server::database::DatabaseSettings;
 use sarcenet_server::http::tls::{IdentityFiles, ServerFiles};
 use sarcenet_server::lease::Pools;
 use sarcenet_server::leases;
-use sarcenet_server::policies::ExternalSettings;
+use sarcenet_server::policies::{ExternalSettings, InternalSettings};
 
-use super::{ControlSpec, PolicyServerSpec, SubnetControllerSpec};
+use super::{ControlSpec, ExternalSpec, InternalSpec, SubnetControllerSpec};
 use crate::config::mistake::{Mistake, suggestion};
 use crate::config::reader::{Entries, Reader};
 use crate::config::tree::{self, At, Node, Place};
@@ -101,19 +101,30 @@ impl ControlReader<'_> {
             listeners.push(leases);
         }
         self.apart(file, &listeners);
+        let (auth, sync) = auth.unzip();
+        let internal = policy_server.then(|| InternalSpec {
+            listen: internal.address,
+            tls: tls.clone(),
+            settings: InternalSettings::default(),
+        });
+        let external = auth.map(|auth| ExternalSpec {
+            listen: external.address,
+            tls: tls_outside.then(|| ServerFiles { client_ca: None, ..tls.clone() }),
+            settings: external_settings,
+            auth,
+        });
+        let listen = leases.address;
+        let subnet_controller =
+            subnet_controller.then_some(SubnetControllerSpec { listen, tls, settings: settings? });
         Some(ControlSpec {
             database,
             database_directory,
-            tls,
-            policy_server: auth.map(|auth| PolicyServerSpec {
-                external: external.address,
-                external_settings,
-                internal: internal.address,
-                auth,
-            }),
-            subnet_controller: subnet_controller
-                .then_some(SubnetControllerSpec { listen: leases.address, settings: settings? }),
-            status: status.address,
+            external,
+            internal,
+            subnet_controller,
+            sync: sync.flatten(),
+            status: Some(status.address),
+            debug: None,
         })
     }
 

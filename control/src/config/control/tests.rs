@@ -48,20 +48,24 @@ fn the_contracts_defaults() {
     let spec = parse("auth: {tokens_file: /tokens}\n");
     assert_eq!(spec.database.url, "sqlite:/r/var/lib/sarcenet/control.db");
     assert_eq!(spec.database_directory, Some("/r/var/lib/sarcenet".into()));
-    assert_eq!(spec.tls.client_ca, Some("/r/etc/sarcenet/certs/ca.crt".into()));
-    assert_eq!(spec.tls.identity.certificate, Path::new("/r/etc/sarcenet/certs/server.crt"));
-    assert_eq!(spec.tls.identity.key, Path::new("/r/etc/sarcenet/certs/server.key"));
-    assert_eq!(spec.status.to_string(), "127.0.0.1:31946");
-    let policy_server = spec.policy_server.unwrap();
-    assert_eq!(policy_server.external.to_string(), "0.0.0.0:4002");
-    assert_eq!(policy_server.internal.to_string(), "0.0.0.0:4003");
-    let settings = policy_server.external_settings;
+    assert_eq!(spec.status.unwrap().to_string(), "127.0.0.1:31946");
+    assert!(spec.sync.is_none() && spec.debug.is_none());
+    let internal = spec.internal.unwrap();
+    assert_eq!(internal.listen.to_string(), "0.0.0.0:4003");
+    assert_eq!(internal.tls.client_ca, Some("/r/etc/sarcenet/certs/ca.crt".into()));
+    assert_eq!(internal.tls.identity.certificate, Path::new("/r/etc/sarcenet/certs/server.crt"));
+    assert_eq!(internal.tls.identity.key, Path::new("/r/etc/sarcenet/certs/server.key"));
+    let external = spec.external.unwrap();
+    assert_eq!(external.listen.to_string(), "0.0.0.0:4002");
+    assert!(external.tls.is_none());
+    let settings = external.settings;
     assert!(!settings.tls && !settings.space_developer_self_service);
     assert_eq!((settings.max_policies_per_app_source, settings.tag_bytes), (150, 2));
-    let AuthSpec::TokensFile(tokens) = policy_server.auth else { panic!() };
+    let AuthSpec::TokensFile(tokens) = external.auth else { panic!() };
     assert_eq!(tokens, Path::new("/r/tokens"));
     let controller = spec.subnet_controller.unwrap();
     assert_eq!(controller.listen.to_string(), "0.0.0.0:4103");
+    assert_eq!(controller.tls, internal.tls);
     assert_eq!(controller.settings.pools.overlay.to_string(), "10.255.0.0/16");
     assert_eq!(controller.settings.pools.block_prefix, 24);
     assert_eq!(controller.settings.expiry, Duration::from_hours(168));
@@ -73,15 +77,16 @@ fn every_key() {
     assert!(spec.database.url.starts_with("postgres://") && spec.database_directory.is_none());
     assert_eq!(spec.database.max_connections, 50);
     assert_eq!(spec.database.tag_quarantine, Duration::from_mins(20));
-    assert_eq!(spec.tls.identity.key, Path::new("/r/certs/key"));
-    assert_eq!(spec.status.port(), 19000);
-    let policy_server = spec.policy_server.unwrap();
-    assert_eq!(policy_server.internal.to_string(), "[::1]:14003");
-    let settings = policy_server.external_settings;
+    assert_eq!(spec.status.unwrap().port(), 19000);
+    assert_eq!(spec.internal.unwrap().listen.to_string(), "[::1]:14003");
+    let external = spec.external.unwrap();
+    let tls = external.tls.unwrap();
+    assert_eq!((tls.identity.key.to_str(), tls.client_ca), (Some("/r/certs/key"), None));
+    let settings = external.settings;
     assert!(settings.tls && settings.space_developer_self_service);
     assert_eq!(settings.max_policies_per_app_source, 20);
     assert_eq!(settings.allowed_cors_domains, ["https://console.example.org"]);
-    let AuthSpec::Uaa(platform) = policy_server.auth else { panic!() };
+    let AuthSpec::Uaa(platform) = external.auth else { panic!() };
     let UaaSpec { uaa, cloud_controller } = *platform;
     assert_eq!((&*uaa.url, &*uaa.client), ("https://uaa.example.org", "network"));
     assert!(uaa.secret == "hush".into());
@@ -92,7 +97,8 @@ fn every_key() {
     assert_eq!(cloud_controller.settings.remember, Duration::from_secs(7));
     assert!(cloud_controller.settings.outbound.skip_verification);
     assert_eq!(cloud_controller.cleanup_interval, Duration::from_mins(2));
-    let sync = cloud_controller.sync.unwrap();
+    let SyncSpec { source: sync, cloud_controller, .. } = spec.sync.unwrap();
+    assert_eq!(cloud_controller.url, "https://cc.example.org:9024");
     assert_eq!(sync.interval, Duration::from_secs(30));
     assert_eq!(sync.outbound.identity, Some(("/r/sync.crt".into(), "/r/sync.key".into())));
     let controller = spec.subnet_controller.unwrap();
@@ -103,8 +109,8 @@ fn every_key() {
 #[test]
 fn a_role_alone_needs_nothing_of_the_other() {
     let spec = parse("roles: [subnet-controller]\n");
-    assert!(spec.policy_server.is_none());
-    assert_eq!(spec.status.to_string(), "127.0.0.1:19683");
+    assert!(spec.external.is_none() && spec.internal.is_none());
+    assert_eq!(spec.status.unwrap().to_string(), "127.0.0.1:19683");
     let spec = parse(&format!("roles: [policy-server]\n{GOOD}"));
     assert!(spec.subnet_controller.is_none());
 }
@@ -115,7 +121,7 @@ fn a_secret_may_be_in_a_file() {
     std::fs::write(directory.path().join("secret"), "hush\n").unwrap();
     let text = "auth: {uaa: {secret_file: /secret}}\n";
     let spec = ControlSpec::parse(text, &Root::new(directory.path())).unwrap();
-    let AuthSpec::Uaa(platform) = spec.policy_server.unwrap().auth else { panic!() };
+    let AuthSpec::Uaa(platform) = spec.external.unwrap().auth else { panic!() };
     let UaaSpec { uaa, cloud_controller } = *platform;
     assert!(cloud_controller.is_none());
     assert!(uaa.secret == "hush".into());

@@ -16,9 +16,18 @@ pub struct Binaries {
 }
 
 impl Binaries {
+    /// Looks for all of them as for [one](Self::program).
+    pub fn find() -> Result<Self> {
+        Ok(Self {
+            sarcenet: Self::program("sarcenet")?,
+            dataplane: Self::program("sarcenet-dataplane")?,
+            cni: Self::program("sarcenet-cni")?,
+        })
+    }
+
     /// Looks in `SARCENET_BIN_DIR`, else beside the running program, else one directory up (tests
     /// and benches lie one below the programs).
-    pub fn find() -> Result<Self> {
+    pub fn program(name: &str) -> Result<PathBuf> {
         let directories: Vec<PathBuf> = match std::env::var_os("SARCENET_BIN_DIR") {
             Some(directory) => vec![directory.into()],
             None => std::env::current_exe()?
@@ -28,8 +37,7 @@ impl Binaries {
                 .map(Path::to_path_buf)
                 .collect(),
         };
-        let find = |name: &str| match directories.iter().map(|d| d.join(name)).find(|p| p.is_file())
-        {
+        match directories.iter().map(|d| d.join(name)).find(|p| p.is_file()) {
             Some(path) => Ok(path),
             None => bail!(
                 "there is no {name} in {}; build it first (cargo build --workspace --bins) or set SARCENET_BIN_DIR",
@@ -39,11 +47,6 @@ impl Binaries {
                     .collect::<Vec<_>>()
                     .join(" or ")
             ),
-        };
-        Ok(Self {
-            sarcenet: find("sarcenet")?,
-            dataplane: find("sarcenet-dataplane")?,
-            cni: find("sarcenet-cni")?,
-        })
+        }
     }
 }

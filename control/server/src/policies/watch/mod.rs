@@ -30,6 +30,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
@@ -53,6 +54,8 @@ pub(super) struct Watch {
     database: Database,
     tag_bytes: u8,
     seats: Semaphore,
+    /// How many wait.
+    waiting: Gauge,
     stop: Stop,
     /// One at a time brings it up to date for all.
     log: Mutex<Option<Log>>,
@@ -115,6 +118,7 @@ impl Watch {
         Self {
             database: database.clone(),
             tag_bytes,
+            waiting: Gauge::default(),
             seats: Semaphore::new(seats.min(Semaphore::MAX_PERMITS)),
             stop,
             log: Mutex::new(None),
@@ -122,9 +126,15 @@ impl Watch {
         }
     }
 
+    /// How many wait, now and later.
+    pub(super) fn waiting(&self) -> Gauge {
+        self.waiting.clone()
+    }
+
     /// Waits for another generation than the one named, and says what became of it.
     pub(super) async fn answer(&self, question: &Question) -> Result<Bytes, WatchError> {
         let _seat = self.seats.try_acquire().map_err(|_| WatchError::Full)?;
+        let _counted = Counted::new(&self.waiting);
         let deadline = Instant::now() + jitter(question.timeout);
         let mut changes = self.database.changes();
         let mut newest = question.generation;
@@ -222,6 +232,22 @@ impl Watch {
 
     fn list<'a>(&self, policies: impl Iterator<Item = &'a TaggedPolicy>) -> Vec<TaggedPayload<'a>> {
         policies.map(|policy| TaggedPayload::new(policy, self.tag_bytes)).collect()
+    }
+}
+
+/// Counts a cell for as long as it waits.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(waiting: &'a Gauge) -> Self {
+        waiting.inc();
+        Self(waiting)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -4,12 +4,12 @@ use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::mpsc;
 
 /// Signals as they come.
-pub(super) struct Signals(mpsc::Receiver<Signal>);
+pub(crate) struct Signals(mpsc::Receiver<Signal>);
 
 impl Signals {
     /// Blocks the signals, which is to be done before any thread starts, so that all of them leave
     /// the signals to the one that waits; and waits for them.
-    pub(super) fn take(wanted: &[Signal]) -> std::io::Result<Self> {
+    pub(crate) fn take(wanted: &[Signal]) -> std::io::Result<Self> {
         let mut set = SigSet::empty();
         for signal in wanted {
             set.add(*signal);
@@ -27,7 +27,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub(super) async fn next(&mut self) -> Signal {
+    pub(crate) async fn next(&mut self) -> Signal {
         // The thread that sends them lives as long as the receiver does.
         match self.0.recv().await {
             Some(signal) => signal,
@@ -36,7 +36,7 @@ impl Signals {
     }
 
     /// The next one that says to end.
-    pub(super) async fn end(&mut self) -> Signal {
+    pub(crate) async fn end(&mut self) -> Signal {
         loop {
             let signal = self.next().await;
             if signal != Signal::SIGHUP {

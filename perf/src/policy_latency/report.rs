@@ -1,0 +1,107 @@
+//! The numbers, for people and for programs.
+
+use serde::Serialize;
+
+use super::changes::{Changes, Latencies};
+use super::servers::Usage;
+use crate::stats::percentile;
+
+/// Milliseconds in which 99 of 100 have a change (p99).
+const BAR: f64 = 1000.0;
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    policies: u32,
+    observers: usize,
+    changes: u32,
+    /// From the answer of the external API to each observer.
+    observer: Spread,
+    /// From there to the last observer of each change.
+    last: Spread,
+    /// The request itself.
+    request: Spread,
+    server: Server,
+    bar_p99_ms: f64,
+    passed: bool,
+}
+
+/// Milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Spread {
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    samples: usize,
+}
+
+/// What the servers took during the changes.
+#[derive(Debug, Serialize)]
+struct Server {
+    processor_seconds: f64,
+    processor_ms_per_change: f64,
+    resident_mb_before: f64,
+    resident_mb_after: f64,
+}
+
+impl Spread {
+    fn of(nanoseconds: &[u64]) -> Self {
+        let mut sorted = nanoseconds.to_vec();
+        sorted.sort_unstable();
+        let at = |percent| percentile(&sorted, percent) as f64 * 1e-6;
+        Self { p50_ms: at(50.0), p99_ms: at(99.0), max_ms: at(100.0), samples: sorted.len() }
+    }
+
+    fn line(self, what: &str) -> String {
+        let Self { p50_ms, p99_ms, max_ms, samples } = self;
+        format!(
+            "{what:<36} p50 {p50_ms:8.2} ms  p99 {p99_ms:8.2} ms  max {max_ms:8.2} ms  ({samples})"
+        )
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        policies: u32,
+        changes: Changes,
+        latencies: &Latencies,
+        before: Usage,
+        after: Usage,
+    ) -> Self {
+        let observer = Spread::of(&latencies.observer);
+        let processor = after.processor.saturating_sub(before.processor).as_secs_f64();
+        Self {
+            policies,
+            observers: changes.observers,
+            changes: changes.count,
+            observer,
+            last: Spread::of(&latencies.last),
+            request: Spread::of(&latencies.request),
+            server: Server {
+                processor_seconds: processor,
+                processor_ms_per_change: processor * 1e3 / f64::from(changes.count),
+                resident_mb_before: before.resident as f64 * 1e-6,
+                resident_mb_after: after.resident as f64 * 1e-6,
+            },
+            bar_p99_ms: BAR,
+            passed: observer.p99_ms < BAR,
+        }
+    }
+
+    pub(super) fn print(&self) {
+        let Self { policies, observers, changes, server, .. } = self;
+        println!("{policies} policies, {observers} observers, {changes} changes");
+        println!("{}", self.observer.line("from the answer to each observer"));
+        println!("{}", self.last.line("from the answer to the last observer"));
+        println!("{}", self.request.line("the request itself"));
+        println!(
+            "server: {:.2} CPU s, {:.2} ms for each change; {:.0} MB of memory, {:.0} MB before",
+            server.processor_seconds,
+            server.processor_ms_per_change,
+            server.resident_mb_after,
+            server.resident_mb_before
+        );
+        let verdict = if self.passed { "pass" } else { "missed" };
+        println!("bar: p99 to each observer below {BAR} ms: {verdict}");
+    }
+}
