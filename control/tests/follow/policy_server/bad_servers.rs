@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use sarcenet_control::follow::policies::PolicyState;
+
 use super::world::{Ours, Say, Scripted, groups, policies, words};
 
 /// What a policy server can do wrong, and what that is counted as.
@@ -31,7 +33,7 @@ fn wrongs() -> Vec<(Say, &'static str)> {
 async fn whatever_a_server_does_the_policies_stay() {
     let ours = Ours::start().await;
     ours.allow(&[("x", "y", 443)]).await;
-    let mut following = policies(ours.address, Default::default());
+    let mut following = policies(ours.address, PolicyState::default());
     following.until(|state| words(state) == ["x to y tcp 443"]).await;
     let known = following.state.borrow().clone();
     drop(following);
@@ -58,7 +60,7 @@ async fn whatever_a_server_does_the_policies_stay() {
 async fn nobody_there_and_a_foreign_one_are_told_apart_from_good_ones() {
     let mut ours = Ours::start().await;
     ours.go().await;
-    let following = policies(ours.address, Default::default());
+    let following = policies(ours.address, PolicyState::default());
     let error = following.force().await.unwrap_err();
     assert!(error.contains("cannot be reached; is it up"), "{error}");
     ours.come().await;
