@@ -38,6 +38,9 @@ pub enum DrainError {
         /// Why not.
         source: nix::Error,
     },
+    /// Its process cannot be seen from here.
+    #[error("the agent runs in another PID namespace; end it from there")]
+    Unseen,
     /// It was told to end, and has not.
     #[error("the agent (process {0}) was told to end and is still there")]
     Stays(i32),
@@ -57,7 +60,14 @@ pub fn drain(root: &Root, limit: Duration) -> Result<(), DrainError> {
         Err(e) => return Err(e.into()),
     };
     loop {
-        let containers = client.containers()?.len();
+        let containers = match client.containers() {
+            Ok(containers) => containers.len(),
+            Err(_) if AgentClient::connect(&socket).is_err() => {
+                info!("the agent has ended by itself");
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        };
         if containers == 0 {
             break;
         }
@@ -70,6 +80,10 @@ pub fn drain(root: &Root, limit: Duration) -> Result<(), DrainError> {
         std::thread::sleep(left.min(LOOK));
     }
     let pid = client.agent_pid()?;
+    // 0 would be this process and all that were started with it.
+    if pid <= 0 {
+        return Err(DrainError::Unseen);
+    }
     kill(Pid::from_raw(pid), Signal::SIGTERM)
         .map_err(|source| DrainError::Signal { pid, source })?;
     let (pause, times) = END;

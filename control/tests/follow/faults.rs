@@ -21,13 +21,13 @@ const SUCCESSES: &str = "sarcenet_agent_lease_renewals_total{result=\"success\"}
 const UNCONVERGED: &str = "sarcenet_agent_converges_total{result=\"failure\"}";
 
 /// A subnet controller that answers each request with this, or never.
-struct Bad {
+struct Scripted {
     stopper: Stopper,
     server: Server,
     runtime: Runtime,
 }
 
-impl Bad {
+impl Scripted {
     fn start(world: &World, renewals: Option<&'static str>, list: Option<&'static str>) -> Self {
         let files = |name: &str| world.servers.path("etc/sarcenet/certs").join(name);
         let tls = ServerTls::load(ServerFiles {
@@ -80,7 +80,7 @@ fn a_server_that_answers_nonsense_changes_nothing() {
             (good, Some(r#"{"leases":[{"overlay_subnet":7}]}"#), UNCONVERGED),
         ];
         for (renewals, list, counted) in table {
-            let bad = Bad::start(world, renewals, list);
+            let bad = Scripted::start(world, renewals, list);
             let begin = metric(counted);
             eventually("counted", || metric(counted) > begin + 1);
             bad.end();
@@ -90,6 +90,32 @@ fn a_server_that_answers_nonsense_changes_nothing() {
         let _control = world.servers.start();
         let begin = metric(SUCCESSES);
         eventually("all is well again", || metric(SUCCESSES) > begin + 1);
+    });
+}
+
+/// Go's servers say no content type, and read and write keys in any case (contract section 0.2).
+#[test]
+fn keys_may_be_in_any_case_and_single_leases_may_be_wrong() {
+    in_cell(|world| {
+        let own = r#"{"Underlay_IP":"10.77.0.11","OVERLAY_SUBNET":"10.255.55.0/24",
+            "overlay_Hardware_addr":"EE:EE:0A:FF:37:00","lease":null}"#;
+        let list = r#"{"Leases":[{"underlay_ip":"10.77.0.11","overlay_subnet":"10.255.55.0/24",
+                "overlay_hardware_addr":"ee:ee:0a:ff:37:00"},
+            {"underlay_ip":"10.77.0.12","overlay_subnet":"10.255.62.0/24",
+                "overlay_hardware_addr":"02:00:00:00:00:07"},
+            {"underlay_ip":"10.77.0.13","overlay_subnet":"10.254.62.0/24",
+                "overlay_hardware_addr":"ee:ee:0a:fe:3e:00"},
+            {"underlay_ip":"10.77.0.14","overlay_subnet":"10.255.63.0"}]}"#;
+        let server = Scripted::start(world, Some(own), Some(list));
+        let fake = world.dataplane();
+        let _agent = world.agent();
+        assert_eq!(world.subnet(), "10.255.55.0/24");
+        eventually("the good one is there", || fake.told.lock().peers.len() == 1);
+        let peer = fake.told.lock().peers["10.255.62.0/24"];
+        assert_eq!(peer.underlay.to_string(), "10.77.0.12");
+        assert_eq!(peer.mac, [2, 0, 0, 0, 0, 7]);
+        eventually("the others are counted", || metric("sarcenet_agent_unroutable_leases") == 2);
+        server.end();
     });
 }
 
@@ -157,6 +183,7 @@ fn a_full_disk_stops_no_lease() {
         assert_eq!(agent.end(Signal::SIGKILL), None);
         let mut agent = world.spawn();
         agent.logged("lease renewed");
+        agent.logged("cannot write ");
         fs::remove_file(&ballast).unwrap();
         agent.logged("leases can be written again");
         eventually("the same", || world.root.lease_file().exists() && world.subnet() == subnet);

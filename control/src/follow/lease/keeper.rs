@@ -149,7 +149,7 @@ impl Keeper {
             let reason = match answer.map(|lease| self.rules.accept(lease)) {
                 Ok(Ok(lease)) => {
                     info!(subnet = %lease.subnet, "lease acquired");
-                    self.save(&lease, Vec::new(), true);
+                    self.save(&lease, Vec::new(), true).await;
                     return lease;
                 }
                 Ok(Err(reason)) => reason,
@@ -206,7 +206,7 @@ impl Keeper {
                 self.converged(converged);
             }
             let cells = agent.followed().cells;
-            self.save(&lease, cells, renewal == Renewal::Renewed);
+            self.save(&lease, cells, renewal == Renewal::Renewed).await;
             if stop.within(around(self.interval)).await {
                 return Ok(());
             }
@@ -251,14 +251,13 @@ impl Keeper {
     }
 
     /// Writes to the disk what is new, and now and then that the lease is renewed.
-    fn save(&mut self, lease: &Lease, cells: Vec<Lease>, confirmed: bool) {
-        let now = SystemTime::now();
+    async fn save(&mut self, lease: &Lease, cells: Vec<Lease>, confirmed: bool) {
         let old = self.saved.as_ref();
         let renewed = match old {
             Some(old) if !confirmed => old.renewed,
             // Nobody knows: as old as can be.
             None if !confirmed => SystemTime::UNIX_EPOCH,
-            _ => now,
+            _ => SystemTime::now(),
         };
         let same = old.is_some_and(|old| {
             let since = renewed.duration_since(old.renewed).unwrap_or(Duration::MAX);
@@ -267,20 +266,23 @@ impl Keeper {
         if same {
             return;
         }
-        let saved = Saved { lease: lease.clone(), renewed, cells };
-        match self.store.save(&saved) {
-            Ok(()) => {
+        let (store, saved) = (self.store.clone(), Saved { lease: lease.clone(), renewed, cells });
+        // A disk may take its time.
+        let written = tokio::task::spawn_blocking(move || store.save(&saved).map(|()| saved));
+        let problem = match written.await {
+            Ok(Ok(saved)) => {
                 self.saved = Some(saved);
                 if news(&mut self.told.save, None) {
                     info!("leases can be written again");
                 }
+                return;
             }
-            Err(e) => {
-                self.metrics.not_saved();
-                if news(&mut self.told.save, Some(e.to_string())) {
-                    warn!("{e}");
-                }
-            }
+            Ok(Err(e)) => e.to_string(),
+            Err(e) => e.to_string(),
+        };
+        self.metrics.not_saved();
+        if news(&mut self.told.save, Some(problem.clone())) {
+            warn!("{problem}");
         }
     }
 }
