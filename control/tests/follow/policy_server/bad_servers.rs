@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use sarcenet_control::follow::policies::PolicyState;
+
 use super::world::{Ours, Say, Scripted, groups, policies, words};
 
 /// What a policy server can do wrong, and what that is counted as.
