@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 
 use sqlx::{AnyConnection, Row};
 
-use super::Clock;
 use super::error::{DatabaseError, Fault};
 use super::location::Location;
 use super::session::{Access, statement};
+use super::{Clock, adoption};
 
 /// What makes version 1, 2, ... of the tables. What has been released is never changed.
 ///
@@ -143,7 +143,8 @@ async fn apply(
             "SELECT COUNT(*) FROM pg_tables WHERE schemaname = 'sarcenet' AND tablename = 'versions'"
         }
     };
-    if number(connection, exists).await? == 0 {
+    let is_new = number(connection, exists).await? == 0;
+    if is_new {
         found(location, connection).await?;
     }
     let known = MIGRATIONS.len() as i64;
@@ -172,6 +173,9 @@ async fn apply(
         }
         let written = statement("INSERT INTO versions (version, applied_at) VALUES ($1, $2)");
         written.bind(version).bind(now).execute(&mut *connection).await?;
+    }
+    if let (true, Location::Postgres(_)) = (is_new, location) {
+        adoption::adopt(connection).await?;
     }
     Ok(known)
 }

@@ -9,6 +9,7 @@
 //! Every operation is one transaction. Writers of one kind are in a queue over all replicas;
 //! readers see one moment and wait for nobody. Time is the database's.
 
+mod adoption;
 mod changes;
 mod error;
 mod leadership;

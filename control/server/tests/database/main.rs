@@ -1,6 +1,7 @@
 //! The database with a real SQLite file and a real PostgreSQL server, which is started here:
 //! the same tests for both.
 
+mod adoption;
 mod changes;
 mod concurrency;
 mod faults;
