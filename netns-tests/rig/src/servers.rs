@@ -175,8 +175,8 @@ impl Servers {
         })
     }
 
-    /// Creates policies, or deletes them.
-    pub(crate) fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
+    /// Creates policies, or deletes them; returns when the policy server has answered.
+    pub fn change(&self, policies: &[Policy], allow: bool) -> Result<()> {
         let list = policies.iter().map(|Policy { from, to, protocol, ports }| {
             json!({
                 "source": {"id": from},

@@ -5,6 +5,7 @@
 //! measured knows nothing of them but a channel, so that whole cells can be observed as well.
 
 mod agents;
+mod cells;
 mod changes;
 mod report;
 mod servers;
@@ -12,16 +13,19 @@ mod servers;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use self::changes::Changes;
-use self::report::Report;
+use self::report::{CellsReport, Report};
 use self::servers::Servers;
 
 /// What is measured
 ///
-/// The servers, the agents and what measures them share this machine's cores. Nothing listens
-/// elsewhere than on the loopback interface.
+/// From the answer to a change of policies until agents have it, or, with --cells, until connections
+/// between containers of two cells go by it. The servers, the agents and what measures them share this
+/// machine's cores. Nothing listens elsewhere than on the loopback interface and in namespaces that
+/// are made for it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Policies in the database before the first change
@@ -36,6 +40,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 200, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     changes: u32,
 
+    /// Whole cells in the place of simulated agents: two of them with dataplanes and containers
+    #[arg(long, conflicts_with_all = ["agents", "database"])]
+    cells: bool,
+
     /// The database, `sqlite:PATH` or `postgres://...`, which must be empty [default: a new file]
     #[arg(long, value_name = "URL")]
     database: Option<String>,
@@ -47,15 +55,24 @@ pub(crate) struct Arguments {
 
 /// Measures, and prints what was measured.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let Arguments { policies, changes, cells, .. } = *arguments;
+    if cells {
+        let report = CellsReport::new(policies, &cells::measure(policies, changes)?);
+        report.print();
+        return keep(arguments, &report);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let report = runtime.context("start threads")?.block_on(measure(arguments))?;
     report.print();
-    if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&report).context("write the numbers as JSON")?;
-        std::fs::write(path, text + "\n")
-            .with_context(|| format!("write the numbers to {}", path.display()))?;
-    }
-    Ok(())
+    keep(arguments, &report)
+}
+
+/// Writes a report to the file for it, if there is to be one.
+fn keep(arguments: &Arguments, report: &impl Serialize) -> Result<()> {
+    let Some(path) = &arguments.json else { return Ok(()) };
+    let text = serde_json::to_string_pretty(report).context("write the numbers as JSON")?;
+    std::fs::write(path, text + "\n")
+        .with_context(|| format!("write the numbers to {}", path.display()))
 }
 
 async fn measure(arguments: &Arguments) -> Result<Report> {

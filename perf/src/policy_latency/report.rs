@@ -2,12 +2,49 @@
 
 use serde::Serialize;
 
+use super::cells;
 use super::changes::{Changes, Latencies};
 use super::servers::Usage;
 use crate::stats::percentile;
 
 /// Milliseconds in which 99 of 100 have a change (p99).
 const BAR: f64 = 1000.0;
+
+/// The same for whole cells.
+const CELLS_BAR: f64 = 100.0;
+
+/// What was measured with whole cells.
+#[derive(Debug, Serialize)]
+pub(super) struct CellsReport {
+    policies: u32,
+    changes: usize,
+    /// From the answer until the connecting container's own cell goes by the change.
+    own: Spread,
+    /// Until the other cell does.
+    other: Spread,
+    bar_p99_ms: f64,
+    passed: bool,
+}
+
+impl CellsReport {
+    pub(super) fn new(policies: u32, latencies: &cells::Latencies) -> Self {
+        let (own, other) = (Spread::of(&latencies.own), Spread::of(&latencies.other));
+        let passed = own.p99_ms < CELLS_BAR && other.p99_ms < CELLS_BAR;
+        let changes = latencies.own.len();
+        Self { policies, changes, own, other, bar_p99_ms: CELLS_BAR, passed }
+    }
+
+    pub(super) fn print(&self) {
+        println!("{} other policies, {} changes, two cells", self.policies, self.changes);
+        println!("{}", self.own.line("until the own cell goes by it"));
+        println!("{}", self.other.line("until the other cell goes by it"));
+        println!("bar: p99 on both cells below {CELLS_BAR} ms: {}", verdict(self.passed));
+    }
+}
+
+fn verdict(passed: bool) -> &'static str {
+    if passed { "pass" } else { "missed" }
+}
 
 /// All that was measured.
 #[derive(Debug, Serialize)]
@@ -101,7 +138,6 @@ impl Report {
             server.resident_mb_after,
             server.resident_mb_before
         );
-        let verdict = if self.passed { "pass" } else { "missed" };
-        println!("bar: p99 to each observer below {BAR} ms: {verdict}");
+        println!("bar: p99 to each observer below {BAR} ms: {}", verdict(self.passed));
     }
 }
