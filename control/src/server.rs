@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Condvar, Mutex};
 use sarcenet_agent_api::{ErrorCode, LoggingChange, Reply, Request, VERSION};
 use sarcenet_dataplane_api::transport::{Connection, Listener, TransportError};
 use tracing::{debug, warn};
@@ -20,6 +21,9 @@ const CLIENTS: usize = 64;
 /// How long a client may keep silent between requests, and how long it may leave a reply unread.
 const SILENCE: Duration = Duration::from_mins(1);
 
+/// How long requests that have begun are waited for at the end: longer than any takes.
+const FINISHING: Duration = Duration::from_secs(15);
+
 /// Most rule names in one reply.
 const RULES: usize = 256;
 
@@ -28,6 +32,39 @@ const RULES: usize = 256;
 pub struct Server {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    requests: Arc<Requests>,
+}
+
+/// Requests that have come and are not answered yet.
+#[derive(Debug, Default)]
+struct Requests {
+    count: Mutex<usize>,
+    answered: Condvar,
+}
+
+impl Requests {
+    /// One more, for as long as what is returned lives.
+    fn begin(&self) -> Begun<'_> {
+        *self.count.lock() += 1;
+        Begun(self)
+    }
+
+    fn finish(&self) {
+        let mut count = self.count.lock();
+        let late = self.answered.wait_while_for(&mut count, |count| *count > 0, FINISHING);
+        if late.timed_out() {
+            warn!("{count} requests are cut off: they took too long");
+        }
+    }
+}
+
+struct Begun<'a>(&'a Requests);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.answered.notify_all();
+    }
 }
 
 impl Server {
@@ -43,11 +80,13 @@ impl Server {
             .map_err(|e| system(e.into()))?;
         let stop = Arc::new(stop);
         let stopped = Arc::clone(&stop);
+        let requests = Arc::<Requests>::default();
+        let served = Arc::clone(&requests);
         let thread = std::thread::Builder::new()
             .name("server".into())
-            .spawn(move || accept(&agent, &listener, &stopped))
+            .spawn(move || accept(&agent, &listener, &stopped, &served))
             .map_err(system)?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { stop, thread: Some(thread), requests })
     }
 }
 
@@ -57,6 +96,7 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.requests.finish();
     }
 }
 
@@ -69,7 +109,7 @@ impl Drop for Seat {
     }
 }
 
-fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd) {
+fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd, requests: &Arc<Requests>) {
     let seats = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = match listener.accept(stop.as_fd()) {
@@ -88,10 +128,10 @@ fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd) {
             turn_away(&connection, ErrorCode::Busy, "the agent serves too many clients already");
             continue;
         }
-        let agent = Arc::clone(agent);
+        let (agent, requests) = (Arc::clone(agent), Arc::clone(requests));
         let spawned = std::thread::Builder::new().name("client".into()).spawn(move || {
             let _seat = seat;
-            if let Err(e) = serve(&agent, &connection) {
+            if let Err(e) = serve(&agent, &connection, &requests) {
                 debug!("client: {e}");
                 refuse(&connection, ErrorCode::Invalid, &e.to_string());
             }
@@ -119,7 +159,11 @@ fn turn_away(connection: &Connection, code: ErrorCode, message: &str) {
 }
 
 /// Serves one client until it goes. An error ends the connection.
-fn serve(agent: &Agent, connection: &Connection) -> Result<(), TransportError> {
+fn serve(
+    agent: &Agent,
+    connection: &Connection,
+    requests: &Requests,
+) -> Result<(), TransportError> {
     connection.set_timeouts(Some(SILENCE), Some(SILENCE))?;
     let uid = connection.peer()?.uid;
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
@@ -128,6 +172,7 @@ fn serve(agent: &Agent, connection: &Connection) -> Result<(), TransportError> {
     }
     let mut welcome = false;
     while let Some((request, fds)) = connection.recv::<Request>()? {
+        let _until_answered = requests.begin();
         let reply = match (&request, welcome) {
             (Request::Hello { version: VERSION }, _) => {
                 welcome = true;

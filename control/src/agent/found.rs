@@ -1,6 +1,7 @@
 //! What an agent finds when it starts, and the agent that comes of it.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,6 +58,11 @@ impl Found {
     /// How many containers the cell has.
     pub fn containers(&self) -> usize {
         self.state.containers.len()
+    }
+
+    /// The address of a container, if there is one: all are of the cell's subnet.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.state.containers.values().next().map(|saved| saved.address)
     }
 
     /// Makes the cell's own device. `followed` is what servers have said so far, a lease at least,

@@ -83,6 +83,7 @@ impl Prepared {
             Rules::new(overlay, spec.underlay, &spec.leases),
             spec.leases.interval,
             LeaseMetrics::new(&metrics),
+            found.address(),
         )?;
         let (stopper, stop) = stop();
         let started = Started::default();

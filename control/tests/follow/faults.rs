@@ -9,12 +9,13 @@ use axum::extract::Request;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use sarcenet_control::host;
 use sarcenet_server::http::metrics::Metrics;
 use sarcenet_server::http::tls::{IdentityFiles, ServerFiles, ServerTls};
 use sarcenet_server::http::{Limits, Serve, Server, Stopper, stop};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::world::{World, eventually, in_cell, metric};
+use crate::world::{Namespace, World, eventually, in_cell, metric};
 
 const FAILURES: &str = "sarcenet_agent_lease_renewals_total{result=\"failure\"}";
 const SUCCESSES: &str = "sarcenet_agent_lease_renewals_total{result=\"success\"}";
@@ -156,6 +157,28 @@ fn a_damaged_lease_file_is_moved_aside() {
         assert_eq!(told["subnet"], subnet);
         agent.logged("lease renewed");
         eventually("written again", || world.root.lease_file().exists());
+    });
+}
+
+#[test]
+fn containers_show_the_lease_when_nothing_else_does() {
+    in_cell(|world| {
+        let (_control, fake) = (world.servers.start(), world.dataplane());
+        let agent = world.agent();
+        let subnet = world.subnet();
+        let container = Namespace::new("one");
+        eventually("ready", || world.client().status().unwrap().dataplane.ready);
+        let address = world.add(&container).address;
+        assert_eq!(agent.end(Signal::SIGKILL), None);
+        fs::remove_file(world.root.lease_file()).unwrap();
+        host::remove().unwrap();
+        let mut agent = world.spawn();
+        assert_eq!(agent.logged("containers show the lease from before")["subnet"], subnet);
+        agent.logged("lease renewed");
+        eventually("told again", || fake.told.lock().snapshots == 2);
+        let told = fake.told.lock();
+        let containers: Vec<_> = told.containers.values().map(|one| one.0.address).collect();
+        assert_eq!(containers, [address]);
     });
 }
 

@@ -108,8 +108,8 @@ impl Rules {
         }
     }
 
-    /// The lease that the cell's own device shows by its address.
-    pub(super) fn of_device(&self, address: Ipv4Addr) -> Option<Lease> {
+    /// The lease to which an address of the cell in the overlay belongs.
+    pub(super) fn of_address(&self, address: Ipv4Addr) -> Option<Lease> {
         let prefix = if self.single { 32 } else { self.block_prefix };
         let subnet = Ipv4Net::new(address, prefix).ok()?.trunc();
         Some(Lease { underlay: self.underlay, subnet, mac: hardware_address(subnet) })

@@ -1,5 +1,6 @@
 //! Keeping the lease: at the start, and then again and again.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,13 +67,15 @@ fn news(before: &mut Option<String>, now: Option<String>) -> bool {
 }
 
 impl Keeper {
-    /// Looks for a lease from before, and asks nobody. Blocks.
+    /// Looks for a lease from before, on the disk, in the cell's own device, and in the address of
+    /// a container; and asks nobody. Blocks.
     pub fn new(
         client: LeaseClient,
         store: LeaseStore,
         rules: Rules,
         interval: Duration,
         metrics: LeaseMetrics,
+        container: Option<Ipv4Addr>,
     ) -> Result<Self, StartFailure> {
         let (saved, problem) = store.load()?;
         if let Some(problem) = problem {
@@ -80,7 +83,7 @@ impl Keeper {
         }
         let known = match &saved {
             Some(saved) => Some(saved.lease.clone()),
-            None => of_device(&rules)?,
+            None => of_device(&rules)?.or_else(|| of_container(&rules, container)),
         };
         let told = Told::default();
         Ok(Self { client, store, rules, interval, metrics, saved, known, told })
@@ -295,9 +298,16 @@ fn of_device(rules: &Rules) -> Result<Option<Lease>, StartFailure> {
         Ok(netlink.addresses(&link)?.first().map(|(address, _)| *address))
     };
     let address = look().map_err(|source| StartFailure::Device { source })?;
-    let lease = address.and_then(|address| rules.of_device(address));
+    let lease = address.and_then(|address| rules.of_address(address));
     if let Some(lease) = &lease {
         info!(subnet = %lease.subnet, "{} shows the lease from before", host::DEVICE);
     }
     Ok(lease)
+}
+
+/// The lease that a container's address shows.
+fn of_container(rules: &Rules, address: Option<Ipv4Addr>) -> Option<Lease> {
+    let lease = rules.of_address(address?)?;
+    info!(subnet = %lease.subnet, "containers show the lease from before");
+    Some(lease)
 }

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,11 +120,13 @@ fn leases_of_no_use_are_not_accepted() {
 }
 
 #[test]
-fn the_device_shows_the_lease() {
-    assert_eq!(rules().of_device([10, 255, 55, 0].into()), Some(own()));
+fn an_address_shows_the_lease() {
+    for last in [0, 7, 255] {
+        assert_eq!(rules().of_address([10, 255, 55, last].into()), Some(own()));
+    }
     let single = Rules { single: true, ..rules() };
     let one = lease([10, 77, 0, 11], "10.255.0.9/32");
-    assert_eq!(single.of_device([10, 255, 0, 9].into()), Some(one));
+    assert_eq!(single.of_address([10, 255, 0, 9].into()), Some(one));
 }
 
 /// Renewals every 30 seconds, which fail from `from` to `to` seconds after the start. How many
@@ -180,4 +184,44 @@ fn messages_begin_as_those_of_cloud_foundry() {
     assert!(mismatch.starts_with(begin), "{mismatch}");
     let lost = Fatal::Lost { containers: 3, reason: "lease mismatch".into() }.to_string();
     assert!(lost.starts_with("renew subnet lease with containers: 3"), "{lost}");
+}
+
+proptest! {
+    /// Another lease would be another subnet than that of the containers.
+    #[test]
+    fn with_containers_a_lease_is_never_given_up(
+        address: u32,
+        prefix in 0_u8..=32,
+        single: bool,
+        containers in 1_usize..300,
+        renewal in prop_oneof![Just(Renewal::Renewed), Just(refused()), Just(failed())],
+        age in proptest::option::of(0_u64..=u64::from(u32::MAX)),
+    ) {
+        let rules = Rules { single, ..rules() };
+        let subnet = Ipv4Net::new(address.into(), prefix).unwrap();
+        let lease = Lease { underlay: rules.underlay, subnet, mac: hardware_address(subnet) };
+        prop_assert_ne!(rules.first(Some(lease), containers), Ok(First::Acquire));
+        let second = rules.second(renewal, containers, age.map(Duration::from_secs));
+        let goes_on = matches!(
+            second,
+            Ok(Second::Start | Second::StartUnconfirmed(_)) | Err(Fatal::Lost { .. })
+        );
+        prop_assert!(goes_on, "{second:?}");
+    }
+
+    #[test]
+    fn what_is_accepted_is_renewed_at_the_next_start(
+        address in 0x0afe_0000_u32..0x0b00_0000, prefix in 12_u8..=32, single: bool,
+    ) {
+        let rules = Rules { single, ..rules() };
+        let subnet = Ipv4Net::new(address.into(), prefix).unwrap().trunc();
+        let lease = Lease { underlay: rules.underlay, subnet, mac: hardware_address(subnet) };
+        let again = rules.first(Some(lease.clone()), 1);
+        if let Ok(accepted) = rules.accept(lease) {
+            prop_assert_eq!(again, Ok(First::Renew(accepted)));
+        } else {
+            let mismatch = matches!(again, Err(Fatal::Mismatch { .. }));
+            prop_assert!(mismatch, "{again:?}");
+        }
+    }
 }
