@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use sarcenet_server::client::ClientError;
+use sarcenet_server::http::json;
 use serde::Deserialize;
 
 use super::asker::Asker;
@@ -188,22 +189,23 @@ fn retry_after(response: &Response) -> Option<Duration> {
     text.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// What a server said when it refused, fit for one line of a log: the text of `{"error": ..}`, or
-/// the beginning of whatever it is.
-fn said(body: &[u8]) -> String {
-    #[derive(Deserialize)]
+/// What a server said when it refused, fit for one line of a log: the text of `{"error": ..}`,
+/// which Cloud Foundry's servers do not always escape, or the beginning of whatever it is.
+pub(super) fn said(body: &[u8]) -> String {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
     struct Refusal {
         error: String,
     }
-    let text = match serde_json::from_slice::<Refusal>(body) {
-        Ok(Refusal { error }) => error.into(),
-        Err(_) => String::from_utf8_lossy(body),
+    let text = match json::from_slice(body) {
+        Ok(Refusal { error }) if !error.is_empty() => error.into(),
+        _ => String::from_utf8_lossy(body),
     };
     text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// reqwest's own text ends before the cause.
-fn causes(error: &reqwest::Error) -> String {
+pub(super) fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
@@ -219,11 +221,12 @@ mod tests {
 
     #[test]
     fn refusals_are_quoted_in_one_line() {
-        let table: [(&[u8], &str); 5] = [
+        let table: [(&[u8], &str); 6] = [
             (br#"{"error": "policy quota exceeded"}"#, "policy quota exceeded"),
             (br#"{"error": "a "quoted" word"}"#, r#"{"error": "a "quoted" word"}"#),
             (b"404 page not found\n", "404 page not found "),
             (b"\x1b[2J\xff", " [2J\u{fffd}"),
+            (br#"{"Error":"a","metadata":{}}"#, "a"),
             (b"", ""),
         ];
         for (body, text) in table {

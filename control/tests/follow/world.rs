@@ -186,7 +186,12 @@ pub(crate) fn ask(port: u16, request: &str) -> (u16, String) {
 
 /// The same with a body.
 pub(crate) fn ask_with(port: u16, request: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut stream = None;
+    eventually("somebody listens", || {
+        stream = TcpStream::connect(("127.0.0.1", port)).ok();
+        stream.is_some()
+    });
+    let mut stream = stream.unwrap();
     let length = body.len();
     let head = format!("Host: cell\r\nConnection: close\r\nContent-Length: {length}");
     write!(stream, "{request} HTTP/1.1\r\n{head}\r\n\r\n{body}").unwrap();

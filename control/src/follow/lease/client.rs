@@ -10,14 +10,12 @@ use sarcenet_server::leases::LeaseBody;
 use sarcenet_server::outbound;
 use serde::{Deserialize, Serialize};
 
+use crate::follow::ask::{causes, said};
 use crate::follow::asker::Asker;
 
 /// Largest answer that is read, in bytes: a hundred times the leases of the largest overlay that
 /// Cloud Foundry documents.
 const ANSWER: usize = 16 << 20;
-
-/// Most characters of what a server said about an error.
-const SAID: usize = 300;
 
 /// Why a subnet controller did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -75,17 +73,6 @@ pub enum LeaseError {
     },
 }
 
-/// reqwest's own text ends before the cause.
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
-}
-
 #[derive(Serialize)]
 struct AcquireBody {
     underlay_ip: String,
@@ -103,11 +90,10 @@ struct LeasesBody {
     leases: Option<Vec<LeaseBody>>,
 }
 
+/// What is answered to a change.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct ErrorBody {
-    error: String,
-}
+struct Done {}
 
 /// All leases that a server knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -146,7 +132,7 @@ impl LeaseClient {
         let body = LeaseBody::from(lease);
         let answer = self.ask(WHAT, Method::PUT, &["leases", "renew"], Some(&body)).await?;
         // `{}`: anything else is not from a subnet controller.
-        self.read::<ErrorBody>(WHAT, &answer).map(|_| ())
+        self.read::<Done>(WHAT, &answer).map(|_| ())
     }
 
     /// Gives the lease of the cell with this address back.
@@ -154,7 +140,7 @@ impl LeaseClient {
         const WHAT: &str = "release the lease";
         let body = ReleaseBody { underlay_ip: underlay.to_string() };
         let answer = self.ask(WHAT, Method::PUT, &["leases", "release"], Some(&body)).await?;
-        self.read::<ErrorBody>(WHAT, &answer).map(|_| ())
+        self.read::<Done>(WHAT, &answer).map(|_| ())
     }
 
     /// The leases of all cells.
@@ -233,34 +219,4 @@ async fn bytes(mut response: Response) -> Result<Option<Vec<u8>>, reqwest::Error
         body.extend_from_slice(&part);
     }
     Ok(Some(body))
-}
-
-/// What an answer says about an error: `{"error": "..."}`, which Cloud Foundry's servers do not
-/// always escape, or any text.
-fn said(answer: &[u8]) -> String {
-    let text = match json::from_slice::<ErrorBody>(answer) {
-        Ok(ErrorBody { error }) if !error.is_empty() => error,
-        _ => String::from_utf8_lossy(answer).into_owned(),
-    };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SAID).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errors_of_servers_are_told_in_their_words() {
-        let long = "x".repeat(1000);
-        let table: [(&[u8], &str); 5] = [
-            (br#"{"error": "no lease available"}"#, "no lease available"),
-            (br#"{"Error":"a","metadata":{}}"#, "a"),
-            (br#"{"error": "not "this""}"#, r#"{"error": "not "this""}"#),
-            (b"404 page\nnot \xff found\n", "404 page not \u{fffd} found "),
-            (long.as_bytes(), &long[..SAID]),
-        ];
-        for (answer, expected) in table {
-            assert_eq!(said(answer), expected);
-        }
-    }
 }

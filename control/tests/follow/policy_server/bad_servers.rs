@@ -1,8 +1,7 @@
 //! Servers that are wrong: what was in force stays, and each shows in the metrics.
 
-use serde_json::json;
-
 use sarcenet_control::follow::policies::PolicyState;
+use serde_json::json;
 
 use super::world::{Ours, Say, Scripted, groups, policies, words};
 
