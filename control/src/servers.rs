@@ -1,6 +1,7 @@
 //! The servers of a deployment in one process, all or some of them: policy server and subnet
 //! controller, over one database.
 
+mod debug;
 pub mod process;
 
 use std::fs::DirBuilder;
@@ -180,11 +181,12 @@ impl Prepared {
             let database = database.clone();
             async move { database.check().await }
         };
-        for (name, address) in [("status", self.status), ("debug", self.debug)] {
-            if let Some(address) = address {
-                let router = status::routes(check.clone(), metrics.clone());
-                servers.listen(name, address, None, router).await?;
-            }
+        let routes = status::routes(check, metrics);
+        if let Some(address) = self.status {
+            servers.listen("status", address, None, routes.clone()).await?;
+        }
+        if let Some(address) = self.debug {
+            servers.listen("debug", address, None, debug::with_log_level(routes)).await?;
         }
         Ok(servers)
     }

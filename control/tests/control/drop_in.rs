@@ -172,6 +172,23 @@ async fn the_policy_server_over_tls_with_tags_of_one_byte() {
 }
 
 #[tokio::test]
+async fn the_level_of_the_log_can_be_changed() {
+    let deployment = Deployment::sqlite();
+    let internal = deployment.start("policy-server-internal", "config-file", INTERNAL, &json!({}));
+    let mut internal = internal.ready();
+    for (name, told) in [("0", "debug"), ("INFO", "info"), ("nonsense", ""), ("d", "debug")] {
+        let answer = internal.plain("debug", "POST", "/log-level", name).await;
+        assert_eq!(answer, (200, String::new()));
+        if !told.is_empty() {
+            assert_eq!(internal.logged("the level of the log was changed")["level"], told);
+        }
+    }
+    let tags = "/networking/v1/internal/tags";
+    assert_eq!(internal.ask("internal", "PUT", tags, "{").await.0, 400);
+    internal.logged("cannot understand a request for a tag");
+}
+
+#[tokio::test]
 async fn the_silk_controller() {
     let deployment = Deployment::postgres();
     let keys = json!({"network": "10.255.0.0/30", "subnet_prefix_length": 30});
