@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use sarcenet_server::lease::Lease;
 
 use crate::config::{CellSpec, Network};
+use crate::follow::outside_terms::OutsideTerms;
 use crate::follow::policies::Policies;
 use crate::security_groups::SecurityGroup;
 
@@ -26,6 +27,8 @@ pub struct Followed {
     pub policies: Option<Arc<Policies>>,
     /// Security groups.
     pub groups: Option<Arc<Vec<SecurityGroup>>>,
+    /// What else a program beside the agent says of the outside.
+    pub outside: Option<Arc<OutsideTerms>>,
 }
 
 impl Followed {
@@ -34,17 +37,23 @@ impl Followed {
     /// it is.
     pub fn network(&self, base: &Network, cell: &str) -> Network {
         let mut network = base.clone();
-        if base.control.is_none() {
-            return network;
-        }
+        let Some(control) = &base.control else { return network };
         network.cells = self.cells(base.overlay, cell);
         if let Some(policies) = &self.policies {
             network.apps = policies.apps();
             network.policies = policies.rules();
         }
-        if base.control.as_ref().is_some_and(|control| control.security_groups.is_some()) {
+        let asked_for = match &control.policy_server {
+            Some(server) => server.security_groups.is_some(),
+            // Until a program has said that they are not followed nothing must be open either.
+            None => self.outside.as_ref().is_none_or(|told| told.security_groups),
+        };
+        if asked_for {
             // As long as nothing is known of groups none allows anything.
             network.security_groups = Some(self.groups.clone().unwrap_or_default());
+        }
+        if let (None, Some(told)) = (&control.policy_server, &self.outside) {
+            network.outside = network.outside.map(|outside| told.applied(&outside));
         }
         network
     }

@@ -14,6 +14,7 @@ use sarcenet_dataplane_api::transport::{Connection, Listener, TransportError};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, Failure};
+use crate::follow::handover::{Inbox, Taking};
 
 /// Most clients at a time; a cell starts containers a few at once.
 const CLIENTS: usize = 64;
@@ -68,8 +69,13 @@ impl Drop for Begun<'_> {
 }
 
 impl Server {
-    /// Serves the agent on `path`, for root only.
-    pub fn start(agent: Arc<Agent>, path: &Path) -> Result<Self, TransportError> {
+    /// Serves the agent on `path`, for root only. What a program beside the agent says of the policy
+    /// server goes to `inbox`; without one it is refused.
+    pub fn start(
+        agent: Arc<Agent>,
+        inbox: Option<Arc<Inbox>>,
+        path: &Path,
+    ) -> Result<Self, TransportError> {
         let listener = Listener::bind(path, 0o600)?;
         let system = |source: std::io::Error| TransportError::Path {
             operation: "serve",
@@ -84,7 +90,9 @@ impl Server {
         let served = Arc::clone(&requests);
         let thread = std::thread::Builder::new()
             .name("server".into())
-            .spawn(move || accept(&agent, &listener, &stopped, &served))
+            .spawn(move || {
+                accept(&Behind { agent, inbox, requests: served }, &listener, &stopped);
+            })
             .map_err(system)?;
         Ok(Self { stop, thread: Some(thread), requests })
     }
@@ -109,7 +117,15 @@ impl Drop for Seat {
     }
 }
 
-fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd, requests: &Arc<Requests>) {
+/// What clients speak to.
+#[derive(Clone)]
+struct Behind {
+    agent: Arc<Agent>,
+    inbox: Option<Arc<Inbox>>,
+    requests: Arc<Requests>,
+}
+
+fn accept(behind: &Behind, listener: &Listener, stop: &EventFd) {
     let seats = Arc::new(AtomicUsize::new(0));
     loop {
         let connection = match listener.accept(stop.as_fd()) {
@@ -128,10 +144,10 @@ fn accept(agent: &Arc<Agent>, listener: &Listener, stop: &EventFd, requests: &Ar
             turn_away(&connection, ErrorCode::Busy, "the agent serves too many clients already");
             continue;
         }
-        let (agent, requests) = (Arc::clone(agent), Arc::clone(requests));
+        let behind = behind.clone();
         let spawned = std::thread::Builder::new().name("client".into()).spawn(move || {
             let _seat = seat;
-            if let Err(e) = serve(&agent, &connection, &requests) {
+            if let Err(e) = serve(&behind, &connection) {
                 debug!("client: {e}");
                 refuse(&connection, ErrorCode::Invalid, &e.to_string());
             }
@@ -159,11 +175,8 @@ fn turn_away(connection: &Connection, code: ErrorCode, message: &str) {
 }
 
 /// Serves one client until it goes. An error ends the connection.
-fn serve(
-    agent: &Agent,
-    connection: &Connection,
-    requests: &Requests,
-) -> Result<(), TransportError> {
+fn serve(behind: &Behind, connection: &Connection) -> Result<(), TransportError> {
+    let Behind { agent, inbox, requests } = behind;
     connection.set_timeouts(Some(SILENCE), Some(SILENCE))?;
     let uid = connection.peer()?.uid;
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
@@ -171,6 +184,7 @@ fn serve(
         return Ok(());
     }
     let mut welcome = false;
+    let mut taking = None;
     while let Some((request, fds)) = connection.recv::<Request>()? {
         let _until_answered = requests.begin();
         let reply = match (&request, welcome) {
@@ -187,6 +201,9 @@ fn serve(
                 refuse(connection, ErrorCode::Invalid, "the first message must be a hello");
                 return Ok(());
             }
+            (Request::FollowedPart { .. } | Request::FollowedEnd(_), true) => {
+                take(inbox.as_deref(), &mut taking, request, &fds).unwrap_or_else(Reply::from)
+            }
             (_, true) => answer(agent, request, &fds).unwrap_or_else(Reply::from),
         };
         connection.send(&reply, &[])?;
@@ -194,7 +211,32 @@ fn serve(
     Ok(())
 }
 
-fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Failure> {
+/// Takes what a program beside the agent says. What is `taking` it lasts as long as its connection.
+fn take<'a>(
+    inbox: Option<&'a Inbox>,
+    taking: &mut Option<Taking<'a>>,
+    request: Request,
+    fds: &[OwnedFd],
+) -> Result<Reply, Failure> {
+    let inbox = inbox.ok_or_else(|| {
+        let message = "this agent is not told what the policy server says: its network file says \
+                       where policies come from";
+        Failure::new(ErrorCode::Config, message)
+    })?;
+    check_descriptors(&request, fds)?;
+    let taking = match taking {
+        Some(taking) => taking,
+        none => none.insert(inbox.begin()?),
+    };
+    match request {
+        Request::FollowedPart { bytes } => taking.part(&bytes)?,
+        Request::FollowedEnd(problems) => taking.end(problems)?,
+        _ => {}
+    }
+    Ok(Reply::Done)
+}
+
+fn check_descriptors(request: &Request, fds: &[OwnedFd]) -> Result<(), Failure> {
     let wanted = usize::from(matches!(request, Request::Add(_) | Request::Check { .. }));
     if fds.len() != wanted {
         let got = fds.len();
@@ -202,6 +244,11 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             format!("the request goes with {wanted} file descriptors, {got} came with it");
         return Err(Failure::new(ErrorCode::Invalid, message));
     }
+    Ok(())
+}
+
+fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Failure> {
+    check_descriptors(&request, fds)?;
     let netns = fds.first();
     let missing = || Failure::new(ErrorCode::Invalid, "the network namespace is missing");
     Ok(match request {
@@ -241,5 +288,14 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             Reply::Logging(agent.logging())
         }
         Request::Logging(change) => Reply::Logging(agent.change_logging(change)?),
+        Request::Tenants { after } => {
+            let (tenants, more) = agent.tenants_after(after.as_ref());
+            Reply::Tenants { tenants, more }
+        }
+        Request::FollowedPart { .. } | Request::FollowedEnd(_) => {
+            // Taken before, where it is known which connection says so.
+            let message = "nothing is taken here of what the policy server says";
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
     })
 }

@@ -1,6 +1,6 @@
 //! A synchronous client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -11,7 +11,8 @@ use sarcenet_dataplane_api::transport::{Connection, TransportError};
 
 use crate::{
     AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode,
-    LoggingChange, LoggingStatus, Policy, Reply, Request, RuleMeaning, VERSION,
+    FollowProblems, LoggingChange, LoggingStatus, MAX_PART, Policy, Reply, Request, RuleMeaning,
+    Tenant, VERSION,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -221,6 +222,36 @@ impl AgentClient {
         match self.request(&Request::Logging(change), None)? {
             Reply::Logging(status) => Ok(status),
             _ => Err(AgentError::Unexpected),
+        }
+    }
+
+    /// Has the agent put a document of what the policy server says in force, which may be empty.
+    pub fn followed(
+        &mut self,
+        document: &[u8],
+        problems: FollowProblems,
+    ) -> Result<(), AgentError> {
+        for part in document.chunks(MAX_PART) {
+            self.done(&Request::FollowedPart { bytes: part.to_vec() }, None)?;
+        }
+        self.done(&Request::FollowedEnd(problems.bounded()), None)
+    }
+
+    /// Whose containers the cell has.
+    pub fn tenants(&mut self) -> Result<BTreeSet<Tenant>, AgentError> {
+        let mut all = BTreeSet::new();
+        loop {
+            let after = all.last().cloned();
+            match self.request(&Request::Tenants { after }, None)? {
+                Reply::Tenants { tenants, more } => {
+                    let end = !more || tenants.is_empty();
+                    all.extend(tenants);
+                    if end {
+                        return Ok(all);
+                    }
+                }
+                _ => return Err(AgentError::Unexpected),
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 
 mod client;
 mod egress;
+mod followed;
 mod logging;
 mod messages;
 mod policy;
@@ -20,6 +21,7 @@ pub use client::{AgentClient, AgentError};
 pub use egress::{
     AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
 };
+pub use followed::{FollowProblems, MAX_DOCUMENT, MAX_PART, MAX_PROBLEM, Tenant};
 pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
@@ -34,7 +36,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {

@@ -7,7 +7,7 @@ use sarcenet_dataplane_api::{Mapping, PortId, RuleId};
 use serde::{Deserialize, Serialize};
 
 use crate::logging::{LoggingChange, LoggingStatus};
-use crate::{AgentStatus, Policy, RuleName, Terms};
+use crate::{AgentStatus, FollowProblems, Policy, RuleName, Tenant, Terms};
 
 /// One interface of one container: what CNI calls an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -183,6 +183,22 @@ pub enum Request {
     /// Record other conversations than before, in force on this cell before the answer, until the
     /// agent ends; without a change, tell what is recorded. [`Reply::Logging`].
     Logging(LoggingChange),
+    /// The next part of a document of what the policy server says, from the program that asks it in
+    /// the agent's place: in the form of the agent's own copy on disk, of which what is missing stays
+    /// as it was. One connection at a time may say so, from its first part or end until it is closed.
+    /// [`Reply::Done`].
+    FollowedPart {
+        /// At most [`crate::MAX_PART`] of them.
+        bytes: Vec<u8>,
+    },
+    /// The document, which may be empty, has come to its end: put it in force on this cell before
+    /// answering. [`Reply::Done`].
+    FollowedEnd(FollowProblems),
+    /// Whose containers are here. [`Reply::Tenants`].
+    Tenants {
+        /// Continue after this one.
+        after: Option<Tenant>,
+    },
 }
 
 /// Said by the agent.
@@ -241,6 +257,13 @@ pub enum Reply {
     },
     /// What is recorded of conversations.
     Logging(LoggingStatus),
+    /// Whose containers are here.
+    Tenants {
+        /// In order.
+        tenants: Vec<Tenant>,
+        /// Whether there are more.
+        more: bool,
+    },
 }
 
 /// Kinds of errors.

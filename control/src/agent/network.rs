@@ -210,10 +210,11 @@ impl Agent {
         let (version, changed) = {
             let _one_at_a_time = self.configuration.lock();
             if let Some(control) = &self.inner.lock().base.control {
+                let server = control.policy_server.as_ref();
+                let server = server.map_or_else(String::new, |server| format!(" ({})", server.url));
                 let message = format!(
-                    "policies of this cell come from the policy server ({}); change them there: `sarcenet \
-                     policy allow --server` with the address of its external API",
-                    control.policies.url
+                    "policies of this cell come from the policy server{server}; change them there: \
+                     `sarcenet policy allow --server` with the address of its external API"
                 );
                 return Err(Failure::new(ErrorCode::Config, message));
             }

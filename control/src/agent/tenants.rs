@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sarcenet_agent_api::AttachmentId;
+use sarcenet_agent_api::{AttachmentId, Tenant};
 use tokio::sync::watch;
 
 use super::{Agent, Entry};
 
 /// Longest id of a space in bytes that a server is asked for; Cloud Foundry's have 36.
 const LONGEST_ID: usize = 256;
+
+/// Apps and spaces in one reply: as many as surely fit a frame.
+const PAGE: usize = 128;
 
 /// The apps and spaces of the containers here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -31,9 +34,36 @@ impl Tenants {
         }
         tenants
     }
+
+    /// Each by itself, in order.
+    pub fn list(&self) -> impl Iterator<Item = Tenant> {
+        let apps = self.apps.iter().cloned().map(Tenant::App);
+        apps.chain(self.spaces.iter().cloned().map(Tenant::Space))
+    }
+}
+
+impl FromIterator<Tenant> for Tenants {
+    fn from_iter<T: IntoIterator<Item = Tenant>>(list: T) -> Self {
+        let mut tenants = Self::default();
+        for tenant in list {
+            match tenant {
+                Tenant::App(app) => tenants.apps.insert(app),
+                Tenant::Space(space) => tenants.spaces.insert(space),
+            };
+        }
+        tenants
+    }
 }
 
 impl Agent {
+    /// A page of those whose containers are here, and whether there are more.
+    pub fn tenants_after(&self, after: Option<&Tenant>) -> (Vec<Tenant>, bool) {
+        let tenants = Arc::clone(&self.tenants.borrow());
+        let mut left = tenants.list().filter(|tenant| after.is_none_or(|after| tenant > after));
+        let page = left.by_ref().take(PAGE).collect();
+        (page, left.next().is_some())
+    }
+
     /// Whose containers are here, now and whenever that changes.
     pub fn tenants(&self) -> watch::Receiver<Arc<Tenants>> {
         self.tenants.subscribe()

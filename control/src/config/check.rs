@@ -237,7 +237,9 @@ fn control(parts: &Parts, mistakes: &mut Vec<Mistake>) {
         return;
     };
     outside_of_overlay(parts, &At { place: *underlay, value: spec.underlay }, mistakes);
-    if spec.security_groups.is_some() && parts.security_groups.is_some() {
+    let policy_server = spec.policy_server.as_ref();
+    let asks = policy_server.is_some_and(|server| server.security_groups.is_some());
+    if asks && parts.security_groups.is_some() {
         let message = "control asks the policy server for security_groups, and they are in the \
                        file too; remove one of them";
         mistakes.push(Mistake::at(*place, message));
@@ -253,8 +255,10 @@ fn control(parts: &Parts, mistakes: &mut Vec<Mistake>) {
         mistakes.push(Mistake::at(block_prefix.unwrap_or(*place), message));
     }
     // Two of them on one port: the second could not listen.
-    let listeners =
-        [("network_info", spec.network_info), ("force", spec.force), ("status", spec.status)];
+    let force = policy_server.map(|server| ("force", server.force));
+    let mut listeners = vec![("network_info", spec.network_info)];
+    listeners.extend(force);
+    listeners.push(("status", spec.status));
     for (index, (later, address)) in listeners.iter().enumerate() {
         let taken = listeners[..index].iter().find(|(_, other)| {
             address.port() != 0

@@ -25,22 +25,38 @@ const POLICIES_URL: &str = "https://policy-server.service.cf.internal:4003";
 pub struct FollowSpec {
     /// This cell's address on the underlay.
     pub underlay: Ipv4Addr,
-    /// With what the servers are asked.
+    /// With what the subnet controller is asked.
     pub certs: CertsSpec,
     /// Where this cell's part of the overlay comes from.
     pub leases: LeasesSpec,
-    /// Where policies and the tags of apps come from.
-    pub policies: PoliciesSpec,
-    /// How often the policy server is asked for security groups; none when it is not asked.
-    pub security_groups: Option<Duration>,
+    /// Where policies and the tags of apps come from. None when a program beside the agent asks for
+    /// them, and tells the agent.
+    pub policy_server: Option<PolicyServerSpec>,
     /// Where the cell's subnet and MTU are told (contract section 5.5).
     pub network_info: SocketAddr,
-    /// Where policies can be asked for at once (contract section 9.6).
+    /// Where health and metrics of the agent are told.
+    pub status: SocketAddr,
+}
+
+/// `policies:`, and all else that has to do with the policy server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyServerSpec {
+    /// Its internal API: `https://host:port`.
+    pub url: String,
+    /// With what it is asked.
+    pub certs: CertsSpec,
+    /// How often it is asked when it cannot be watched.
+    pub interval: Duration,
+    /// How long a request may take.
+    pub timeout: Duration,
+    /// Whether to watch it, if it can be.
+    pub watch: bool,
+    /// How often it is asked for security groups; none when it is not asked.
+    pub security_groups: Option<Duration>,
+    /// Where it can be asked for at once (contract section 9.6).
     pub force: SocketAddr,
     /// Where recording of conversations can be switched (contract section 9.7), if anywhere.
     pub logging: Option<SocketAddr>,
-    /// Where health and metrics of the agent are told.
-    pub status: SocketAddr,
 }
 
 /// `certs:`, as written: absolute paths below the root of all paths.
@@ -68,20 +84,12 @@ pub struct LeasesSpec {
     pub single_ip: bool,
 }
 
-/// `policies:`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoliciesSpec {
-    /// The policy server's internal API: `https://host:port`.
-    pub url: String,
-    /// How often it is asked when it cannot be watched.
-    pub interval: Duration,
-    /// How long a request may take.
-    pub timeout: Duration,
-    /// Whether to watch it, if it can be.
-    pub watch: bool,
-}
-
 impl CertsSpec {
+    /// These files.
+    pub fn new(ca: PathBuf, cert: PathBuf, key: PathBuf) -> Self {
+        Self { ca: Some(ca), cert: Some(cert), key: Some(key) }
+    }
+
     /// The files below `root`: by default what `sarcenet certs init` makes there for clients.
     pub fn files(&self, root: &Root) -> ClientFiles {
         let file = |given: &Option<PathBuf>, default: &str| match given {
@@ -106,6 +114,10 @@ pub(super) struct FollowParts {
     pub(super) block_prefix: Option<Place>,
 }
 
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
 impl Reader {
     pub(super) fn follow(&mut self, node: At<Node>) -> Option<FollowParts> {
         let known = [
@@ -124,8 +136,9 @@ impl Reader {
         let underlay = underlay.and_then(|node| self.underlay(node));
         let certs = self.client_certs(section.take("certs"));
         let (leases, block_prefix) = self.leases(section.take("leases"));
-        let policies = self.policy_server(section.take("policies"));
-        let security_groups = section.take("security_groups").map(|node| {
+        let mut policy_server = self.policy_server(section.take("policies"));
+        policy_server.certs.clone_from(&certs);
+        policy_server.security_groups = section.take("security_groups").map(|node| {
             let minute = Duration::from_mins(1);
             let section = self.map(node, "security_groups", &["interval"]);
             section.map_or(minute, |mut section| {
@@ -136,21 +149,17 @@ impl Reader {
             let node = section.take(key).filter(|node| node.value != Node::Null);
             Some(node.and_then(|node| self.socket_address(node, key))?.value)
         };
-        let local = |port: u16| (Ipv4Addr::LOCALHOST, port).into();
         let network_info = address("network_info").unwrap_or(local(23954));
-        let force = address("force").unwrap_or(local(8722));
-        let logging = address("logging");
+        policy_server.force = address("force").unwrap_or(policy_server.force);
+        policy_server.logging = address("logging");
         let status = address("status").unwrap_or(local(23955));
         let underlay = underlay?;
         let spec = FollowSpec {
             underlay: underlay.value,
             certs,
             leases,
-            policies,
-            security_groups,
+            policy_server: Some(policy_server),
             network_info,
-            force,
-            logging,
             status,
         };
         Some(FollowParts { spec, underlay: underlay.place, block_prefix })
@@ -200,12 +209,16 @@ impl Reader {
         (spec, prefix.map(|prefix| prefix.place))
     }
 
-    fn policy_server(&mut self, node: Option<At<Node>>) -> PoliciesSpec {
-        let mut spec = PoliciesSpec {
+    fn policy_server(&mut self, node: Option<At<Node>>) -> PolicyServerSpec {
+        let mut spec = PolicyServerSpec {
             url: POLICIES_URL.into(),
+            certs: CertsSpec::default(),
             interval: Duration::from_secs(5),
             timeout: Duration::from_secs(5),
             watch: true,
+            security_groups: None,
+            force: local(8722),
+            logging: None,
         };
         let known = ["url", "interval", "timeout", "watch"];
         if let Some(mut section) = node.and_then(|node| self.map(node, "policies", &known)) {

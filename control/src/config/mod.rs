@@ -33,8 +33,9 @@ pub use control::{
     SubnetControllerSpec, SyncSpec, UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};
-pub use follow::{CertsSpec, FollowSpec, LeasesSpec, PoliciesSpec};
+pub use follow::{CertsSpec, FollowSpec, LeasesSpec, PolicyServerSpec};
 pub use mistake::{ConfigError, Mistake};
+pub(crate) use outside::LIST_MAX;
 pub use outside::{DEFAULT_SNAT_PORTS, DenyNetworks, OutsideSpec};
 pub(crate) use reader::check_overlay;
 

@@ -8,6 +8,7 @@ use sarcenet_agent_api::parse_ports;
 use sarcenet_dataplane_api::{
     ConnectionLimit, HostService, Logging, MAX_LISTED, PortRange, Protocol, Rate,
 };
+use serde::{Deserialize, Serialize};
 
 use super::reader::Reader;
 use super::tree::{At, Node, Place};
@@ -17,7 +18,7 @@ use super::tree::{At, Node, Place};
 pub const DEFAULT_SNAT_PORTS: PortRange = PortRange { first: 16_384, last: 32_767 };
 
 /// Most entries of other lists. What the dataplane takes, with room for what is added to them here.
-const LIST_MAX: usize = MAX_LISTED / 2;
+pub(crate) const LIST_MAX: usize = MAX_LISTED / 2;
 
 /// Most name servers: more than resolvers use (`MAXNS` of resolv.conf(5) is 3).
 const DNS_SERVERS_MAX: usize = 16;
@@ -49,7 +50,7 @@ pub struct OutsideSpec {
 }
 
 /// `deny_networks:`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DenyNetworks {
     /// For all containers.
     pub always: Vec<Ipv4Net>,
@@ -57,6 +58,24 @@ pub struct DenyNetworks {
     pub running: Vec<Ipv4Net>,
     /// For staging ones.
     pub staging: Vec<Ipv4Net>,
+}
+
+impl Default for OutsideSpec {
+    /// What `outside: {}` says.
+    fn default() -> Self {
+        Self {
+            snat_ports: DEFAULT_SNAT_PORTS,
+            max_connections_per_container: 0,
+            no_masquerade: Vec::new(),
+            host_services: Vec::new(),
+            dns_servers: Vec::new(),
+            deny_networks: DenyNetworks::default(),
+            outbound_connections: None,
+            bandwidth: None,
+            logging: Logging::default(),
+            log_file: None,
+        }
+    }
 }
 
 impl OutsideSpec {

@@ -2,7 +2,6 @@
 //! of Cloud Foundry's (contract sections 9.6 and 9.7). Our own CNI plugin needs none of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -15,13 +14,12 @@ use sarcenet_server::http::{body, json};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
-use super::keeper::InForce;
-use crate::agent::Agent;
+use super::in_force::{self, InForce};
 
-/// How long the dataplane may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Changes what is recorded, if the change names anything, and tells whether conversations between
+/// containers are. May wait.
+pub type SwitchLogging = Arc<dyn Fn(LoggingChange) -> Result<bool, String> + Send + Sync>;
 
 /// Told what came of it: which round of what was learned has it, or why there is no answer.
 pub type Force = oneshot::Sender<Result<u64, String>>;
@@ -57,16 +55,7 @@ impl Forcing {
         let (force, told) = oneshot::channel();
         who.send(force).await.map_err(|_| ENDING)?;
         let wanted = told.await.map_err(|_| ENDING)??;
-        let mut in_force = self.in_force.clone();
-        let waited = timeout(PATIENCE, in_force.wait_for(|now| round(now) >= wanted)).await;
-        match waited.map(|waited| waited.map(drop)) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(ENDING.into()),
-            Err(_) => {
-                let problem = self.in_force.borrow().problem.clone();
-                Err(problem.unwrap_or_else(|| "the dataplane takes too long".into()))
-            }
-        }
+        in_force::until(&self.in_force, |now| round(now) >= wanted).await
     }
 }
 
@@ -138,18 +127,18 @@ struct Switch {
 
 /// The switch of contract section 9.7: whether accepted conversations between containers are
 /// recorded.
-pub fn logging_router(agent: Arc<Agent>) -> Router {
+pub fn logging_router(switch: SwitchLogging) -> Router {
     let router = Router::new()
         .route("/iptables-c2c-logging", get(logging).put(change_logging))
-        .with_state(agent);
+        .with_state(switch);
     reply::with_fallbacks(router)
 }
 
-async fn logging(State(agent): State<Arc<Agent>>) -> Response {
-    switch(agent.logging().overlay)
+async fn logging(State(switch): State<SwitchLogging>) -> Response {
+    switched(switch, LoggingChange::default()).await
 }
 
-async fn change_logging(State(agent): State<Arc<Agent>>, request: Request) -> Response {
+async fn change_logging(State(switch): State<SwitchLogging>, request: Request) -> Response {
     let read = body::read(request).await.ok();
     let Some(Switch { enabled }) = read.and_then(|body| json::from_slice(&body).ok()) else {
         let error = r#"{ "error": "decoding request body as json" }"#;
@@ -160,13 +149,13 @@ async fn change_logging(State(agent): State<Arc<Agent>>, request: Request) -> Re
         return with_status(StatusCode::BAD_REQUEST, error);
     }
     let change = LoggingChange { overlay: enabled, ..LoggingChange::default() };
-    match spawn_blocking(move || agent.change_logging(change)).await {
-        Ok(Ok(status)) => switch(status.overlay),
-        Ok(Err(error)) => failed(&error.to_string()),
-        Err(error) => failed(&error.to_string()),
-    }
+    switched(switch, change).await
 }
 
-fn switch(enabled: bool) -> Response {
-    text(format!("{{\"enabled\":{enabled}}}\n"))
+async fn switched(switch: SwitchLogging, change: LoggingChange) -> Response {
+    match spawn_blocking(move || switch(change)).await {
+        Ok(Ok(enabled)) => text(format!("{{\"enabled\":{enabled}}}\n")),
+        Ok(Err(error)) => failed(&error),
+        Err(error) => failed(&error.to_string()),
+    }
 }

@@ -1,19 +1,21 @@
 //! From what servers have said to what is in force and on the disk.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use sarcenet_server::http::Stop;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::groups::GroupState;
+use super::in_force::{InForce, Learned, Teller, refused};
 use super::policies::PolicyState;
 use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
 use crate::agent::Agent;
+use crate::followed::Followed;
 
 /// After a write nothing is written for so many times as long as it took: what is learned is on the
 /// disk soon after it is in force, and many changes do not keep the disk busy.
@@ -21,17 +23,6 @@ const REST: u32 = 10;
 
 /// When to try again what has failed.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// What of that which was learned is in force.
-#[derive(Debug, Clone, Default)]
-pub struct InForce {
-    /// The round of the policies.
-    pub policies: u64,
-    /// The round of the security groups.
-    pub groups: u64,
-    /// Why a later one is not.
-    pub problem: Option<String>,
-}
 
 /// What the agent was given, and what to wait for until it is in force.
 #[derive(Debug, Clone, Default)]
@@ -53,32 +44,32 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Between these; what is in force is told by `in_force`.
+    /// Between what is `learned` and `agent` and `file`.
     pub fn new(
         agent: Arc<Agent>,
-        policies: watch::Receiver<PolicyState>,
-        groups: watch::Receiver<GroupState>,
+        learned: &Learned,
         file: SavedFile,
-        in_force: watch::Sender<InForce>,
         metrics: PolicyMetrics,
     ) -> Self {
-        Self { agent, policies, groups, file, in_force, metrics }
+        let (policies, groups) = (learned.policies.subscribe(), learned.groups.subscribe());
+        Self { agent, policies, groups, file, in_force: learned.in_force.clone(), metrics }
     }
 
     /// Keeps until it is time to stop.
     pub async fn run(self, stop: Stop) {
         let (given, taken) = watch::channel(Given::default());
-        let (agent, in_force) = (Arc::clone(&self.agent), self.in_force.clone());
+        let agent = Arc::clone(&self.agent);
+        let teller = Teller::new(self.in_force.clone(), self.metrics.clone());
         tokio::select! {
             () = self.give(&given, &stop) => {}
-            () = tell(agent, taken, in_force, self.metrics.clone()) => {}
+            () = tell(agent, taken, teller) => {}
         }
     }
 
     /// Hands what is learned to the agent, and to the disk.
     async fn give(&self, given: &watch::Sender<Given>, stop: &Stop) {
         let (mut policies, mut groups) = (self.policies.clone(), self.groups.clone());
-        let mut on_disk = saved(&policies.borrow(), &groups.borrow());
+        let mut on_disk = Learned::saved(&policies.borrow(), &groups.borrow());
         let mut write_at = Instant::now();
         loop {
             let now = (policies.borrow_and_update().clone(), groups.borrow_and_update().clone());
@@ -91,11 +82,11 @@ impl Keeper {
                     given.send_replace(Given { version, policies, groups });
                 }
                 Err(problem) => {
-                    self.refused(problem);
+                    refused(&self.in_force, problem);
                     retry = Some(Instant::now() + RETRY);
                 }
             }
-            let wanted = saved(&now.0, &now.1);
+            let wanted = Learned::saved(&now.0, &now.1);
             if wanted != on_disk && Instant::now() >= write_at {
                 let began = Instant::now();
                 if self.save(&wanted).await {
@@ -129,27 +120,24 @@ impl Keeper {
     async fn follow(&self, (policies, groups): &(PolicyState, GroupState)) -> Result<u64, String> {
         let agent = Arc::clone(&self.agent);
         let policies = policies.policies.clone();
+        let outside = groups.outside.clone();
         let groups = groups.groups.as_ref().map(|groups| Arc::clone(&groups.groups));
         let followed = spawn_blocking(move || {
-            agent.follow(|followed| (followed.policies, followed.groups) = (policies, groups))
+            agent.follow(|followed| {
+                *followed = Followed {
+                    policies,
+                    groups,
+                    outside,
+                    lease: followed.lease.take(),
+                    cells: std::mem::take(&mut followed.cells),
+                };
+            })
         });
         match followed.await {
             Ok(Ok(version)) => Ok(version),
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         }
-    }
-
-    /// What the servers say cannot be put in force; said once.
-    fn refused(&self, problem: String) {
-        self.in_force.send_if_modified(|in_force| {
-            let news = in_force.problem.as_ref() != Some(&problem);
-            if news {
-                warn!("what the policy server says is not put in force: {problem}");
-                in_force.problem = Some(problem);
-            }
-            news
-        });
     }
 
     async fn save(&self, saved: &Saved) -> bool {
@@ -168,61 +156,22 @@ impl Keeper {
     }
 }
 
-fn saved(policies: &PolicyState, groups: &GroupState) -> Saved {
-    let PolicyState { policies, generation, .. } = policies.clone();
-    Saved { policies, generation, groups: groups.groups.clone() }
-}
-
 /// Tells when what the agent was given is in force.
-async fn tell(
-    agent: Arc<Agent>,
-    mut given: watch::Receiver<Given>,
-    in_force: watch::Sender<InForce>,
-    metrics: PolicyMetrics,
-) {
-    let mut told = 0;
+async fn tell(agent: Arc<Agent>, mut given: watch::Receiver<Given>, mut teller: Teller) {
     while given.changed().await.is_ok() {
         loop {
             let Given { version, policies, groups } = given.borrow_and_update().clone();
             let agent = Arc::clone(&agent);
-            let waited = spawn_blocking(move || agent.wait(version)).await;
-            let problem = match waited {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(error) => Some(error.to_string()),
+            let problem = match spawn_blocking(move || agent.wait(version)).await {
+                Ok(Ok(())) => {
+                    teller.done(&policies, &groups);
+                    break;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
             };
-            let done = problem.is_none();
-            if done {
-                let delay = policies.changed_at.filter(|_| policies.round != told).and_then(since);
-                told = policies.round;
-                if let Some(now) = &policies.policies {
-                    metrics.policies(now.len(), now.left_out(), delay);
-                }
-                if let Some(now) = &groups.groups {
-                    metrics.groups(now.groups.len(), now.left_out);
-                }
-            }
-            let news = InForce { policies: policies.round, groups: groups.round, problem };
-            in_force.send_modify(|now| {
-                if done {
-                    if now.problem.is_some() {
-                        info!("what the policy server says is in force again");
-                    }
-                    *now = news;
-                } else {
-                    now.problem = news.problem;
-                }
-            });
-            if done {
-                break;
-            }
+            teller.failed(problem);
             sleep(Duration::from_millis(200)).await;
         }
     }
-}
-
-/// The time since `moment`, in nanoseconds since the epoch; none if this cell's clock is behind.
-fn since(moment: i64) -> Option<Duration> {
-    let moment = Duration::from_nanos(u64::try_from(moment).ok()?);
-    SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(moment)
 }

@@ -3,12 +3,16 @@
 
 pub mod ask;
 pub mod asker;
+pub mod followers;
 pub mod force;
 pub mod groups;
+pub mod handover;
+pub mod in_force;
 pub mod keeper;
 pub mod lease;
 pub mod leave;
 pub mod metrics;
+pub mod outside_terms;
 pub mod pause;
 pub mod policies;
 pub mod policy_metrics;

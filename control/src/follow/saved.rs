@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::groups::{GroupList, GroupText, Groups};
+use super::outside_terms::OutsideTerms;
 use super::policies::{List, Policies};
 use crate::durable;
 use crate::paths::Root;
@@ -29,6 +30,8 @@ pub struct Saved {
     pub generation: i64,
     /// The security groups; none if no server has said anything.
     pub groups: Option<Arc<Groups>>,
+    /// What else holds of the outside; none if nobody beside the agent has said anything.
+    pub outside: Option<Arc<OutsideTerms>>,
 }
 
 /// Why it could not be read or written.
@@ -63,6 +66,8 @@ struct Written<'a> {
     generation: i64,
     policies: Option<&'a Policies>,
     security_groups: Option<&'a [GroupText]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outside: Option<&'a OutsideTerms>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +75,7 @@ struct Read {
     generation: i64,
     policies: Option<List>,
     security_groups: Option<GroupList>,
+    outside: Option<OutsideTerms>,
 }
 
 /// The file.
@@ -112,7 +118,7 @@ impl SavedFile {
         if let Some(directory) = self.0.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
-        let text = text(saved).map_err(|e| failed(io::Error::other(e)))?;
+        let text = saved.text().map_err(|e| failed(io::Error::other(e)))?;
         durable::replace(&self.0, &text, |_| Ok(())).map_err(failed)
     }
 
@@ -122,14 +128,23 @@ impl SavedFile {
     }
 }
 
-fn text(saved: &Saved) -> serde_json::Result<Vec<u8>> {
-    let document = serde_json::to_vec(&Written {
-        generation: saved.generation,
-        policies: saved.policies.as_deref(),
-        security_groups: saved.groups.as_ref().map(|groups| &*groups.texts),
-    })?;
-    let head = Head { format: FORMAT, checksum: fnv1a(document.iter().copied()) };
-    Ok([&serde_json::to_vec(&head)?, &b"\n"[..], &document, b"\n"].concat())
+impl Saved {
+    /// The text of a file that says this.
+    pub fn text(&self) -> serde_json::Result<Vec<u8>> {
+        let document = serde_json::to_vec(&Written {
+            generation: self.generation,
+            policies: self.policies.as_deref(),
+            security_groups: self.groups.as_ref().map(|groups| &*groups.texts),
+            outside: self.outside.as_deref(),
+        })?;
+        let head = Head { format: FORMAT, checksum: fnv1a(document.iter().copied()) };
+        Ok([&serde_json::to_vec(&head)?, &b"\n"[..], &document, b"\n"].concat())
+    }
+
+    /// What such a text says, or why it says nothing.
+    pub fn read(text: &[u8]) -> Result<Self, String> {
+        parse(text)
+    }
 }
 
 fn parse(bytes: &[u8]) -> Result<Saved, String> {
@@ -143,11 +158,18 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
     if fnv1a(document.iter().copied()) != checksum {
         return Err("its content does not go with its checksum".into());
     }
-    let Read { generation, policies, security_groups } =
+    let Read { generation, policies, security_groups, outside } =
         serde_json::from_slice(document).map_err(|e| e.to_string())?;
     let policies = policies.map(Policies::new).transpose().map_err(|e| e.to_string())?;
     let groups = security_groups.map(|GroupList(texts)| Arc::new(Groups::new(texts)));
-    Ok(Saved { policies: policies.map(Arc::new), generation, groups })
+    let outside = match outside {
+        Some(outside) => {
+            outside.check()?;
+            Some(Arc::new(outside))
+        }
+        None => None,
+    };
+    Ok(Saved { policies: policies.map(Arc::new), generation, groups, outside })
 }
 
 #[cfg(test)]

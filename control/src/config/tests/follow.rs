@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::FollowSpec;
+use crate::config::{FollowSpec, PolicyServerSpec};
 use crate::paths::Root;
 
 const LEAST: &str = "overlay: 10.255.0.0/16\ncontrol: {underlay: 10.77.0.11}\n";
@@ -27,18 +27,22 @@ fn control(text: &str) -> FollowSpec {
     Network::parse(text).unwrap().control.unwrap()
 }
 
+fn policy_server(text: &str) -> PolicyServerSpec {
+    control(text).policy_server.unwrap()
+}
+
 #[test]
 fn defaults_are_those_of_cloud_foundry() {
-    let spec = control(LEAST);
+    let (spec, policies) = (control(LEAST), policy_server(LEAST));
     assert_eq!(spec.underlay.to_string(), "10.77.0.11");
     assert_eq!(spec.leases.url, "https://silk-controller.service.cf.internal:4103");
-    assert_eq!(spec.policies.url, "https://policy-server.service.cf.internal:4003");
-    let seconds = [spec.leases.interval, spec.leases.timeout, spec.policies.interval]
+    assert_eq!(policies.url, "https://policy-server.service.cf.internal:4003");
+    let seconds = [spec.leases.interval, spec.leases.timeout, policies.interval]
         .map(|time| time.as_secs());
     assert_eq!(seconds, [30, 5, 5]);
     assert_eq!(spec.leases.partition_tolerance, Duration::from_hours(168));
-    assert!(spec.policies.watch && !spec.leases.single_ip && spec.security_groups.is_none());
-    let listen = [spec.network_info, spec.force, spec.status].map(|address| address.to_string());
+    assert!(policies.watch && !spec.leases.single_ip && policies.security_groups.is_none());
+    let listen = [spec.network_info, policies.force, spec.status].map(|address| address.to_string());
     assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:8722", "127.0.0.1:23955"]);
     let files = spec.certs.files(&Root::new("/r"));
     let paths = [files.server_ca, files.identity.certificate, files.identity.key];
@@ -49,14 +53,14 @@ fn defaults_are_those_of_cloud_foundry() {
 
 #[test]
 fn all_of_it_can_be_said() {
-    let spec = control(FULL);
+    let (spec, policies) = (control(FULL), policy_server(FULL));
     assert_eq!(spec.leases.url, "https://10.77.1.1:4103");
     assert_eq!((spec.leases.block_prefix, spec.leases.single_ip), (20, true));
-    let times = [spec.leases.interval, spec.leases.timeout, spec.policies.interval];
+    let times = [spec.leases.interval, spec.leases.timeout, policies.interval];
     assert_eq!(times.map(|time| time.as_secs()), [1, 2, 3]);
     assert_eq!(spec.leases.partition_tolerance.as_secs(), 60);
-    assert_eq!((spec.policies.timeout.as_secs(), spec.policies.watch), (4, false));
-    assert_eq!(spec.security_groups, Some(Duration::from_secs(5)));
+    assert_eq!((policies.timeout.as_secs(), policies.watch), (4, false));
+    assert_eq!(policies.security_groups, Some(Duration::from_secs(5)));
     assert_eq!(spec.status.to_string(), "0.0.0.0:9999");
     let files = spec.certs.files(&Root::new("/r"));
     assert_eq!(files.server_ca, PathBuf::from("/r/ca.pem"));

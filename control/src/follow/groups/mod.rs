@@ -19,6 +19,7 @@ pub use answer::{Converted, GroupList, GroupText, Page, convert};
 use super::ask::{AskError, LARGEST, get, host};
 use super::asker::Asker;
 use super::force::Force;
+use super::outside_terms::OutsideTerms;
 use super::pause::Pause;
 use super::policy_metrics::PolicyMetrics;
 use super::trouble::Trouble;
@@ -61,6 +62,8 @@ pub struct Groups {
 pub struct GroupState {
     /// The groups; none before any server has said anything.
     pub groups: Option<Arc<Groups>>,
+    /// What else holds of the outside; none when only the network file says it.
+    pub outside: Option<Arc<OutsideTerms>>,
     /// Counts what was learned.
     pub round: u64,
     /// Why nothing is learned at the moment.

@@ -35,6 +35,7 @@ fn something() -> Saved {
         policies: Some(Arc::new(Policies::new(list).unwrap())),
         generation: 1_700_000_000_000_000_000,
         groups: Some(Arc::new(Groups::new(vec![group]))),
+        outside: Some(Arc::new(OutsideTerms { security_groups: true, ..OutsideTerms::default() })),
     }
 }
 

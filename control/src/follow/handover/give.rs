@@ -1,0 +1,177 @@
+//! The end of the program beside the agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sarcenet_agent_api::{AgentClient, AgentError, FollowProblems};
+use sarcenet_server::http::Stop;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use crate::agent::Tenants;
+use crate::follow::groups::GroupState;
+use crate::follow::in_force::{Learned, Teller, same};
+use crate::follow::pause::Pause;
+use crate::follow::policies::PolicyState;
+use crate::follow::policy_metrics::PolicyMetrics;
+use crate::follow::saved::Saved;
+
+/// How often the agent is asked whose containers it has.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Hands what is learned to the agent, and learns from it whose containers it has.
+#[derive(Debug)]
+pub struct Giver {
+    socket: PathBuf,
+    policies: watch::Receiver<PolicyState>,
+    groups: watch::Receiver<GroupState>,
+    tenants: watch::Sender<Option<Arc<Tenants>>>,
+    teller: Teller,
+}
+
+/// What is learned at a time.
+type Now = (PolicyState, GroupState);
+
+/// A connection to the agent, and what was said on it.
+struct Link {
+    client: AgentClient,
+    said: Now,
+    problems: Option<FollowProblems>,
+}
+
+/// Why nothing was handed over.
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("what the policy server says cannot be written: {0}")]
+    Text(#[from] serde_json::Error),
+    #[error("the exchange with the agent broke off: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Giver {
+    /// To the agent that listens on `socket`. Whose containers it has is told to `tenants`, once that
+    /// is known.
+    pub fn new(
+        socket: PathBuf,
+        learned: &Learned,
+        tenants: watch::Sender<Option<Arc<Tenants>>>,
+        metrics: PolicyMetrics,
+    ) -> Self {
+        let (policies, groups) = (learned.policies.subscribe(), learned.groups.subscribe());
+        Self {
+            socket,
+            policies,
+            groups,
+            tenants,
+            teller: Teller::new(learned.in_force.clone(), metrics),
+        }
+    }
+
+    /// Hands over until it is time to stop, with an agent that comes and goes.
+    pub async fn run(mut self, stop: Stop) {
+        let mut link = None;
+        let (mut failures, mut last) = (0_u32, None);
+        loop {
+            let now =
+                (self.policies.borrow_and_update().clone(), self.groups.borrow_and_update().clone());
+            let pause = match exchange(self.socket.clone(), link.take(), now.clone()).await {
+                Ok((same_link, tenants)) => {
+                    if last.take().is_some() || failures > 0 || self.tenants.borrow().is_none() {
+                        info!("the agent is told what the policy server says");
+                    }
+                    link = Some(same_link);
+                    failures = 0;
+                    self.teller.done(&now.0, &now.1);
+                    self.tenants.send_if_modified(|known| {
+                        let news = known.as_deref() != Some(&tenants);
+                        if news {
+                            *known = Some(Arc::new(tenants));
+                        }
+                        news
+                    });
+                    LOOK
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    let problem = error.to_string();
+                    if last.as_ref() != Some(&problem) {
+                        warn!("the agent cannot be told what the policy server says: {problem}");
+                        self.teller.failed(problem.clone());
+                        last = Some(problem);
+                    }
+                    Pause::after(failures).time()
+                }
+            };
+            // Who has failed is not helped by more to do.
+            let well = failures == 0;
+            tokio::select! {
+                () = sleep(pause) => {}
+                Ok(()) = self.policies.changed(), if well => {}
+                Ok(()) = self.groups.changed(), if well => {}
+                () = stop.stopped() => return,
+            }
+        }
+    }
+}
+
+/// Says what is news, and asks whose containers there are.
+async fn exchange(
+    socket: PathBuf,
+    link: Option<Link>,
+    now: Now,
+) -> Result<(Link, Tenants), GiveError> {
+    spawn_blocking(move || {
+        let mut link = match link {
+            Some(link) => link,
+            None => Link::open(&socket)?,
+        };
+        link.say(now)?;
+        let tenants = link.client.tenants()?.into_iter().collect();
+        Ok((link, tenants))
+    })
+    .await?
+}
+
+impl Link {
+    fn open(socket: &Path) -> Result<Self, AgentError> {
+        let client = AgentClient::connect(socket)?;
+        Ok(Self { client, said: Now::default(), problems: None })
+    }
+
+    fn say(&mut self, now: Now) -> Result<(), GiveError> {
+        let problems = Some(FollowProblems {
+            policies: now.0.problem.clone(),
+            groups: now.1.problem.clone(),
+        });
+        let news = news(&self.said, &now);
+        if news == Saved::default() && self.problems == problems {
+            return Ok(());
+        }
+        let text = if news == Saved::default() { Vec::new() } else { news.text()? };
+        self.client.followed(&text, problems.clone().unwrap_or_default())?;
+        (self.said, self.problems) = (now, problems);
+        Ok(())
+    }
+}
+
+/// What of it was not said before.
+pub(super) fn news((policies, groups): &Now, now: &Now) -> Saved {
+    let mut saved = Learned::saved(&now.0, &now.1);
+    if same(policies.policies.as_ref(), saved.policies.as_ref())
+        && policies.generation == saved.generation
+    {
+        (saved.policies, saved.generation) = (None, 0);
+    }
+    if same(groups.groups.as_ref(), saved.groups.as_ref()) {
+        saved.groups = None;
+    }
+    if same(groups.outside.as_ref(), saved.outside.as_ref()) {
+        saved.outside = None;
+    }
+    saved
+}

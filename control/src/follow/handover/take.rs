@@ -1,0 +1,137 @@
+//! The agent's end.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use sarcenet_agent_api::{ErrorCode, FollowProblems, MAX_DOCUMENT, MAX_PART};
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use crate::agent::Failure;
+use crate::follow::in_force::{self, Learned, same};
+use crate::follow::saved::Saved;
+
+/// Said as long as nobody asks the policy server for the agent.
+const NOBODY: &str =
+    "nobody tells the agent what the policy server says; is vxlan-policy-agent running?";
+
+/// Where what the policy server says is handed in.
+#[derive(Debug)]
+pub struct Inbox {
+    learned: Learned,
+    runtime: Handle,
+    /// Held by the connection that hands in.
+    only: Mutex<()>,
+}
+
+/// One connection's part of it.
+#[derive(Debug)]
+pub struct Taking<'a> {
+    inbox: &'a Inbox,
+    _only: MutexGuard<'a, ()>,
+    document: Vec<u8>,
+}
+
+impl Inbox {
+    /// What is handed in becomes a part of what is `learned`; `runtime` is where it is put in force.
+    pub fn new(learned: Learned, runtime: Handle) -> Self {
+        let inbox = Self { learned, runtime, only: Mutex::default() };
+        inbox.tell(FollowProblems { policies: Some(NOBODY.into()), groups: None });
+        inbox
+    }
+
+    /// Begins to take, from one at a time.
+    pub fn begin(&self) -> Result<Taking<'_>, Failure> {
+        let only = self.only.try_lock().ok_or_else(|| {
+            let message = "another program tells the agent what the policy server says";
+            Failure::new(ErrorCode::Busy, message)
+        })?;
+        info!("a program beside the agent tells what the policy server says");
+        Ok(Taking { inbox: self, _only: only, document: Vec::new() })
+    }
+
+    fn tell(&self, problems: FollowProblems) {
+        let FollowProblems { policies, groups } = problems.bounded();
+        self.learned.policies.send_if_modified(|state| changed(&mut state.problem, policies));
+        self.learned.groups.send_if_modified(|state| changed(&mut state.problem, groups));
+    }
+
+    /// Has it put in force, and waits for that.
+    fn put(&self, said: Saved) -> Result<(), Failure> {
+        let Saved { policies, generation, groups, outside } = said;
+        let Learned { policies: policy_state, groups: group_state, in_force } = &self.learned;
+        // Groups first: between both a container has less than it may have, and not more.
+        group_state.send_if_modified(|state| {
+            let news = (groups.is_some() && !same(state.groups.as_ref(), groups.as_ref()))
+                || (outside.is_some() && state.outside != outside);
+            if news {
+                state.groups = groups.or(state.groups.take());
+                state.outside = outside.or(state.outside.take());
+                state.round += 1;
+            }
+            news
+        });
+        policy_state.send_if_modified(|state| {
+            let news = policies.is_some();
+            if news {
+                (state.policies, state.generation) = (policies, generation);
+                // What happened on the way says nothing about how fast changes arrive.
+                state.changed_at = None;
+                state.round += 1;
+            }
+            news
+        });
+        let wanted = (policy_state.borrow().round, group_state.borrow().round);
+        let in_force = in_force.subscribe();
+        let waiting =
+            in_force::until(&in_force, |now| now.policies >= wanted.0 && now.groups >= wanted.1);
+        self.runtime.block_on(waiting).map_err(|problem| {
+            let message = format!("what the policy server says is not in force: {problem}");
+            Failure::new(ErrorCode::Dataplane, message)
+        })
+    }
+}
+
+/// Whether that is something else than before.
+fn changed(problem: &mut Option<String>, now: Option<String>) -> bool {
+    let news = *problem != now;
+    *problem = now;
+    news
+}
+
+impl Taking<'_> {
+    /// Takes a part of a document.
+    pub fn part(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        if bytes.len() > MAX_PART || self.document.len() + bytes.len() > MAX_DOCUMENT {
+            self.document = Vec::new();
+            let message = format!(
+                "a document of what the policy server says has at most {MAX_DOCUMENT} bytes, in \
+                 parts of {MAX_PART}"
+            );
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        self.document.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Puts the document in force that the parts were of. One that makes no sense changes nothing.
+    pub fn end(&mut self, problems: FollowProblems) -> Result<(), Failure> {
+        let document = std::mem::take(&mut self.document);
+        if !document.is_empty() {
+            let said = Saved::read(&document).map_err(|reason| {
+                let message = format!("what the policy server says cannot be read: {reason}");
+                Failure::new(ErrorCode::Invalid, message)
+            })?;
+            self.inbox.put(said)?;
+        }
+        self.inbox.tell(problems);
+        Ok(())
+    }
+}
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        warn!("{NOBODY} Policies and security groups stay as they are");
+        self.inbox.tell(FollowProblems { policies: Some(NOBODY.into()), groups: None });
+    }
+}
