@@ -26,6 +26,7 @@ pub mod netns;
 pub mod paths;
 pub mod policy_client;
 pub mod ports;
+mod process;
 pub mod rule_names;
 pub mod security_groups;
 pub mod server;

@@ -2,6 +2,7 @@
 //! controller, over one database.
 
 mod debug;
+
 pub mod process;
 
 use std::fs::DirBuilder;
@@ -29,6 +30,8 @@ use sarcenet_server::syncer::Syncer;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 use tracing::{info, warn};
+
+pub(crate) use debug::with_log_level;
 
 use crate::config::{
     AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SubnetControllerSpec,

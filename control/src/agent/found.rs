@@ -26,6 +26,7 @@ use crate::state::{State, Store};
 pub struct Found {
     options: Options,
     text: String,
+    watched: bool,
     base: Network,
     store: Store,
     state: State,
@@ -37,17 +38,37 @@ impl Found {
     pub fn read(options: Options) -> Result<Self, StartError> {
         let text = Network::text(&options.network)?;
         let base = Network::parse_file(&options.network, &text)?;
+        Self::of(options, text, true, base)
+    }
+
+    /// Reads the containers only: `base` is what a file of another kind says, for as long as the agent
+    /// runs.
+    pub fn given(options: Options, base: Network) -> Result<Self, StartError> {
+        Self::of(options, String::new(), false, base)
+    }
+
+    fn of(
+        options: Options,
+        text: String,
+        watched: bool,
+        base: Network,
+    ) -> Result<Self, StartError> {
         let store = Store::new(&options.root)?;
         let (state, state_problem) = store.load()?;
         if let Some(problem) = &state_problem {
             warn!("{problem}");
         }
-        Ok(Self { options, text, base, store, state, state_problem })
+        Ok(Self { options, text, watched, base, store, state, state_problem })
     }
 
     /// What the agent is to be started with.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Whether changes of the network file are to be put in force.
+    pub fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// What the network file says.
@@ -68,7 +89,7 @@ impl Found {
     /// Makes the cell's own device. `followed` is what servers have said so far, a lease at least,
     /// when the network file names any.
     pub fn agent(self, followed: Followed) -> Result<Arc<Agent>, StartError> {
-        let Self { options, text, base, store, state, state_problem } = self;
+        let Self { options, text, base, store, state, state_problem, .. } = self;
         if base.control.is_some() && followed.lease.is_none() {
             return Err(StartError::NoLease(options.cell));
         }

@@ -10,7 +10,7 @@ mod leases;
 pub(crate) mod log;
 mod logging;
 mod names;
-mod output;
+pub(crate) mod output;
 mod policy;
 mod status;
 mod trace;
@@ -81,7 +81,8 @@ enum Command {
 pub fn run() -> ExitCode {
     let mut words = std::env::args_os();
     if let Some(program) = words.next().as_deref().and_then(Program::started_as) {
-        return end(program.name(), program.run(words.collect()));
+        let root = std::env::var_os("SARCENET_ROOT").unwrap_or_else(|| "/".into());
+        return end(program.name(), program.run(Root::new(root), words.collect()));
     }
     let cli = Cli::parse();
     let root = Root::new(cli.root);
@@ -98,7 +99,7 @@ pub fn run() -> ExitCode {
         Command::Leases(arguments) => leases::run(&root, arguments),
         Command::Certs(command) => certs::run(&root, command),
         Command::Demo(arguments) => crate::demo::run(arguments),
-        Command::As(arguments) => arguments.run(),
+        Command::As(arguments) => arguments.run(root),
     };
     end("sarcenet", done)
 }

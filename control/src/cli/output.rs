@@ -43,7 +43,7 @@ pub(super) fn reader_is_gone(error: &anyhow::Error) -> bool {
 }
 
 /// An error and its causes, each said once: many say theirs themselves.
-pub(super) fn explain(error: &anyhow::Error) -> String {
+pub(crate) fn explain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
         match (said.is_empty(), said.contains(&cause)) {
             (true, _) => cause,

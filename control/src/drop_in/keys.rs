@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sarcenet_server::http::tls::{IdentityFiles, ServerFiles};
+use ipnet::Ipv4Net;
 use serde_json::{Map, Value};
 
 use super::DropInError;
+use crate::config::check_overlay;
 
 /// One JSON object, as far as it has not been read.
 #[derive(Debug)]
@@ -157,6 +159,40 @@ impl Keys {
         self.left
             .extend(keys.left.into_iter().map(|(rest, value)| (format!("{key}{rest}"), value)));
         read
+    }
+
+    /// The same, which may be missing.
+    pub(super) fn optional_section<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let there = self.left.get(key.trim_end_matches('.')).is_some_and(|value| !value.is_null());
+        if there { self.section(key, read) } else { None }
+    }
+
+    /// An IPv4 address that must be there.
+    pub(super) fn required_address(&mut self, key: &str) -> Option<Ipv4Addr> {
+        let text = self.required_text(key)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.wrong(key, format_args!("must be an IPv4 address, not `{text}`"));
+        }
+        address
+    }
+
+    /// A private IPv4 network that must be there.
+    pub(super) fn private_network(&mut self, key: &str) -> Option<Ipv4Net> {
+        let text = self.required_text(key)?;
+        let Ok(network) = text.parse::<Ipv4Net>() else {
+            self.wrong(key, format_args!("must be an IPv4 network, not `{text}`"));
+            return None;
+        };
+        if let Err(e) = check_overlay(network) {
+            self.wrong(key, format_args!("cannot be used: {e}"));
+            return None;
+        }
+        Some(network)
     }
 
     /// Where a server listens, by the keys of its host and its port.

@@ -2,10 +2,11 @@
 //! ports and exit statuses, so that a deployment changes over by exchanging a binary.
 //!
 //! A program is chosen by the name under which this one was started, or by `sarcenet as NAME`. What
-//! is in its file becomes a [`ControlSpec`], in one module for each
-//! program. A key that has no use here is accepted and named once in the log (contract section 13).
+//! is in the file of a server becomes a [`ControlSpec`], and in those of a cell's programs what the
+//! network file would say, in one module for each program. A key that has no use here is accepted and named once in the log (contract section 13).
 
 mod asg_syncer;
+mod cell;
 mod database;
 mod flags;
 mod keys;
@@ -14,6 +15,8 @@ mod platform;
 mod policy_server;
 mod policy_server_internal;
 mod silk_controller;
+mod silk_daemon;
+mod vxlan_policy_agent;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -27,7 +30,10 @@ use tracing::info;
 use self::flags::Flags;
 use self::keys::Keys;
 use crate::cli::log;
-use crate::config::ControlSpec;
+use crate::config::{ControlSpec, Network};
+use crate::follow::beside::BesideSpec;
+use crate::paths::Root;
+use crate::process::tear_down;
 use crate::servers::process;
 
 /// A program of Cloud Foundry.
@@ -43,6 +49,12 @@ pub enum Program {
     PolicyServerAsgSyncer,
     /// Brings the policy server's database up to date, and ends.
     MigrateDb,
+    /// A cell's agent, which is told by vxlan-policy-agent what the policy server says.
+    SilkDaemon,
+    /// Gives a cell's lease back and removes its devices, and ends.
+    SilkTeardown,
+    /// Follows the policy server for the agent that runs as silk-daemon.
+    VxlanPolicyAgent,
 }
 
 /// Why a program does not run with its file.
@@ -82,7 +94,8 @@ pub enum DropInError {
 #[command(after_help = "\
 Examples:
   sarcenet as policy-server -config-file=/var/vcap/jobs/policy-server/config/policy-server.json
-  sarcenet as silk-controller -config /var/vcap/jobs/silk-controller/config/silk-controller.json")]
+  sarcenet as silk-controller -config /var/vcap/jobs/silk-controller/config/silk-controller.json
+  sarcenet as silk-daemon -config=/var/vcap/jobs/silk-daemon/config/client-config.json")]
 pub struct Arguments {
     /// The program
     #[arg(value_enum, value_name = "NAME")]
@@ -97,12 +110,15 @@ pub struct Arguments {
 enum Action {
     Serve(Option<Box<ControlSpec>>),
     Migrate(Option<DatabaseSettings>),
+    Agent(Option<Box<Network>>),
+    TearDown(Option<Box<Network>>),
+    Beside(Option<Box<BesideSpec>>),
 }
 
 impl Arguments {
-    /// Runs the program that they name.
-    pub fn run(&self) -> Result<ExitCode> {
-        self.program.run(self.flags.clone())
+    /// Runs the program that they name. Paths of a cell's programs are below `root`.
+    pub fn run(&self, root: Root) -> Result<ExitCode> {
+        self.program.run(root, self.flags.clone())
     }
 }
 
@@ -121,19 +137,22 @@ impl Program {
             Self::SilkController => "silk-controller",
             Self::PolicyServerAsgSyncer => "policy-server-asg-syncer",
             Self::MigrateDb => "migrate-db",
+            Self::SilkDaemon => "silk-daemon",
+            Self::SilkTeardown => "silk-teardown",
+            Self::VxlanPolicyAgent => "vxlan-policy-agent",
         }
     }
 
     /// The flag that names its configuration file.
     fn config_flag(self) -> &'static str {
         match self {
-            Self::SilkController => "config",
+            Self::SilkController | Self::SilkDaemon | Self::SilkTeardown => "config",
             _ => "config-file",
         }
     }
 
     /// Runs it with these flags, until it ends. Called before the process has other threads.
-    pub fn run(self, flags: Vec<OsString>) -> Result<ExitCode> {
+    pub fn run(self, root: Root, flags: Vec<OsString>) -> Result<ExitCode> {
         let file = match flags::parse(self.config_flag(), flags) {
             Flags::File(file) => file,
             Flags::Help => {
@@ -154,6 +173,11 @@ impl Program {
             Self::SilkController => serve(silk_controller::spec(&mut keys)),
             Self::PolicyServerAsgSyncer => serve(asg_syncer::spec(&mut keys)),
             Self::MigrateDb => Action::Migrate(migrate_db::spec(&mut keys)),
+            Self::SilkDaemon => Action::Agent(silk_daemon::spec(&mut keys).map(Box::new)),
+            Self::SilkTeardown => Action::TearDown(silk_daemon::spec(&mut keys).map(Box::new)),
+            Self::VxlanPolicyAgent => {
+                Action::Beside(vxlan_policy_agent::spec(&mut keys).map(Box::new))
+            }
         };
         let unused = keys.finish(&file)?;
         log::start_at(log::LogFormat::Json, level);
@@ -165,7 +189,14 @@ impl Program {
         match action {
             Action::Serve(Some(spec)) => process::run(*spec),
             Action::Migrate(Some(spec)) => migrate_db::run(&spec),
-            Action::Serve(None) | Action::Migrate(None) => Ok(ExitCode::FAILURE),
+            Action::Agent(Some(network)) => silk_daemon::run(*network, &file, root),
+            Action::TearDown(Some(network)) => tear_down(Ok(network.control), &root),
+            Action::Beside(Some(spec)) => vxlan_policy_agent::run(*spec, &root),
+            Action::Serve(None)
+            | Action::Migrate(None)
+            | Action::Agent(None)
+            | Action::TearDown(None)
+            | Action::Beside(None) => Ok(ExitCode::FAILURE),
         }
     }
 

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
 use sarcenet_server::lease::Pools;
 use sarcenet_server::leases::Settings;
 
 use super::database;
 use super::keys::Keys;
-use crate::config::{ControlSpec, SubnetControllerSpec, check_overlay};
+use crate::config::{ControlSpec, SubnetControllerSpec};
 
 /// How long a lease lasts without renewal (contract section 13.1).
 const EXPIRY: Duration = Duration::from_hours(168);
@@ -30,15 +29,7 @@ pub(super) fn spec(keys: &mut Keys) -> Option<ControlSpec> {
 
 fn pools(keys: &mut Keys) -> Option<Pools> {
     let prefix = keys.required_number("subnet_prefix_length", 1..=30);
-    let text = keys.required_text("network")?;
-    let Ok(overlay) = text.parse::<Ipv4Net>() else {
-        keys.wrong("network", format_args!("must be an IPv4 network, not `{text}`"));
-        return None;
-    };
-    if let Err(e) = check_overlay(overlay) {
-        keys.wrong("network", format_args!("cannot be used: {e}"));
-        return None;
-    }
+    let overlay = keys.private_network("network")?;
     let pools = Pools::new(overlay, u8::try_from(prefix?).ok()?);
     pools.map_err(|e| keys.wrong("subnet_prefix_length", format_args!("cannot be used: {e}"))).ok()
 }

@@ -127,11 +127,10 @@ struct Switch {
 
 /// The switch of contract section 9.7: whether accepted conversations between containers are
 /// recorded.
-pub fn logging_router(switch: SwitchLogging) -> Router {
-    let router = Router::new()
+pub fn logging_route(switch: SwitchLogging) -> Router {
+    Router::new()
         .route("/iptables-c2c-logging", get(logging).put(change_logging))
-        .with_state(switch);
-    reply::with_fallbacks(router)
+        .with_state(switch)
 }
 
 async fn logging(State(switch): State<SwitchLogging>) -> Response {

@@ -3,6 +3,7 @@
 
 pub mod ask;
 pub mod asker;
+pub mod beside;
 pub mod followers;
 pub mod force;
 pub mod groups;

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use sarcenet_agent_api::LoggingChange;
 use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::reply;
 use sarcenet_server::http::{Server, Stop};
 use tokio::task::JoinHandle;
 
 use super::followers::Followers;
-use super::force::logging_router;
+use super::force::{SwitchLogging, logging_route};
 use super::in_force::Learned;
 use super::keeper::Keeper;
 use super::policy_metrics::PolicyMetrics;
@@ -48,7 +49,7 @@ impl PolicyServerFollowing {
                 Followers::start(spec, root, &tenants, learned, &counters, metrics, stop);
             following.followers = Some(followers.await?);
             if let Some(address) = spec.logging {
-                let router = logging_router(switch(agent));
+                let router = reply::with_fallbacks(logging_route(switch(agent)));
                 following.logging = Some(serve("logging", address, router, metrics, stop).await?);
             }
         }
@@ -69,7 +70,7 @@ impl PolicyServerFollowing {
 }
 
 /// The agent's own switch.
-fn switch(agent: &Arc<Agent>) -> super::force::SwitchLogging {
+fn switch(agent: &Arc<Agent>) -> SwitchLogging {
     let agent = Arc::clone(agent);
     Arc::new(move |change| {
         if change == LoggingChange::default() {

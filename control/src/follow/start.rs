@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::reply;
 use sarcenet_server::http::{ServeError, Server, Stop, Stopper, stop};
 use sarcenet_server::outbound::OutboundError;
 use tokio::runtime::Handle;
@@ -10,6 +11,8 @@ use tokio::task::{JoinError, JoinHandle};
 use tracing::{info, warn};
 
 use super::asker::Asker;
+use super::handover::Inbox;
+use super::in_force::Learned;
 use super::lease::client::LeaseClient;
 use super::lease::overlay::{self, OverlayError};
 use super::lease::store::LeaseStore;
@@ -87,7 +90,10 @@ impl Prepared {
         )?;
         let (stopper, stop) = stop();
         let started = Started::default();
-        let router = tell::health_and_metrics(Arc::clone(&started), metrics.clone());
+        let agent = Arc::clone(&started);
+        let problem = move || tell::agent_problem(&agent);
+        let router =
+            reply::with_fallbacks(tell::health_and_metrics(problem, metrics.clone()));
         let status = tell::serve("status", spec.status, router, &metrics, &stop);
         let status = runtime.block_on(status)?;
         info!(status = %status.address(), "telling of health and metrics");
@@ -98,9 +104,9 @@ impl Prepared {
     /// before.
     pub async fn lease(&mut self) -> Result<Followed, FollowError> {
         let followed = self.keeper.begin(self.found.containers()).await?;
-        let Saved { policies, groups, .. } = self.saved.clone();
+        let Saved { policies, groups, outside, .. } = self.saved.clone();
         let groups = groups.map(|groups| Arc::clone(&groups.groups));
-        Ok(Followed { policies, groups, ..followed })
+        Ok(Followed { policies, groups, outside, ..followed })
     }
 
     /// The agent. The dataplane is not talked to yet. Blocks.
@@ -113,7 +119,9 @@ impl Prepared {
         let info = runtime.block_on(info)?;
         info!(network_info = %info.address(), "telling of the cell's subnet");
         let servers = vec![status, info];
-        Ok(Following { agent, spec, keeper, saved, metrics, servers, stopper, stop })
+        let learned = Learned::new(saved);
+        let runtime = runtime.clone();
+        Ok(Following { agent, spec, keeper, learned, metrics, servers, runtime, stopper, stop })
     }
 }
 
@@ -122,9 +130,10 @@ pub struct Following {
     agent: Arc<Agent>,
     spec: FollowSpec,
     keeper: Keeper,
-    saved: Saved,
+    learned: Learned,
     metrics: Metrics,
     servers: Vec<Server>,
+    runtime: Handle,
     stopper: Stopper,
     stop: Stop,
 }
@@ -135,6 +144,13 @@ impl Following {
         &self.agent
     }
 
+    /// Where a program beside the agent hands in what the policy server says, if that is how the
+    /// agent learns it.
+    pub fn inbox(&self) -> Option<Arc<Inbox>> {
+        let told = self.spec.policy_server.is_none();
+        told.then(|| Arc::new(Inbox::new(self.learned.clone(), self.runtime.clone())))
+    }
+
     /// Where metrics are registered that `/metrics` tells.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -142,8 +158,9 @@ impl Following {
 
     /// Follows the servers from here on.
     pub async fn follow(self) -> Result<Follower, FollowError> {
-        let Self { agent, spec, keeper, saved, metrics, servers, stopper, stop } = self;
-        let policies = PolicyServerFollowing::start(&agent, &spec, saved, &metrics, &stop).await?;
+        let Self { agent, spec, keeper, learned, metrics, servers, stopper, stop, .. } = self;
+        let policies =
+            PolicyServerFollowing::start(&agent, &spec, &learned, &metrics, &stop).await?;
         let lease = tokio::spawn(keeper.keep(agent, stop));
         Ok(Follower { lease, policies, servers, stopper })
     }

@@ -16,6 +16,7 @@ use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop, status};
 use serde::Serialize;
 
 use crate::agent::Agent;
+use crate::servers::with_log_level;
 
 /// The agent, once it has a lease.
 pub type Started = Arc<RwLock<Option<Arc<Agent>>>>;
@@ -36,26 +37,35 @@ pub fn network_info(agent: Arc<Agent>) -> Router {
     })
 }
 
-/// `/health`: 200 without a body when the cell has a lease and the dataplane is up to date; and
-/// `/metrics`.
-pub fn health_and_metrics(started: Started, metrics: Metrics) -> Router {
+/// The routes `/health`, 200 without a body when there is no `problem`, `/metrics` and `/log-level`.
+pub fn health_and_metrics(
+    problem: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
+    metrics: Metrics,
+) -> Router {
     let router = Router::new()
-        .route("/health", get(move || async move { health(&started) }))
+        .route("/health", get(move || async move { health(problem()) }))
         .route("/metrics", get(move || async move { status::metrics(&metrics) }));
-    reply::with_fallbacks(router)
+    with_log_level(router)
 }
 
-fn health(started: &Started) -> Response {
+fn health(problem: Option<String>) -> Response {
+    match problem {
+        None => Response::new(Body::empty()),
+        Some(problem) => ApiError::new(StatusCode::SERVICE_UNAVAILABLE, problem).into_response(),
+    }
+}
+
+/// Why an agent is not well: it is when the cell has a lease and the dataplane is up to date.
+pub fn agent_problem(started: &Started) -> Option<String> {
     let agent = started.read().clone();
-    let problem = match agent.map(|agent| agent.status().dataplane) {
-        None => "the cell has no lease yet".to_owned(),
-        Some(dataplane) if dataplane.ready => return Response::new(Body::empty()),
+    match agent.map(|agent| agent.status().dataplane) {
+        None => Some("the cell has no lease yet".to_owned()),
+        Some(dataplane) if dataplane.ready => None,
         Some(dataplane) => {
             let error = dataplane.error.unwrap_or_else(|| "it is busy".into());
-            format!("the dataplane is not up to date: {error}")
+            Some(format!("the dataplane is not up to date: {error}"))
         }
-    };
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, problem).into_response()
+    }
 }
 
 /// Serves `router` on `address`.

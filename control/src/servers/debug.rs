@@ -14,7 +14,7 @@ const LONGEST: usize = 16;
 
 /// Adds `POST /log-level` to the routes of that port. The answer is always 200, also when the level is
 /// not known and nothing changes.
-pub(super) fn with_log_level(router: Router) -> Router {
+pub(crate) fn with_log_level(router: Router) -> Router {
     router.route("/log-level", post(change))
 }
 

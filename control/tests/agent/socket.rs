@@ -151,6 +151,7 @@ fn a_second_agent_of_the_same_cell_does_not_take_over() {
         let agent = world.agent();
         let second = sarcenet_control::server::Server::start(
             agent.agent.clone(),
+            None,
             &world.root.agent_socket(),
         );
         assert!(second.is_err());

@@ -81,7 +81,7 @@ impl World {
     pub(crate) fn agent(&self) -> RunningAgent {
         let agent = Agent::new(self.options()).unwrap();
         let keeper = agent.start().unwrap();
-        let server = Server::start(Arc::clone(&agent), &self.root.agent_socket()).unwrap();
+        let server = Server::start(Arc::clone(&agent), None, &self.root.agent_socket()).unwrap();
         let watch = Watch::start(Arc::clone(&agent)).unwrap();
         let addresses = AddressWatch::start(Arc::clone(&agent)).unwrap();
         RunningAgent {

@@ -28,7 +28,8 @@ pub struct Giver {
     socket: PathBuf,
     policies: watch::Receiver<PolicyState>,
     groups: watch::Receiver<GroupState>,
-    tenants: watch::Sender<Option<Arc<Tenants>>>,
+    tenants: watch::Sender<Arc<Tenants>>,
+    met: watch::Sender<bool>,
     teller: Teller,
 }
 
@@ -54,12 +55,13 @@ enum GiveError {
 }
 
 impl Giver {
-    /// To the agent that listens on `socket`. Whose containers it has is told to `tenants`, once that
-    /// is known.
+    /// To the agent that listens on `socket`. Whose containers it has is told to `tenants`; once that
+    /// is known the agent has been `met`.
     pub fn new(
         socket: PathBuf,
         learned: &Learned,
-        tenants: watch::Sender<Option<Arc<Tenants>>>,
+        tenants: watch::Sender<Arc<Tenants>>,
+        met: watch::Sender<bool>,
         metrics: PolicyMetrics,
     ) -> Self {
         let (policies, groups) = (learned.policies.subscribe(), learned.groups.subscribe());
@@ -68,6 +70,7 @@ impl Giver {
             policies,
             groups,
             tenants,
+            met,
             teller: Teller::new(learned.in_force.clone(), metrics),
         }
     }
@@ -81,19 +84,10 @@ impl Giver {
                 (self.policies.borrow_and_update().clone(), self.groups.borrow_and_update().clone());
             let pause = match exchange(self.socket.clone(), link.take(), now.clone()).await {
                 Ok((same_link, tenants)) => {
-                    if last.take().is_some() || failures > 0 || self.tenants.borrow().is_none() {
-                        info!("the agent is told what the policy server says");
-                    }
                     link = Some(same_link);
-                    failures = 0;
+                    (failures, last) = (0, None);
                     self.teller.done(&now.0, &now.1);
-                    self.tenants.send_if_modified(|known| {
-                        let news = known.as_deref() != Some(&tenants);
-                        if news {
-                            *known = Some(Arc::new(tenants));
-                        }
-                        news
-                    });
+                    self.here(tenants);
                     LOOK
                 }
                 Err(error) => {
@@ -115,6 +109,20 @@ impl Giver {
                 Ok(()) = self.groups.changed(), if well => {}
                 () = stop.stopped() => return,
             }
+        }
+    }
+
+    /// These are the tenants whose containers are here.
+    fn here(&self, tenants: Tenants) {
+        self.tenants.send_if_modified(|known| {
+            let news = **known != tenants;
+            if news {
+                *known = Arc::new(tenants);
+            }
+            news
+        });
+        if !self.met.send_replace(true) {
+            info!("the agent is told what the policy server says");
         }
     }
 }

@@ -8,8 +8,6 @@
 
 mod give;
 mod take;
-#[cfg(test)]
-mod tests;
 
 pub use give::Giver;
 pub use take::{Inbox, Taking};

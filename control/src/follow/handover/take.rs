@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use crate::agent::Failure;
-use crate::follow::in_force::{self, Learned, same};
+use crate::follow::in_force::{self, Learned};
 use crate::follow::saved::Saved;
 
 /// Said as long as nobody asks the policy server for the agent.
@@ -62,8 +62,7 @@ impl Inbox {
         let Learned { policies: policy_state, groups: group_state, in_force } = &self.learned;
         // Groups first: between both a container has less than it may have, and not more.
         group_state.send_if_modified(|state| {
-            let news = (groups.is_some() && !same(state.groups.as_ref(), groups.as_ref()))
-                || (outside.is_some() && state.outside != outside);
+            let news = groups.is_some() || outside.is_some();
             if news {
                 state.groups = groups.or(state.groups.take());
                 state.outside = outside.or(state.outside.take());
