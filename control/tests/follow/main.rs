@@ -4,6 +4,7 @@
 #[path = "../agent/fake.rs"]
 #[expect(dead_code, reason = "shared with the tests of the agent alone, which ask more of it")]
 mod fake;
+mod drop_in;
 mod faults;
 mod leases;
 mod leaving;

@@ -21,7 +21,7 @@ auth: {tokens_file: /etc/sarcenet/tokens.yaml}
 ";
 
 /// All servers, for the cell of a test.
-fn all_servers(world: &World) {
+pub(crate) fn all_servers(world: &World) {
     fs::write(world.root.control_file(), CONTROL).unwrap();
     fs::write(world.servers.path("token"), "bearer secret-of-ada\n").unwrap();
 }
@@ -37,17 +37,17 @@ fn policy(world: &World, words: &[&str]) -> Result<String, String> {
     if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr)) }
 }
 
-fn change(world: &World, word: &str, from: &str, to: &str, port: &str) {
+pub(crate) fn change(world: &World, word: &str, from: &str, to: &str, port: &str) {
     let words = [word, "--from", from, "--to", to, "--protocol", "tcp", "--ports", port];
     policy(world, &words).unwrap();
 }
 
 /// Tag and port of each rule, in order.
-fn rules(fake: &Fake) -> Vec<(u16, u16)> {
+pub(crate) fn rules(fake: &Fake) -> Vec<(u16, u16)> {
     fake.told.lock().rules.keys().map(|key| (key.source, key.ports.first)).collect()
 }
 
-fn on_disk(world: &World, what: &str) -> bool {
+pub(crate) fn on_disk(world: &World, what: &str) -> bool {
     fs::read_to_string(world.root.followed_file()).is_ok_and(|text| text.contains(what))
 }
 
