@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use sarcenet_server::leases::pool::hardware_address;
 
 use super::*;
+use crate::config::{DenyNetworks, OutsideSpec};
 
 const FILE: &str = "\
 overlay: 10.255.0.0/16
@@ -74,6 +75,39 @@ fn what_was_never_said_allows_nothing() {
     let groups = Some(Arc::new(vec![SecurityGroup::default()]));
     let network = Followed { groups, ..followed }.network(&base(), "cell1");
     assert_eq!(network.security_groups.map(|groups| groups.len()), Some(1));
+}
+
+#[test]
+fn what_a_program_beside_the_agent_says_of_the_outside() {
+    let denied = DenyNetworks { always: vec![own().subnet], ..DenyNetworks::default() };
+    let told = |security_groups| {
+        let deny_networks = denied.clone();
+        Some(Arc::new(OutsideTerms { deny_networks, security_groups, ..OutsideTerms::default() }))
+    };
+    let groups = Some(Arc::new(vec![SecurityGroup::default()]));
+    // What was said, how many groups there are then, and whether what is denied is.
+    for (outside, groups_then, holds) in
+        [(None, Some(1), false), (told(true), Some(1), true), (told(false), None, true)]
+    {
+        let followed = Followed {
+            lease: Some(own()),
+            groups: groups.clone(),
+            outside: outside.clone(),
+            ..Followed::default()
+        };
+        let mut base = Network { outside: Some(OutsideSpec::default()), ..base() };
+        // An agent that asks the server itself has its own file for that.
+        let own_file = followed.network(&base, "cell1");
+        assert_eq!(own_file.outside, base.outside);
+        assert_eq!(own_file.security_groups.map(|groups| groups.len()), Some(1));
+        base.control.as_mut().unwrap().policy_server = None;
+        let network = followed.network(&base, "cell1");
+        assert_eq!(network.security_groups.map(|groups| groups.len()), groups_then);
+        assert_eq!(network.outside.unwrap().deny_networks == denied, holds, "{outside:?}");
+        let silent = Followed { groups: None, ..followed }.network(&base, "cell1");
+        let closed = groups_then.map(|_| 0);
+        assert_eq!(silent.security_groups.map(|groups| groups.len()), closed);
+    }
 }
 
 #[test]

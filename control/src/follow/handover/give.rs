@@ -168,7 +168,7 @@ impl Link {
 }
 
 /// What of it was not said before.
-pub(super) fn news((policies, groups): &Now, now: &Now) -> Saved {
+fn news((policies, groups): &Now, now: &Now) -> Saved {
     let mut saved = Learned::saved(&now.0, &now.1);
     if same(policies.policies.as_ref(), saved.policies.as_ref())
         && policies.generation == saved.generation
@@ -182,4 +182,38 @@ pub(super) fn news((policies, groups): &Now, now: &Now) -> Saved {
         saved.outside = None;
     }
     saved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::follow::groups::Groups;
+    use crate::follow::outside_terms::OutsideTerms;
+    use crate::follow::policies::Policies;
+
+    #[test]
+    fn only_what_is_news_is_said() {
+        let policies = PolicyState {
+            policies: Some(Arc::<Policies>::default()),
+            generation: 7,
+            ..PolicyState::default()
+        };
+        let groups = GroupState {
+            groups: Some(Arc::<Groups>::default()),
+            outside: Some(Arc::<OutsideTerms>::default()),
+            ..GroupState::default()
+        };
+        let all = (policies.clone(), groups.clone());
+        assert_eq!(news(&Now::default(), &all), Learned::saved(&policies, &groups));
+        let worse = PolicyState { problem: Some("away".into()), ..policies.clone() };
+        assert_eq!(news(&all, &(worse, groups.clone())), Saved::default());
+        let later = PolicyState { generation: 8, ..policies.clone() };
+        let said = news(&all, &(later, groups.clone()));
+        assert_eq!((said.generation, said.policies.is_some()), (8, true));
+        assert!(said.groups.is_none() && said.outside.is_none());
+        let regrouped = GroupState { groups: Some(Arc::default()), ..groups };
+        let said = news(&all, &(policies, regrouped));
+        assert!(said.policies.is_none() && said.groups.is_some() && said.outside.is_none());
+        assert_eq!(said.generation, 0);
+    }
 }
