@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sarcenet_server::http::tls::{IdentityFiles, ServerFiles};
 use ipnet::Ipv4Net;
+use sarcenet_server::http::tls::{IdentityFiles, ServerFiles};
 use serde_json::{Map, Value};
 
 use super::DropInError;

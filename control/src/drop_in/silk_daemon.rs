@@ -30,7 +30,8 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
     let certs = cell::certs(keys);
     let interval = keys.seconds("poll_interval", Duration::from_secs(30));
     let timeout = keys.seconds("client_timeout_seconds", Duration::from_secs(5));
-    let partition_tolerance = keys.seconds("partition_tolerance_seconds", Duration::from_hours(168));
+    let partition_tolerance =
+        keys.seconds("partition_tolerance_seconds", Duration::from_hours(168));
     let single_ip = keys.flag("single_ip_only");
     let network_info = keys.local(None, "health_check_port").unwrap_or(cell::loopback(23954));
     let status = keys.local(None, "debug_server_port").unwrap_or(cell::loopback(22233));
@@ -55,7 +56,14 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
     let control = FollowSpec {
         underlay,
         certs: certs?,
-        leases: LeasesSpec { url: url?, interval, timeout, partition_tolerance, block_prefix, single_ip },
+        leases: LeasesSpec {
+            url: url?,
+            interval,
+            timeout,
+            partition_tolerance,
+            block_prefix,
+            single_ip,
+        },
         policy_server: None,
         network_info,
         status,

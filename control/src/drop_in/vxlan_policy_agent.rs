@@ -40,7 +40,10 @@ pub(super) fn spec(keys: &mut Keys) -> Option<BesideSpec> {
         security_groups: groups,
     };
     if let Err(reason) = outside.check() {
-        keys.wrong("deny_networks or outbound_connections", format_args!("cannot be used: {reason}"));
+        keys.wrong(
+            "deny_networks or outbound_connections",
+            format_args!("cannot be used: {reason}"),
+        );
     }
     let policy_server = PolicyServerSpec {
         url: url?,

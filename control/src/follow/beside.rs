@@ -52,8 +52,9 @@ pub async fn follow<T>(
     let problem = problem(meeting.clone(), learned.in_force.subscribe());
     let routes = tell::health_and_metrics(problem, metrics.clone());
     let routes = routes.merge(logging_route(switch(root.agent_socket())));
-    let debug = tell::serve("debug", debug, reply::with_fallbacks(routes), &metrics, &stop).await?;
-    info!(debug = %debug.address(), "ready");
+    let telling =
+        tell::serve("debug", debug, reply::with_fallbacks(routes), &metrics, &stop).await?;
+    info!(debug = %telling.address(), "ready");
 
     let giver = Giver::new(root.agent_socket(), &learned, tenants, met, counters.clone());
     let giver = tokio::spawn(giver.run(stop.clone()));
@@ -63,21 +64,13 @@ pub async fn follow<T>(
         _ = meeting.wait_for(|met| *met) => None,
         ended = &mut ended => Some(ended),
     };
-    let (ended, followers) = match early {
-        Some(ended) => (ended, None),
-        None => {
-            let followers = Followers::start(
-                &policy_server,
-                root,
-                &whose,
-                &learned,
-                &counters,
-                &metrics,
-                &stop,
-            );
-            let followers = followers.await?;
-            (ended.await, Some(followers))
-        }
+    let (ended, followers) = if let Some(ended) = early {
+        (ended, None)
+    } else {
+        let followers =
+            Followers::start(&policy_server, root, &whose, &learned, &counters, &metrics, &stop);
+        let followers = followers.await?;
+        (ended.await, Some(followers))
     };
     stopper.stop();
     // What is not told yet will be, by the next one.
@@ -85,7 +78,7 @@ pub async fn follow<T>(
     if let Some(followers) = followers {
         followers.finished().await;
     }
-    debug.finished().await;
+    telling.finished().await;
     Ok(ended)
 }
 

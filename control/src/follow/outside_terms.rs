@@ -26,7 +26,9 @@ impl OutsideTerms {
         for (name, list) in [("always", always), ("running", running), ("staging", staging)] {
             if list.len() > LIST_MAX {
                 let count = list.len();
-                return Err(format!("{name} has {count} networks, at most {LIST_MAX} are possible"));
+                return Err(format!(
+                    "{name} has {count} networks, at most {LIST_MAX} are possible"
+                ));
             }
             if let Some(net) = list.iter().find(|net| net.trunc() != **net) {
                 return Err(format!("{name}: {net} has host bits set"));

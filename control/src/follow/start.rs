@@ -92,8 +92,7 @@ impl Prepared {
         let started = Started::default();
         let agent = Arc::clone(&started);
         let problem = move || tell::agent_problem(&agent);
-        let router =
-            reply::with_fallbacks(tell::health_and_metrics(problem, metrics.clone()));
+        let router = reply::with_fallbacks(tell::health_and_metrics(problem, metrics.clone()));
         let status = tell::serve("status", spec.status, router, &metrics, &stop);
         let status = runtime.block_on(status)?;
         info!(status = %status.address(), "telling of health and metrics");

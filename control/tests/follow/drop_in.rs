@@ -262,7 +262,10 @@ fn what_makes_no_sense_is_not_taken() {
             sarcenet_agent_api::AgentError::Refused { code: ErrorCode::Invalid, .. }
         ));
         let second = world.client().followed(b"", FollowProblems::default()).unwrap_err();
-        assert_eq!(second.to_string(), "another program tells the agent what the policy server says");
+        assert_eq!(
+            second.to_string(),
+            "another program tells the agent what the policy server says"
+        );
         client.followed(b"", FollowProblems::default()).unwrap();
         assert!(!problem(world, NOBODY));
         drop(client);

@@ -1,10 +1,10 @@
 //! The agent as a process that follows `sarcenet control` over mTLS, in a network namespace of its
 //! own, before a dataplane that only writes down what it is told. Needs root.
 
+mod drop_in;
 #[path = "../agent/fake.rs"]
 #[expect(dead_code, reason = "shared with the tests of the agent alone, which ask more of it")]
 mod fake;
-mod drop_in;
 mod faults;
 mod leases;
 mod leaving;

@@ -37,12 +37,13 @@ fn defaults_are_those_of_cloud_foundry() {
     assert_eq!(spec.underlay.to_string(), "10.77.0.11");
     assert_eq!(spec.leases.url, "https://silk-controller.service.cf.internal:4103");
     assert_eq!(policies.url, "https://policy-server.service.cf.internal:4003");
-    let seconds = [spec.leases.interval, spec.leases.timeout, policies.interval]
-        .map(|time| time.as_secs());
+    let seconds =
+        [spec.leases.interval, spec.leases.timeout, policies.interval].map(|time| time.as_secs());
     assert_eq!(seconds, [30, 5, 5]);
     assert_eq!(spec.leases.partition_tolerance, Duration::from_hours(168));
     assert!(policies.watch && !spec.leases.single_ip && policies.security_groups.is_none());
-    let listen = [spec.network_info, policies.force, spec.status].map(|address| address.to_string());
+    let listen =
+        [spec.network_info, policies.force, spec.status].map(|address| address.to_string());
     assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:8722", "127.0.0.1:23955"]);
     let files = spec.certs.files(&Root::new("/r"));
     let paths = [files.server_ca, files.identity.certificate, files.identity.key];

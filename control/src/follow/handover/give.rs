@@ -80,8 +80,10 @@ impl Giver {
         let mut link = None;
         let (mut failures, mut last) = (0_u32, None);
         loop {
-            let now =
-                (self.policies.borrow_and_update().clone(), self.groups.borrow_and_update().clone());
+            let now = (
+                self.policies.borrow_and_update().clone(),
+                self.groups.borrow_and_update().clone(),
+            );
             let pause = match exchange(self.socket.clone(), link.take(), now.clone()).await {
                 Ok((same_link, tenants)) => {
                     link = Some(same_link);
@@ -152,10 +154,8 @@ impl Link {
     }
 
     fn say(&mut self, now: Now) -> Result<(), GiveError> {
-        let problems = Some(FollowProblems {
-            policies: now.0.problem.clone(),
-            groups: now.1.problem.clone(),
-        });
+        let problems =
+            Some(FollowProblems { policies: now.0.problem.clone(), groups: now.1.problem.clone() });
         let news = news(&self.said, &now);
         if news == Saved::default() && self.problems == problems {
             return Ok(());

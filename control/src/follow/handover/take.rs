@@ -1,7 +1,5 @@
 //! The agent's end.
 
-use std::sync::Arc;
-
 use parking_lot::{Mutex, MutexGuard};
 use sarcenet_agent_api::{ErrorCode, FollowProblems, MAX_DOCUMENT, MAX_PART};
 use tokio::runtime::Handle;
