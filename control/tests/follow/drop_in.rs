@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fake::Fake;
 use crate::policies::{all_servers, change, on_disk, rules};
+use crate::policy_server::world::{Say, Scripted};
 use crate::process::Process;
 use crate::world::{INFO, Namespace, World, ask, ask_with, eventually, in_cell};
 
@@ -73,6 +74,9 @@ fn unused(process: &mut Process) -> Vec<String> {
     let logged = process.logged("these keys of the file have no use here");
     logged["keys"].as_str().unwrap().split(", ").map(str::to_owned).collect()
 }
+
+/// What a program says that finds no agent.
+const ALONE: &str = "what the policy server says is not put in force: the agent cannot be told: ";
 
 const NOBODY: &str = "nobody tells the agent what the policy server says";
 
@@ -156,7 +160,7 @@ fn the_order_of_start_does_not_matter() {
         let _servers = world.servers.start();
         change(world, "allow", "app-a", "app-b", "8080");
         let mut policies = policy_agent(world);
-        policies.logged("the agent cannot be told what the policy server says: ");
+        policies.logged(ALONE);
         let (status, health) = ask(DEBUG, "GET /health");
         assert_eq!(status, 503, "{health}");
         let (status, _) = ask(DEBUG, "GET /iptables-c2c-logging");
@@ -176,6 +180,40 @@ fn the_order_of_start_does_not_matter() {
         eventually("followed again", || rules(&fake) == [(1, 9090)]);
         eventually("well again", || ask(DEBUG, "GET /health").0 == 200);
         assert_eq!(policies.end(Signal::SIGTERM), Some(0));
+    });
+}
+
+#[test]
+fn a_server_of_cloud_foundrys_is_asked_for_the_apps_here() {
+    in_cell(|world| {
+        let _leases = world.servers.start();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.unwrap();
+        let server = runtime.block_on(Scripted::start(|question| match question {
+            "policies_last_updated" => Say::ok("5"),
+            "security_groups_last_updated" => Say::Text(404, "404 page not found\n".into()),
+            question if question.starts_with("security_groups?") => {
+                Say::ok(r#"{"next":0,"security_groups":[]}"#)
+            }
+            _ => Say::ok(
+                r#"{"total_policies":1,"policies":[{"source":{"id":"app-a","tag":"0001"},
+                    "destination":{"id":"app-b","tag":"0002","protocol":"tcp",
+                    "ports":{"start":8080,"end":8080}}}]}"#,
+            ),
+        }));
+        let keys = json!({"policy_server_url": format!("https://{}", server.address)});
+        let mut policies = policy_agent_with(world, &keys);
+        policies.logged(ALONE);
+        assert_eq!(server.asked(), [""; 0], "it is not known for whom");
+        let (fake, _agent) = (world.dataplane(), daemon(world));
+        eventually("the agent serves", || serves(world));
+        let b = Namespace::new("b");
+        world.add_of(&b, "app-b", Terms::default());
+        eventually("in the dataplane", || rules(&fake) == [(1, 8080)]);
+        eventually("asked for the app", || {
+            server.asked().contains(&"policies?watch=0&timeout=0&id=app-b".to_owned())
+        });
     });
 }
 

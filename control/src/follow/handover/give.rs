@@ -9,7 +9,7 @@ use sarcenet_server::http::Stop;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::agent::Tenants;
 use crate::follow::groups::GroupState;
@@ -78,7 +78,7 @@ impl Giver {
     /// Hands over until it is time to stop, with an agent that comes and goes.
     pub async fn run(mut self, stop: Stop) {
         let mut link = None;
-        let (mut failures, mut last) = (0_u32, None);
+        let mut failures = 0_u32;
         loop {
             let now = (
                 self.policies.borrow_and_update().clone(),
@@ -87,19 +87,14 @@ impl Giver {
             let pause = match exchange(self.socket.clone(), link.take(), now.clone()).await {
                 Ok((same_link, tenants)) => {
                     link = Some(same_link);
-                    (failures, last) = (0, None);
+                    failures = 0;
                     self.teller.done(&now.0, &now.1);
                     self.here(tenants);
                     LOOK
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    let problem = error.to_string();
-                    if last.as_ref() != Some(&problem) {
-                        warn!("the agent cannot be told what the policy server says: {problem}");
-                        self.teller.failed(problem.clone());
-                        last = Some(problem);
-                    }
+                    self.teller.failed(format!("the agent cannot be told: {error}"));
                     Pause::after(failures).time()
                 }
             };
