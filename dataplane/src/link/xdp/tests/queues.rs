@@ -134,8 +134,11 @@ fn frames_are_given_back_while_the_kernel_is_at_work() {
                 sender.is_finished()
             });
         });
-        until("everything is given back", || receive_now(&uplink).0 == 0);
-        assert_eq!(free_places(), free, "a frame was lost");
+        // What was sent last may still be on its way.
+        until("every frame is given back", || {
+            while receive_now(&uplink).0 > 0 {}
+            free_places() == free
+        });
     }
 }
 
