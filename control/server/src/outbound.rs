@@ -88,8 +88,8 @@ pub enum OutboundError {
     },
 }
 
-/// reqwest's own text ends before the cause.
-fn causes(error: &reqwest::Error) -> String {
+/// What went wrong with a request, to the last cause: reqwest's own text ends before it.
+pub fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {

@@ -6,6 +6,7 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use sarcenet_server::client::ClientError;
 use sarcenet_server::http::json;
+use sarcenet_server::outbound::causes;
 use serde::Deserialize;
 
 use super::asker::Asker;
@@ -202,17 +203,6 @@ pub(super) fn said(body: &[u8]) -> String {
         _ => String::from_utf8_lossy(body),
     };
     text.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// reqwest's own text ends before the cause.
-pub(super) fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ fn a_policy_is_enforced_and_outlives_servers_and_agent() {
         // How long it took is counted of changes that the agent waited for.
         change(world, "allow", "app-a", "app-c", "9091");
         eventually("timed", || metric("sarcenet_agent_policies_delay_seconds_count") >= 1);
+        eventually("in the dataplane at last", || rules(&fake).contains(&(1, 9091)));
         assert_eq!(agent.end(Signal::SIGTERM), Some(0));
         assert!(on_disk(world, "9091"), "what was heard last is on the disk at the end");
     });

@@ -7,10 +7,10 @@ use sarcenet_server::client::ClientError;
 use sarcenet_server::http::json;
 use sarcenet_server::lease::Lease;
 use sarcenet_server::leases::LeaseBody;
-use sarcenet_server::outbound;
+use sarcenet_server::outbound::{self, causes};
 use serde::{Deserialize, Serialize};
 
-use crate::follow::ask::{causes, said};
+use crate::follow::ask::said;
 use crate::follow::asker::Asker;
 
 /// Largest answer that is read, in bytes: a hundred times the leases of the largest overlay that

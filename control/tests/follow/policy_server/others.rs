@@ -8,13 +8,15 @@ use parking_lot::Mutex;
 use sarcenet_control::follow::policies::{PolicySettings, PolicyState};
 use serde_json::{Value, json};
 
-use super::world::{Ours, Say, Scripted, policies, policies_with, words};
+use super::world::{Ours, Say, Scripted, policies, policies_every, policies_with, words};
 
 #[tokio::test]
 async fn changes_of_a_server_of_ours_arrive_by_themselves() {
     let mut server = Ours::start().await;
     server.allow(&[("a", "b", 80)]).await;
-    let mut following = policies(server.address, PolicyState::default());
+    // A server that ends says that nothing has changed: it is asked again after the interval.
+    let second = Duration::from_secs(1);
+    let mut following = policies_every(second, server.address, PolicyState::default());
     following.until(|state| words(state) == ["a to b tcp 80"]).await;
     server.allow(&[("a", "c", 81), ("c", "a", 82)]).await;
     following.until(|state| words(state).len() == 3).await;

@@ -65,6 +65,9 @@ fn policy(&(from, to, port): &(&str, &str, u32)) -> Policy {
     }
 }
 
+/// How long anything may take that must come about: it only ends a test that has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// A policy server of ours.
 pub(crate) struct Ours {
     pub(crate) database: Database,
@@ -221,12 +224,17 @@ impl<S> Drop for Following<S> {
 
 /// Follows policies, having `state` at first. It would be asked every hour.
 pub(crate) fn policies(server: SocketAddr, state: PolicyState) -> Following<PolicyState> {
-    let settings = PolicySettings {
-        url: format!("https://{server}").parse().unwrap(),
-        interval: Duration::from_hours(1),
-        timeout: Duration::from_secs(2),
-        watch: true,
-    };
+    policies_every(Duration::from_hours(1), server, state)
+}
+
+/// The same with another interval.
+pub(crate) fn policies_every(
+    interval: Duration,
+    server: SocketAddr,
+    state: PolicyState,
+) -> Following<PolicyState> {
+    let url = format!("https://{server}").parse().unwrap();
+    let settings = PolicySettings { url, interval, timeout: Duration::from_secs(2), watch: true };
     policies_with(settings, state)
 }
 
@@ -271,7 +279,8 @@ impl<S> Following<S> {
 
     /// Waits until what is known is so.
     pub(crate) async fn until(&mut self, so: impl FnMut(&S) -> bool) {
-        self.state.wait_for(so).await.unwrap();
+        let waited = tokio::time::timeout(PATIENCE, self.state.wait_for(so)).await;
+        assert!(waited.is_ok_and(|known| known.is_ok()), "waited in vain");
     }
 
     /// Containers of these apps and spaces are here from now on.

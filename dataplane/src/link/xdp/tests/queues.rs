@@ -121,12 +121,12 @@ fn frames_are_given_back_while_the_kernel_is_at_work() {
         let free_places = || uplink.queues[0].rx.lock().free_places();
         let free = free_places();
         assert!(free >= 2 * ring_len(1), "each frame may have a place twice: {free} are free");
-        let peer = underlay.socket(1, 0);
+        let (peer, bytes) = (underlay.socket(1, 0), datagram(&udp_packet(b"x")));
+        let send = || peer.send_to(&bytes, (CELLS[0], PORT)).unwrap();
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
-                let bytes = datagram(&udp_packet(b"x"));
                 for _ in 0..DATAGRAMS {
-                    peer.send_to(&bytes, (CELLS[0], PORT)).unwrap();
+                    send();
                 }
             });
             until("all datagrams are sent", || {
@@ -134,8 +134,13 @@ fn frames_are_given_back_while_the_kernel_is_at_work() {
                 sender.is_finished()
             });
         });
-        until("everything is given back", || receive_now(&uplink).0 == 0);
-        assert_eq!(free_places(), free, "a frame was lost");
+        // A frame whose datagram found the receive ring full the kernel keeps for the next datagram
+        // (`__xsk_rcv`, `xp_free`).
+        until("every frame is given back", || {
+            send();
+            while receive_now(&uplink).0 > 0 {}
+            free_places() == free
+        });
     }
 }
 
