@@ -10,8 +10,10 @@
 
 mod client;
 mod egress;
+mod garden;
 mod logging;
 mod messages;
+mod names;
 mod policy;
 mod rules;
 mod status;
@@ -20,11 +22,13 @@ pub use client::{AgentClient, AgentError};
 pub use egress::{
     AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
 };
+pub use garden::{GardenRule, GardenRuleError};
 pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
     Reply, Request,
 };
+pub use names::{is_container_id, is_name};
 pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
 pub use rules::{RuleMeaning, RuleName};
 pub use sarcenet_dataplane_api::{Mapping, PortId, PortRange, Protocol, Rate, RuleId};
@@ -34,7 +38,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {
