@@ -46,57 +46,19 @@ pub(crate) fn result() -> Value {
     })
 }
 
-/// The contract's configuration of the networker (section 8).
+/// The contract's configuration of the networker, as a cell has it (section 8).
+pub(crate) const ADAPTER: &str = include_str!("contract/adapter.json");
+
+/// The same with another prefix than the one before the configuration is read.
 pub(crate) fn config() -> Value {
-    json!({
-        "cni_plugin_dir": PLUGINS,
-        "cni_config_dir": "/var/vcap/data/cni",
-        "bind_mount_dir": MOUNTS,
-        "state_file": STATE,
-        "start_port": 61000,
-        "total_ports": 5000,
-        "log_prefix": "prefix",
-        "search_domains": ["apps.internal"],
-        "iptables_lock_file": "/var/vcap/data/garden-cni/iptables.lock",
-        "proxy_redirect_cidr": "",
-        "enable_ingress_proxy_redirect": false,
-        "proxy_port": 15001,
-        "proxy_uid": 0,
-    })
+    patched(serde_json::from_str(ADAPTER).unwrap(), &json!({"log_prefix": "prefix"}))
 }
 
-/// The contract's configuration of the network (section 7.1).
+/// The contract's configuration of the network, as a cell has it (section 7.1).
+pub(crate) const NETWORK: &str = include_str!("contract/cni-wrapper-plugin.conflist");
+
 pub(crate) fn conflist() -> Value {
-    json!({
-        "name": "cni-wrapper",
-        "disableCheck": true,
-        "cniVersion": "1.0.0",
-        "plugins": [
-            {
-                "type": "cni-wrapper-plugin",
-                "datastore": "/var/vcap/data/container-metadata/store.json",
-                "instance_address": "10.77.0.11",
-                "dns_servers": ["169.254.0.2"],
-                "delegate": {
-                    "cniVersion": "1.0.0",
-                    "name": "silk",
-                    "type": "silk-cni",
-                    "daemonPort": 23954,
-                    "dataDir": "/var/vcap/data/host-local",
-                    "datastore": "/var/vcap/data/silk/store.json",
-                    "mtu": 0,
-                },
-            },
-            {
-                "name": "bandwidth-limit",
-                "type": "bandwidth",
-                "ingressRate": 0,
-                "ingressBurst": 0,
-                "egressRate": 0,
-                "egressBurst": 0,
-            },
-        ],
-    })
+    serde_json::from_str(NETWORK).unwrap()
 }
 
 /// Runs a test on a thread in a mount namespace of its own, in which `/var` is empty but for what
@@ -109,7 +71,7 @@ pub(crate) fn on_cell(test: impl FnOnce() + Send) {
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
             mount(Some("tmpfs"), "/var", Some("tmpfs"), MsFlags::empty(), none).unwrap();
             write(CONFIG, &config().to_string());
-            write(CONFLIST, &conflist().to_string());
+            write(CONFLIST, NETWORK);
             write(&format!("{PLUGINS}/result"), &result().to_string());
             for plugin in ["cni-wrapper-plugin", "bandwidth"] {
                 install(plugin);
