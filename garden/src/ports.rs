@@ -173,15 +173,19 @@ fn decode(text: &[u8]) -> serde_json::Result<Pool> {
     if text.trim_ascii().is_empty() { Ok(Pool::default()) } else { serde_json::from_slice(text) }
 }
 
-/// Temporary files are made with mode 0600, as the state file itself.
+/// Who does this has the lock: the new file's name is nobody else's, and one that a crash has left
+/// is used again.
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
-    let mut new = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+    let mut name = path.as_os_str().to_owned();
+    name.push("_new");
+    let mut new =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&name)?;
     new.write_all(text)?;
-    new.as_file().sync_all()?;
-    new.persist(path).map_err(|failed| failed.error)?;
-    File::open(directory)?.sync_all()
+    new.sync_all()?;
+    fs::rename(&name, path)?;
+    // The renaming itself lives in the directory.
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Results of ADD, kept for DEL where libcni keeps them and in its form, so that either can take
 //! down what the other attached.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,12 @@ fn path(network: &str, handle: &str) -> PathBuf {
     Path::new(DIRECTORY).join(format!("{network}-{handle}-{IFNAME}"))
 }
 
+/// A result that is not whole yet. A crash may leave it to the next call for the container, which
+/// has it to itself.
+fn new_path(network: &str, handle: &str) -> PathBuf {
+    path(network, handle).with_added_extension("new")
+}
+
 /// Keeps a result. Whole or not at all, but not through a loss of power, which containers do not
 /// survive either.
 pub(super) fn store(network: &str, handle: &str, result: &Map<String, Value>) -> io::Result<()> {
@@ -45,10 +51,15 @@ pub(super) fn store(network: &str, handle: &str, result: &Map<String, Value>) ->
         result: result.clone(),
     };
     DirBuilder::new().recursive(true).mode(0o700).create(DIRECTORY)?;
-    let mut new = tempfile::Builder::new().prefix(".new-").tempfile_in(DIRECTORY)?;
-    new.write_all(&serde_json::to_vec(&cached)?)?;
-    new.persist(path(network, handle)).map_err(|failed| failed.error)?;
-    Ok(())
+    let new = new_path(network, handle);
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?
+        .write_all(&serde_json::to_vec(&cached)?)?;
+    fs::rename(new, path(network, handle))
 }
 
 /// The result of ADD, if one is kept. One that cannot be read is as good as none: plugins must be
@@ -61,8 +72,11 @@ pub(super) fn load(network: &str, handle: &str) -> Option<Map<String, Value>> {
 
 /// Forgets a result.
 pub(super) fn remove(network: &str, handle: &str) -> io::Result<()> {
-    match fs::remove_file(path(network, handle)) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+    for path in [path(network, handle), new_path(network, handle)] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
+    Ok(())
 }
