@@ -57,11 +57,7 @@ struct MappedPort {
 impl<'a> Call<'a> {
     /// Attaches the container (contract section 8.2). What a failure leaves behind is taken away by
     /// `down`, which Garden runs then, or used by another `up`.
-    pub(crate) fn up(
-        &self,
-        wish: Up,
-        inherited: Option<Namespace>,
-    ) -> Result<String, Failure> {
+    pub(crate) fn up(&self, wish: Up, inherited: Option<Namespace>) -> Result<String, Failure> {
         let Up { pid, properties, net_out, mut net_in } = wish;
         if self.config.proxy_redirect {
             return Err(Failure::ProxyRedirect);

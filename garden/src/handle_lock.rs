@@ -78,8 +78,8 @@ fn open(path: &Path) -> io::Result<File> {
 /// Which byte of the file stands for a container: FNV-1a, 62 bits of it. Containers that share one
 /// only wait for each other.
 fn place(handle: &str) -> i64 {
-    let hash = handle
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = handle.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     (hash >> 2) as i64
 }

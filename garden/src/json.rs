@@ -33,7 +33,10 @@ impl Object {
             self.0.remove(&found)
         });
         let decoded = value.map(serde_json::from_value::<Option<T>>).transpose();
-        Ok(decoded.map_err(|source| JsonError::Field { key, source })?.flatten().unwrap_or_default())
+        Ok(decoded
+            .map_err(|source| JsonError::Field { key, source })?
+            .flatten()
+            .unwrap_or_default())
     }
 }
 

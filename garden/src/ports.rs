@@ -61,7 +61,8 @@ impl Ports<'_> {
         }
         self.change(|pool| {
             let had = pool.acquired_ports.get(handle).cloned().unwrap_or_default();
-            let usable = |port: &u16| (self.first..=self.last).contains(port) && !except.contains(port);
+            let usable =
+                |port: &u16| (self.first..=self.last).contains(port) && !except.contains(port);
             let mut held: Vec<_> = had.into_iter().filter(usable).take(count).collect();
             held.extend(self.acquire(pool, handle, count - held.len(), except)?);
             Ok(held)
@@ -120,8 +121,8 @@ impl Ports<'_> {
         change: impl FnOnce(&mut Pool) -> Result<T, PortError>,
     ) -> Result<T, PortError> {
         let path = || self.state_file.to_owned();
-        let file = lock(self.state_file)
-            .map_err(|source| PortError::Lock { path: path(), source })?;
+        let file =
+            lock(self.state_file).map_err(|source| PortError::Lock { path: path(), source })?;
         let text = read(&file).map_err(|source| PortError::Decode { path: path(), source })?;
         let mut pool = decode(&text)
             .map_err(|source| PortError::Decode { path: path(), source: source.into() })?;

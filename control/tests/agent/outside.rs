@@ -52,11 +52,7 @@ fn add(world: &World, container: &Namespace, terms: Terms) -> Result<Attachment,
 }
 
 #[track_caller]
-fn refused<T: std::fmt::Debug>(
-    answer: Result<T, AgentError>,
-    expected: ErrorCode,
-    words: &str,
-) {
+fn refused<T: std::fmt::Debug>(answer: Result<T, AgentError>, expected: ErrorCode, words: &str) {
     match answer {
         Err(AgentError::Refused { code, message }) => {
             assert_eq!(code, expected, "{message}");
@@ -279,7 +275,10 @@ fn an_attached_container_may_have_more() {
         add(world, &one, mapped(61_000..=61_001)).unwrap();
         add(world, &two, mapped(61_010..=61_010)).unwrap();
         let rule = |last: u8| NetOutRule {
-            networks: vec![AddressRange { first: [8, 8, 8, 8].into(), last: [8, 8, 8, last].into() }],
+            networks: vec![AddressRange {
+                first: [8, 8, 8, 8].into(),
+                last: [8, 8, 8, last].into(),
+            }],
             ..NetOutRule::default()
         };
         // In force when it is answered, and no more than once.

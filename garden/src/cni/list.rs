@@ -197,7 +197,10 @@ mod tests {
             ("{", Err("EOF while parsing an object at line 1 column 1")),
             (r#"{"type":"a"}"#, Err("no name")),
             (r#"{"name":1,"type":"a"}"#, Err("invalid name 1")),
-            (r#"{"name":"a/b","type":"a"}"#, Err("invalid characters found in network name \"a/b\"")),
+            (
+                r#"{"name":"a/b","type":"a"}"#,
+                Err("invalid characters found in network name \"a/b\""),
+            ),
             (r#"{"name":"n"}"#, Err("missing 'type'")),
             (r#"{"name":"n","type":"../a"}"#, Err("invalid plugin name: ../a")),
             (r#"{"name":"n","plugins":[]}"#, Err("no plugins in list")),
@@ -207,7 +210,9 @@ mod tests {
             (r#"{"name":"n","cniVersion":1,"type":"a"}"#, Err("invalid cniVersion 1")),
             (
                 r#"{"name":"n","cniVersion":"2.0.0","type":"a"}"#,
-                Err("cniVersion \"2.0.0\" is none of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"),
+                Err(
+                    "cniVersion \"2.0.0\" is none of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
+                ),
             ),
         ] {
             let told = read(text.as_bytes()).map(|list| {

@@ -78,9 +78,8 @@ impl Chain<'_> {
             result = Some(decoded);
         }
         let result = result.unwrap_or_default();
-        cache::store(&self.list.name, self.handle, &result).map_err(|source| {
-            ChainError::Cache { network: self.list.name.clone(), source }
-        })?;
+        cache::store(&self.list.name, self.handle, &result)
+            .map_err(|source| ChainError::Cache { network: self.list.name.clone(), source })?;
         Ok(result)
     }
 
@@ -94,10 +93,8 @@ impl Chain<'_> {
                 ChainError::Plugin { plugin: plugin.to_string(), doing: "delete", source }
             })?;
         }
-        cache::remove(&self.list.name, self.handle).map_err(|source| ChainError::Cache {
-            network: self.list.name.clone(),
-            source,
-        })
+        cache::remove(&self.list.name, self.handle)
+            .map_err(|source| ChainError::Cache { network: self.list.name.clone(), source })
     }
 
     /// The plugin's part of the list, with what the list says for all of them.

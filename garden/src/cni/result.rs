@@ -129,12 +129,18 @@ mod tests {
                     "ips":[{"version":"4","address":"10.1.1.2/24","interface":0}],"dns":{}}"#,
                 Ok("10.1.1.2 eth0 "),
             ),
-            (r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.1.1.2/24"}]}"#, Ok("10.1.1.2 eth0 ")),
+            (
+                r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.1.1.2/24"}]}"#,
+                Ok("10.1.1.2 eth0 "),
+            ),
             (
                 r#"{"cniVersion":"0.2.0","ip4":{"ip":"169.254.1.2/24"},"dns":{"nameservers":["1.2.3.4","5.6.7.8"]}}"#,
                 Ok("169.254.1.2 eth0 1.2.3.4,5.6.7.8"),
             ),
-            (r#"{"cniVersion":"0.1.0","ips":[{"address":"10.1.1.2/24"}]}"#, Err("expected an IPv4 address in the CNI result")),
+            (
+                r#"{"cniVersion":"0.1.0","ips":[{"address":"10.1.1.2/24"}]}"#,
+                Err("expected an IPv4 address in the CNI result"),
+            ),
             (r#"{"cniVersion":"1.0.0"}"#, Err("expected an IPv4 address in the CNI result")),
             (
                 r#"{"cniVersion":"1.0.0","ips":[{"address":"fd00::3/64"}]}"#,
@@ -142,11 +148,15 @@ mod tests {
             ),
             (
                 r#"{"cniVersion":"1.0.0","interfaces":[{"name":"a"}],"ips":[{"address":"10.1.1.2/24","interface":1}]}"#,
-                Err("no corresponding interface found, interface index: 1, number of interfaces: 1"),
+                Err(
+                    "no corresponding interface found, interface index: 1, number of interfaces: 1",
+                ),
             ),
             (
                 r#"{"cniVersion":"2.0.0","ips":[]}"#,
-                Err("cni plugin result version incompatible: unsupported CNI result version \"2.0.0\""),
+                Err(
+                    "cni plugin result version incompatible: unsupported CNI result version \"2.0.0\"",
+                ),
             ),
             (
                 r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.1.2"}]}"#,
@@ -158,7 +168,11 @@ mod tests {
                 format!("{address} {interface} {}", name_servers.join(","))
             });
             let told = told.map_err(|error| error.to_string());
-            assert_eq!(told, expected.map(ToOwned::to_owned).map_err(ToOwned::to_owned), "{result}");
+            assert_eq!(
+                told,
+                expected.map(ToOwned::to_owned).map_err(ToOwned::to_owned),
+                "{result}"
+            );
         }
     }
 }

@@ -5,8 +5,8 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::world::{
-    CONFLIST, Container, HANDLE, PLUGINS, RESULTS, action, down, install, on_cell, patched, read_json,
-    result, succeeds, told, up, write,
+    CONFLIST, Container, HANDLE, PLUGINS, RESULTS, action, down, install, on_cell, patched,
+    read_json, result, succeeds, told, up, write,
 };
 
 /// Version of the list, result of the plugins, address, and whether DEL gets the result.
@@ -40,7 +40,10 @@ fn every_version_is_spoken() {
             write(CONFLIST, &list.to_string());
             write(&format!("{PLUGINS}/result"), &result.to_string());
             let answer = up(&container, HANDLE);
-            assert_eq!(answer["properties"]["garden.network.container-ip"], "10.1.1.2", "{version}");
+            assert_eq!(
+                answer["properties"]["garden.network.container-ip"], "10.1.1.2",
+                "{version}"
+            );
             let spoken = version.as_str().unwrap_or("0.1.0");
             assert_eq!(told("second", "ADD")["cniVersion"], spoken);
             let expected = patched(result.clone(), &json!({"cniVersion": spoken}));

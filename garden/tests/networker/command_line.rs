@@ -13,8 +13,7 @@ const FILE: &str = "--configFile=/var/vcap/jobs/garden-cni/config/adapter.json";
 
 #[test]
 fn mistakes_are_told_in_the_contracts_words() {
-    const DIRECT: &str =
-        "cfnetworking: this is a plugin for Garden-runC.  Don't run it directly.";
+    const DIRECT: &str = "cfnetworking: this is a plugin for Garden-runC.  Don't run it directly.";
     const FLAG: &str = "prefix: parse args: missing required flag";
     on_cell(|| {
         for (words, expected) in [

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::world::{Container, Done, HANDLE, acquired, action, calls, down, finish, on_cell, start};
+use crate::world::{
+    Container, Done, HANDLE, acquired, action, calls, down, finish, on_cell, start,
+};
 
 /// Starts all of these calls, each with its action, handle and input, then waits for all.
 fn all(wishes: impl IntoIterator<Item = (&'static str, String, String)>) -> Vec<Done> {

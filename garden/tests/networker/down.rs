@@ -25,7 +25,8 @@ fn plugins_are_undone_in_reverse_and_ports_are_free_again() {
             expected["cniVersion"] = json!("1.0.0");
             expected["prevResult"] = result();
             assert_eq!(told(plugin, "DEL"), expected, "{plugin}");
-            let as_before = variables(plugin, "ADD").replace("=ADD", "=DEL").replace("other", HANDLE);
+            let as_before =
+                variables(plugin, "ADD").replace("=ADD", "=DEL").replace("other", HANDLE);
             assert_eq!(variables(plugin, "DEL"), as_before);
         }
         // The ports that went are given first.
@@ -52,7 +53,11 @@ fn a_plugin_that_fails_leaves_the_rest_for_another_down() {
     on_cell(|| {
         let container = Container::start();
         up(&container, HANDLE);
-        script("cni-wrapper-plugin", "DEL", r#"echo '{"code":100,"msg":"teardown failed"}'; exit 1"#);
+        script(
+            "cni-wrapper-plugin",
+            "DEL",
+            r#"echo '{"code":100,"msg":"teardown failed"}'; exit 1"#,
+        );
         let expected = "prefix: cni down: del network failed: plugin type=\"cni-wrapper-plugin\" \
                         failed (delete): teardown failed";
         fails(&mut action("down", HANDLE), "null", expected);

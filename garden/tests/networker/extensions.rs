@@ -30,10 +30,26 @@ fn a_port_more_leads_to_a_container() {
     on_cell(|| {
         with_socket();
         for (ports, (host_port, container_port), given) in [
-            (json!({"HostPort": 0, "ContainerPort": 8080}), (61_000, 8080), json!({HANDLE: [61000]})),
-            (json!({"HostPort": 0, "ContainerPort": 0}), (61_001, 61_001), json!({HANDLE: [61000, 61001]})),
-            (json!({"HostPort": 7000, "ContainerPort": 0}), (7000, 7000), json!({HANDLE: [61000, 61001]})),
-            (json!({"HostPort": 7001, "ContainerPort": 80}), (7001, 80), json!({HANDLE: [61000, 61001]})),
+            (
+                json!({"HostPort": 0, "ContainerPort": 8080}),
+                (61_000, 8080),
+                json!({HANDLE: [61000]}),
+            ),
+            (
+                json!({"HostPort": 0, "ContainerPort": 0}),
+                (61_001, 61_001),
+                json!({HANDLE: [61000, 61001]}),
+            ),
+            (
+                json!({"HostPort": 7000, "ContainerPort": 0}),
+                (7000, 7000),
+                json!({HANDLE: [61000, 61001]}),
+            ),
+            (
+                json!({"HostPort": 7001, "ContainerPort": 80}),
+                (7001, 80),
+                json!({HANDLE: [61000, 61001]}),
+            ),
         ] {
             let agent = Agent::start(SOCKET, Reply::Done);
             let addresses = json!({"HostIP": "10.77.0.11", "ContainerIP": "10.255.73.3"});
@@ -73,7 +89,11 @@ fn rules_more_are_those_of_garden() {
     on_cell(|| {
         with_socket();
         for (what, input, expected) in [
-            ("net-out", json!({"container_ip": "10.255.73.3", "netout_rule": one}), vec![rule(1, 80)]),
+            (
+                "net-out",
+                json!({"container_ip": "10.255.73.3", "netout_rule": one}),
+                vec![rule(1, 80)],
+            ),
             (
                 "bulk-net-out",
                 json!({"container_ip": "10.255.73.3", "netout_rules": [one, two]}),

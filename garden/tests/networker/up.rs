@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::world::{
     ADAPTER, CONFIG, CONFLIST, Container, HANDLE, MOUNTS, PLUGINS, acquired, action, bind_mount,
-    calls, config, conflist, down, fails, install, on_cell, patched, result, same, script, succeeds,
-    told, unscript, up, variables, write,
+    calls, config, conflist, down, fails, install, on_cell, patched, result, same, script,
+    succeeds, told, unscript, up, variables, write,
 };
 
 /// What every plugin is told about [`Container::wish`].
@@ -69,8 +69,7 @@ fn a_container_comes_with_the_contracts_files_unchanged() {
             );
             assert_eq!(variables(plugin, "ADD"), expected, "{plugin}");
         }
-        let order =
-            [format!("ADD cni-wrapper-plugin {HANDLE}"), format!("ADD bandwidth {HANDLE}")];
+        let order = [format!("ADD cni-wrapper-plugin {HANDLE}"), format!("ADD bandwidth {HANDLE}")];
         assert_eq!(calls(), order);
         down(HANDLE);
     });
@@ -83,7 +82,11 @@ fn what_garden_leaves_out_is_empty() {
         let nothing = json!({"portMappings": [], "netOutRules": []});
         for (said, metadata, runtime_config) in [
             (json!({}), Value::Null, &nothing),
-            (json!({"Properties": null, "netin": null, "netout_rules": null}), Value::Null, &nothing),
+            (
+                json!({"Properties": null, "netin": null, "netout_rules": null}),
+                Value::Null,
+                &nothing,
+            ),
             (json!({"Properties": {}}), Value::Null, &nothing),
             (json!({"properties": {"Some-Key": "v"}}), json!({"Some-Key": "v"}), &nothing),
             (

@@ -149,7 +149,8 @@ pub(crate) fn bind_mount(handle: &str) -> PathBuf {
 
 /// Whether two paths lead to the same thing.
 pub(crate) fn same(one: &Path, other: &Path) -> bool {
-    let identity = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
+    let identity =
+        |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino()));
     identity(one).unwrap() == identity(other).unwrap()
 }
 
