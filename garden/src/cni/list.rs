@@ -83,8 +83,8 @@ pub(crate) enum FileError {
     Content(String),
 }
 
-/// Reads the network's configuration: the first `.conflist` below `directory`, in order of names, or
-/// the first `.conf`; none if there is neither. What was left aside is noted in `notes`.
+/// Reads the network's configuration: the first `.conflist` below `directory`, in order of names,
+/// or the first `.conf`; none if there is neither. What was left aside is noted in `notes`.
 pub(crate) fn load(directory: &Path, notes: &mut dyn Write) -> Result<Option<List>, LoadError> {
     let mut files = Vec::new();
     walk(directory, &mut files)?;
@@ -186,12 +186,14 @@ mod tests {
     fn lists_and_single_plugins_are_read() {
         for (text, expected) in [
             (
-                r#"{"name":"n","cniVersion":"1.0.0","plugins":[{"type":"a"},{"type":"b","name":"x"}]}"#,
+                r#"{"name":"n","cniVersion":"1.0.0",
+                    "plugins":[{"type":"a"},{"type":"b","name":"x"}]}"#,
                 Ok("n 1.0.0 [type=\"a\"] [type=\"b\" name=\"x\"]"),
             ),
             (r#"{"name":"n","type":"a"}"#, Ok("n 0.1.0 [type=\"a\" name=\"n\"]")),
             (
-                r#"{"name":"n","cniVersion":"0.4.0","cniVersions":["0.3.1","1.1.0","9.0.0"],"type":"a"}"#,
+                r#"{"name":"n","type":"a","cniVersion":"0.4.0",
+                    "cniVersions":["0.3.1","1.1.0","9.0.0"]}"#,
                 Ok("n 1.1.0 [type=\"a\" name=\"n\"]"),
             ),
             ("{", Err("EOF while parsing an object at line 1 column 1")),
@@ -210,9 +212,8 @@ mod tests {
             (r#"{"name":"n","cniVersion":1,"type":"a"}"#, Err("invalid cniVersion 1")),
             (
                 r#"{"name":"n","cniVersion":"2.0.0","type":"a"}"#,
-                Err(
-                    "cniVersion \"2.0.0\" is none of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0",
-                ),
+                Err("cniVersion \"2.0.0\" is none of 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, \
+                     1.1.0"),
             ),
         ] {
             let told = read(text.as_bytes()).map(|list| {

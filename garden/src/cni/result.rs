@@ -115,13 +115,16 @@ mod tests {
     fn results_of_all_versions_are_read() {
         for (result, expected) in [
             (
-                r#"{"cniVersion":"1.0.0","interfaces":[{"name":"s-1"},{"name":"eth7","sandbox":"/n"}],
-                    "ips":[{"address":"10.255.73.3/32","interface":1}],"dns":{"nameservers":["169.254.0.2"]}}"#,
+                r#"{"cniVersion":"1.0.0",
+                    "interfaces":[{"name":"s-1"},{"name":"eth7","sandbox":"/n"}],
+                    "ips":[{"address":"10.255.73.3/32","interface":1}],
+                    "dns":{"nameservers":["169.254.0.2"]}}"#,
                 Ok("10.255.73.3 eth7 169.254.0.2"),
             ),
             (
                 r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0"}],
-                    "ips":[{"address":"fd00::3/64","interface":0},{"address":"10.1.1.2/24","interface":0}]}"#,
+                    "ips":[{"address":"fd00::3/64","interface":0},
+                        {"address":"10.1.1.2/24","interface":0}]}"#,
                 Ok("10.1.1.2 eth0 "),
             ),
             (
@@ -134,7 +137,8 @@ mod tests {
                 Ok("10.1.1.2 eth0 "),
             ),
             (
-                r#"{"cniVersion":"0.2.0","ip4":{"ip":"169.254.1.2/24"},"dns":{"nameservers":["1.2.3.4","5.6.7.8"]}}"#,
+                r#"{"cniVersion":"0.2.0","ip4":{"ip":"169.254.1.2/24"},
+                    "dns":{"nameservers":["1.2.3.4","5.6.7.8"]}}"#,
                 Ok("169.254.1.2 eth0 1.2.3.4,5.6.7.8"),
             ),
             (
@@ -147,16 +151,16 @@ mod tests {
                 Err("expected an IPv4 address in the CNI result"),
             ),
             (
-                r#"{"cniVersion":"1.0.0","interfaces":[{"name":"a"}],"ips":[{"address":"10.1.1.2/24","interface":1}]}"#,
+                r#"{"cniVersion":"1.0.0","interfaces":[{"name":"a"}],
+                    "ips":[{"address":"10.1.1.2/24","interface":1}]}"#,
                 Err(
                     "no corresponding interface found, interface index: 1, number of interfaces: 1",
                 ),
             ),
             (
                 r#"{"cniVersion":"2.0.0","ips":[]}"#,
-                Err(
-                    "cni plugin result version incompatible: unsupported CNI result version \"2.0.0\"",
-                ),
+                Err("cni plugin result version incompatible: unsupported CNI result version \
+                     \"2.0.0\""),
             ),
             (
                 r#"{"cniVersion":"1.0.0","ips":[{"address":"10.1.1.2"}]}"#,

@@ -168,7 +168,8 @@ fn plugins_that_fail_are_told() {
         let wish = container.wish().to_string();
         for (behaviour, expected) in [
             (
-                r#"echo '{"cniVersion":"1.0.0","code":100,"msg":"set up host","details":"no link"}'; exit 1"#,
+                r#"echo '{"cniVersion":"1.0.0","code":100,"msg":"set up host",
+                    "details":"no link"}'; exit 1"#,
                 "set up host; no link",
             ),
             (r#"echo '{"code":100,"msg":"set up host"}'; exit 1"#, "set up host"),
