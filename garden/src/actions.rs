@@ -11,7 +11,7 @@ use crate::agent;
 use crate::cni::{Answer, Chain, Extra, List};
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::input::{NetIn, PortPair, Up};
+use crate::input::{PortPair, Up};
 use crate::namespace::{self, Namespace};
 use crate::ports::Ports;
 
@@ -106,7 +106,7 @@ impl<'a> Call<'a> {
     }
 
     /// Has one more port of the cell lead to the container.
-    pub(crate) fn net_in(&self, wish: &NetIn) -> Result<String, Failure> {
+    pub(crate) fn net_in(&self, wish: PortPair) -> Result<String, Failure> {
         let given = match wish.host_port {
             0 => Some(self.ports().add(self.handle)?),
             _ => None,
@@ -129,8 +129,12 @@ impl<'a> Call<'a> {
     }
 
     /// Lets the container reach more of the outside.
-    pub(crate) fn net_out(&self, rules: Vec<NetOutRule>) -> Result<String, Failure> {
-        self.extend("net-out", Vec::new(), rules)?;
+    pub(crate) fn net_out(
+        &self,
+        action: &'static str,
+        rules: Vec<NetOutRule>,
+    ) -> Result<String, Failure> {
+        self.extend(action, Vec::new(), rules)?;
         Ok(String::new())
     }
 

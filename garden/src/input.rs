@@ -45,15 +45,6 @@ pub(crate) struct PortPair {
     pub(crate) container_port: u16,
 }
 
-/// One more port for a container.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NetIn {
-    /// 0 for any.
-    pub(crate) host_port: u16,
-    /// 0 for the same as the cell's.
-    pub(crate) container_port: u16,
-}
-
 impl Up {
     pub(crate) fn read(mut object: Object) -> Result<Self, InputError> {
         Ok(Self {
@@ -65,12 +56,11 @@ impl Up {
     }
 }
 
-impl NetIn {
-    /// The addresses that come with it are the cell's and what `up` said: nothing new.
-    pub(crate) fn read(mut object: Object) -> Result<Self, InputError> {
-        let host_port = object.take("HostPort")?;
-        Ok(Self { host_port, container_port: object.take("ContainerPort")? })
-    }
+/// The one port of `net-in`, where 0 for the container's means the same as the cell's. The addresses
+/// that come with it are the cell's and what `up` said: nothing new.
+pub(crate) fn net_in(mut object: Object) -> Result<PortPair, InputError> {
+    let host_port = object.take("HostPort")?;
+    Ok(PortPair { host_port, container_port: object.take("ContainerPort")? })
 }
 
 /// The one rule of `net-out`.

@@ -100,19 +100,19 @@ fn run(
             call.down()
         }
         "net-in" => {
-            let wish = input::read(input::NetIn::read)?;
+            let wish = input::read(input::net_in)?;
             let _lock = locked()?;
-            call.net_in(&wish)
+            call.net_in(wish)
         }
         "net-out" => {
             let rules = input::read(input::net_out)?;
             let _lock = locked()?;
-            call.net_out(rules)
+            call.net_out("net-out", rules)
         }
         "bulk-net-out" => {
             let rules = input::read(input::bulk_net_out)?;
             let _lock = locked()?;
-            call.net_out(rules)
+            call.net_out("bulk-net-out", rules)
         }
         _ => Err(Failure::Action(action)),
     }

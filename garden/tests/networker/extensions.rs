@@ -137,7 +137,7 @@ fn without_an_agent_nothing_is_taken() {
     on_cell(|| {
         with_socket();
         let input = json!({"HostPort": 0, "ContainerPort": 80}).to_string();
-        for what in ["net-in", "net-out"] {
+        for what in ["net-in", "net-out", "bulk-net-out"] {
             let done = crate::world::run(&mut action(what, HANDLE), &input);
             assert_eq!(done.status, Some(1));
             assert!(done.errors.starts_with(&format!("prefix: {what}: ")), "{}", done.errors);
