@@ -56,8 +56,8 @@ impl Up {
     }
 }
 
-/// The one port of `net-in`, where 0 for the container's means the same as the cell's. The addresses
-/// that come with it are the cell's and what `up` said: nothing new.
+/// The one port of `net-in`, where 0 for the container's means the same as the cell's. The
+/// addresses that come with it are the cell's and what `up` said: nothing new.
 pub(crate) fn net_in(mut object: Object) -> Result<PortPair, InputError> {
     let host_port = object.take("HostPort")?;
     Ok(PortPair { host_port, container_port: object.take("ContainerPort")? })

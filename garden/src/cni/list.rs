@@ -229,17 +229,18 @@ mod tests {
 
     #[test]
     fn the_first_list_is_used_else_the_first_plugin() {
-        for (files, expected, noted) in [
-            (&[][..], None, false),
+        let table: &[(&[&str], Option<&str>, bool)] = &[
+            (&[], None, false),
             (&["a.txt", "b.json"], None, false),
             (&["a.conf"], Some("a.conf"), false),
             (&["b.conf", "a.conf"], Some("a.conf"), true),
             (&["a.conf", "b.conflist"], Some("b.conflist"), true),
             (&["c.conflist", "b/z.conflist"], Some("b/z.conflist"), true),
             (&["b/z.conf", "c.txt"], Some("b/z.conf"), false),
-        ] {
+        ];
+        for (files, expected, noted) in table {
             let directory = tempfile::tempdir().unwrap();
-            for file in files {
+            for file in *files {
                 let path = directory.path().join(file);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 let name = file.replace('/', "-");
@@ -247,9 +248,9 @@ mod tests {
             }
             let mut notes = Vec::new();
             let list = load(directory.path(), &mut notes).unwrap();
-            let expected = expected.map(|file: &str| file.replace('/', "-"));
+            let expected = expected.map(|file| file.replace('/', "-"));
             assert_eq!(list.map(|list| list.name), expected, "{files:?}");
-            assert_eq!(!notes.is_empty(), noted, "{files:?}");
+            assert_eq!(!notes.is_empty(), *noted, "{files:?}");
         }
     }
 }

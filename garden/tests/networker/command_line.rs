@@ -16,8 +16,8 @@ fn mistakes_are_told_in_the_contracts_words() {
     const DIRECT: &str = "cfnetworking: this is a plugin for Garden-runC.  Don't run it directly.";
     const FLAG: &str = "prefix: parse args: missing required flag";
     on_cell(|| {
-        for (words, expected) in [
-            (&[][..], DIRECT.to_owned()),
+        let table: &[(&[&str], String)] = &[
+            (&[], DIRECT.to_owned()),
             (&["-h"], DIRECT.to_owned()),
             (&["--help"], DIRECT.to_owned()),
             (
@@ -55,8 +55,9 @@ fn mistakes_are_told_in_the_contracts_words() {
                  first one a letter or digit"
                     .to_owned(),
             ),
-        ] {
-            fails(&mut call(words), "invalid json", &expected);
+        ];
+        for (words, expected) in table {
+            fails(&mut call(words), "invalid json", expected);
         }
         assert_eq!(calls(), [""; 0]);
     });

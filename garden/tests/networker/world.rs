@@ -226,7 +226,8 @@ pub(crate) fn call(words: &[&str]) -> Command {
 
 /// The networker as Garden calls it.
 pub(crate) fn action(action: &str, handle: &str) -> Command {
-    call(&[&format!("--configFile={CONFIG}"), "--action", action, "--handle", handle])
+    let file = format!("--configFile={CONFIG}");
+    call(&[&*file, "--action", action, "--handle", handle])
 }
 
 /// Starts a call that is given this input.
