@@ -50,10 +50,8 @@ pub(crate) enum ConfigError {
     Parse { path: PathBuf, source: JsonError },
     #[error("missing required config '{0}'")]
     Missing(&'static str),
-    #[error(
-        "{total} ports from start_port {start} on reach beyond 65535; make total_ports smaller"
-    )]
-    Ports { start: u32, total: u32 },
+    #[error("start_port {0} is no port; the highest is 65535")]
+    StartPort(u32),
 }
 
 impl ConfigFile {
@@ -90,10 +88,9 @@ impl ConfigFile {
         if self.log_prefix.is_empty() {
             return Err(ConfigError::Missing("log_prefix"));
         }
-        let last = start.checked_add(total - 1).and_then(|last| u16::try_from(last).ok());
-        let (Ok(first_port), Some(last_port)) = (u16::try_from(start), last) else {
-            return Err(ConfigError::Ports { start, total });
-        };
+        let first_port = u16::try_from(start).map_err(|_| ConfigError::StartPort(start))?;
+        // The contract's defaults, 5000 ports from 61000 on, reach beyond the highest one.
+        let last_port = u16::try_from(start.saturating_add(total - 1)).unwrap_or(u16::MAX);
         let cidr: String = self.take("proxy_redirect_cidr")?;
         let ingress: bool = self.take("enable_ingress_proxy_redirect")?;
         let search_domains = self.take("search_domains")?;

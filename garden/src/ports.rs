@@ -11,7 +11,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::json::{JsonError, Object};
 
 /// Longest state file that is read, in bytes.
 const STATE_MAX: u64 = 16 << 20;
@@ -41,8 +43,7 @@ pub(crate) enum PortError {
 }
 
 /// The content of the state file. A container's ports are in the order in which it got them.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, PartialEq, Eq, Serialize)]
 struct Pool {
     acquired_ports: BTreeMap<String, Vec<u16>>,
 }
@@ -125,7 +126,7 @@ impl Ports<'_> {
             lock(self.state_file).map_err(|source| PortError::Lock { path: path(), source })?;
         let text = read(&file).map_err(|source| PortError::Decode { path: path(), source })?;
         let mut pool = decode(&text)
-            .map_err(|source| PortError::Decode { path: path(), source: source.into() })?;
+            .map_err(|e| PortError::Decode { path: path(), source: io::Error::other(e) })?;
         let done = change(&mut pool)?;
         pool.acquired_ports.retain(|_, ports| !ports.is_empty());
         let mut after = serde_json::to_vec(&pool)
@@ -170,8 +171,9 @@ fn read(file: &File) -> io::Result<Vec<u8>> {
 }
 
 /// A file without content is as good as none.
-fn decode(text: &[u8]) -> serde_json::Result<Pool> {
-    if text.trim_ascii().is_empty() { Ok(Pool::default()) } else { serde_json::from_slice(text) }
+fn decode(text: &[u8]) -> Result<Pool, JsonError> {
+    let text = if text.trim_ascii().is_empty() { b"{}" } else { text };
+    Ok(Pool { acquired_ports: Object::read(text)?.take("acquired_ports")? })
 }
 
 /// Who does this has the lock: the new file's name is nobody else's, and one that a crash has left

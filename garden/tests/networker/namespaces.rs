@@ -69,12 +69,13 @@ fn a_namespace_may_come_as_descriptor_3() {
     on_cell(|| {
         let container = Container::start();
         let wish = json!({"Pid": 0}).to_string();
-        let with = |source: &Path| {
+        let redirected = |what: &str| {
             let mut command = Command::new("sh");
-            let words = r#"exec "$0" --configFile="$1" --action up --handle "$2" 3<"$3""#;
-            command.args(["-c", words, PROGRAM, CONFIG, HANDLE]).arg(source);
+            let words = r#"exec "$0" --configFile="$1" --action up --handle "$2" 3<"#;
+            command.args(["-c", &format!("{words}{what}"), PROGRAM, CONFIG, HANDLE]);
             command
         };
+        let with = |source: &Path| redirected(source.to_str().unwrap());
         succeeds(&mut with(&container.namespace()), &wish);
         assert!(same(&bind_mount(HANDLE), &container.namespace()));
         down(HANDLE);
@@ -83,8 +84,8 @@ fn a_namespace_may_come_as_descriptor_3() {
             format!("prefix: failed mounting /proc/self/fd/3 to {MOUNTS}/{HANDLE}: {why}")
         };
         let none = failed("neither a pid nor descriptor 3 came from Garden");
-        fails(&mut action("up", HANDLE), &wish, &none);
-        fails(&mut action("up", HANDLE), "null", &none);
+        fails(&mut redirected("&-"), &wish, &none);
+        fails(&mut redirected("&-"), "null", &none);
         let wrong = failed("it is not a network namespace");
         fails(&mut with(Path::new(CONFIG)), &wish, &wrong);
         fails(&mut with(&container.namespace().with_file_name("mnt")), &wish, &wrong);

@@ -53,6 +53,22 @@ fn when_ports_run_out_none_is_taken() {
     });
 }
 
+/// The contract's range names ports beyond the highest one.
+#[test]
+fn there_is_no_port_above_65535() {
+    on_cell(|| {
+        let all_but_one: Vec<u16> = (61_000..u16::MAX).collect();
+        write(STATE, &json!({"acquired_ports": {"other": all_but_one}}).to_string());
+        let container = Container::start();
+        let expected = "prefix: allocating port: acquire port: port pool exhausted";
+        fails(&mut action("up", HANDLE), &container.wish().to_string(), expected);
+        let one = json!({"netin": [{"container_port": 8080}]});
+        let wish = patched(container.wish(), &one).to_string();
+        succeeds(&mut action("up", HANDLE), &wish);
+        assert_eq!(acquired()[HANDLE], json!([65535]));
+    });
+}
+
 /// The state file before an `up` that wants two ports, and after it.
 #[test]
 fn the_state_of_others_is_kept() {
