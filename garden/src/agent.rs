@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use sarcenet_agent_api::{
     AgentClient, AgentError, AttachmentId, NetOutRule, PortMapping, socket_path,
 };
-use serde_json::Value;
 
 use crate::cni::{IFNAME, List};
 
 /// Where the agent listens: as the network's plugin has it, or where it always does.
 pub(crate) fn socket(list: Option<&List>) -> PathBuf {
-    let plugins = list.into_iter().flat_map(|list| &list.plugins);
-    let named = plugins.filter_map(|plugin| plugin.netconf.get("agentSocket"));
-    match named.filter_map(Value::as_str).next() {
+    let mut plugins = list.into_iter().flat_map(|list| &list.plugins);
+    match plugins.find_map(|plugin| plugin.netconf.get("agentSocket")?.as_str()) {
         Some(path) => PathBuf::from(path),
         None => socket_path(Path::new("/")),
     }

@@ -201,7 +201,9 @@ mod tests {
     #[test]
     fn the_lowest_free_ports_are_given() {
         type Do = fn(&Ports<'_>) -> Result<Vec<u16>, PortError>;
-        let table: &[(&str, &str, Do, Result<&[u16], &str>, &str)] = &[
+        type Row =
+            (&'static str, &'static str, Do, Result<&'static [u16], &'static str>, &'static str);
+        let table: &[Row] = &[
             ("none is asked for", "", |p| p.hold("a", 0, &[]), Ok(&[]), ""),
             (
                 "the file is empty",

@@ -105,7 +105,7 @@ pub(crate) fn load(directory: &Path, notes: &mut dyn Write) -> Result<Option<Lis
         );
     }
     let read = fs::read(path).map_err(FileError::from).and_then(|text| read(&text));
-    read.map(Some).map_err(|source| LoadError::File { path: path.to_path_buf(), source })
+    read.map(Some).map_err(|source| LoadError::File { path: PathBuf::clone(path), source })
 }
 
 /// All files below, in order of names. Links to directories are not followed, so that it ends.
@@ -217,8 +217,8 @@ mod tests {
             ),
         ] {
             let told = read(text.as_bytes()).map(|list| {
-                let plugins: String = list.plugins.iter().map(|p| format!(" [{p}]")).collect();
-                format!("{} {}{plugins}", list.name, list.version.name())
+                let plugins: Vec<_> = list.plugins.iter().map(|p| format!("[{p}]")).collect();
+                format!("{} {} {}", list.name, list.version.name(), plugins.join(" "))
             });
             let expected = expected
                 .map(ToOwned::to_owned)
