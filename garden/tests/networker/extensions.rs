@@ -11,12 +11,18 @@ use crate::world::{
     CONFLIST, HANDLE, acquired, action, conflist, fails, on_cell, patched, succeeds, write,
 };
 
-const SOCKET: &str = "/var/agent.sock";
-
-/// The contract's network with our plugin in it.
-fn with_socket() {
-    let plugins = json!([{"type": "sarcenet-cni", "agentSocket": SOCKET}]);
+/// Puts our plugin into the contract's network, with an agent's socket.
+fn with_socket(socket: &str) {
+    let plugins = json!([{"type": "sarcenet-cni", "agentSocket": socket}]);
     write(CONFLIST, &patched(conflist(), &json!({"plugins": plugins})).to_string());
+}
+
+/// An agent on a socket of its own: a program that another test starts may hold the lock of the one
+/// before for a moment.
+fn agent(number: usize, reply: Reply) -> Agent {
+    let socket = format!("/var/agent-{number}.sock");
+    with_socket(&socket);
+    Agent::start(&socket, reply)
 }
 
 fn extension(mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>) -> Request {
@@ -28,8 +34,7 @@ fn extension(mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>) -> Request {
 #[test]
 fn a_port_more_leads_to_a_container() {
     on_cell(|| {
-        with_socket();
-        for (ports, (host_port, container_port), given) in [
+        for (number, (ports, (host_port, container_port), given)) in [
             (
                 json!({"HostPort": 0, "ContainerPort": 8080}),
                 (61_000, 8080),
@@ -50,8 +55,11 @@ fn a_port_more_leads_to_a_container() {
                 (7001, 80),
                 json!({HANDLE: [61000, 61001]}),
             ),
-        ] {
-            let agent = Agent::start(SOCKET, Reply::Done);
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let agent = agent(number, Reply::Done);
             let addresses = json!({"HostIP": "10.77.0.11", "ContainerIP": "10.255.73.3"});
             let input = patched(addresses, &ports).to_string();
             let answer = succeeds(&mut action("net-in", HANDLE), &input);
@@ -87,8 +95,7 @@ fn rules_more_are_those_of_garden() {
     };
     let (one, two) = (json_rule("10.0.0.1", 80), json_rule("10.0.0.2", 81));
     on_cell(|| {
-        with_socket();
-        for (what, input, expected) in [
+        for (number, (what, input, expected)) in [
             (
                 "net-out",
                 json!({"container_ip": "10.255.73.3", "netout_rule": one}),
@@ -101,8 +108,11 @@ fn rules_more_are_those_of_garden() {
             ),
             ("bulk-net-out", json!({"container_ip": "10.255.73.3", "netout_rules": []}), vec![]),
             ("bulk-net-out", Value::Null, vec![]),
-        ] {
-            let agent = Agent::start(SOCKET, Reply::Done);
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let agent = agent(number, Reply::Done);
             assert_eq!(succeeds(&mut action(what, HANDLE), &input.to_string()), "");
             assert_eq!(agent.asked(), [extension(vec![], expected)]);
         }
@@ -113,16 +123,18 @@ fn rules_more_are_those_of_garden() {
 #[test]
 fn a_refusal_is_told_and_its_port_is_free_again() {
     on_cell(|| {
-        with_socket();
-        for (code, free) in [
+        for (number, (code, free)) in [
             (ErrorCode::Unknown, true),
             (ErrorCode::Invalid, true),
             (ErrorCode::Config, true),
             // It may be in force later.
             (ErrorCode::Dataplane, false),
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
             let message = "in its words".to_owned();
-            let agent = Agent::start(SOCKET, Reply::Error { code, message });
+            let agent = agent(number, Reply::Error { code, message });
             let input = json!({"HostPort": 0, "ContainerPort": 80}).to_string();
             fails(&mut action("net-in", HANDLE), &input, "prefix: net-in: in its words");
             assert_eq!(agent.asked().len(), 1);
@@ -135,13 +147,13 @@ fn a_refusal_is_told_and_its_port_is_free_again() {
 #[test]
 fn without_an_agent_nothing_is_taken() {
     on_cell(|| {
-        with_socket();
+        with_socket("/var/agent.sock");
         let input = json!({"HostPort": 0, "ContainerPort": 80}).to_string();
         for what in ["net-in", "net-out", "bulk-net-out"] {
             let done = crate::world::run(&mut action(what, HANDLE), &input);
             assert_eq!(done.status, Some(1));
             assert!(done.errors.starts_with(&format!("prefix: {what}: ")), "{}", done.errors);
-            assert!(done.errors.contains(SOCKET), "{}", done.errors);
+            assert!(done.errors.contains("/var/agent.sock"), "{}", done.errors);
             assert!(done.errors.contains("is `sarcenet agent` running"), "{}", done.errors);
         }
         assert_eq!(acquired(), json!({}));
