@@ -8,7 +8,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
 DENY := $(TARGET)/tools/bin/cargo-deny
-PROGRAMS := -p sarcenet -p sarcenet-dataplane -p sarcenet-cni
+PROGRAMS := -p sarcenet -p sarcenet-dataplane -p sarcenet-cni -p sarcenet-garden
 
 .PHONY: help deps build demo demo-end test lint bench perf loom fuzz
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use sarcenet_agent_api::AttachmentId;
+use sarcenet_agent_api::{AttachmentId, is_name};
 
 use crate::failure::{Code, Failure};
 
@@ -116,12 +116,6 @@ impl Variables {
             None => Ok(()),
         }
     }
-}
-
-/// Letters, digits, `_`, `.` and `-`, a letter or digit first: container ids and network names.
-pub(crate) fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 fn text<'a>(name: &str, value: Option<&'a OsString>) -> Result<&'a str, Failure> {

@@ -5,10 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AttachKind, AttachmentId, Metadata, Terms};
+use sarcenet_agent_api::{AttachKind, AttachmentId, Metadata, Terms, is_name};
 use serde::Deserialize;
 
-use crate::environment::is_name;
 use crate::failure::{Code, Failure};
 use crate::runtime::{Dns, RuntimeConfig};
 

@@ -2,11 +2,8 @@
 //!
 //! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read.
 
-use std::net::Ipv4Addr;
-
 use sarcenet_agent_api::{
-    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, PortRange, Protocol,
-    Rate, Terms,
+    Bandwidth, GardenRule, Metadata, NetOutRule, PortMapping, Protocol, Rate, Terms,
 };
 use serde::Deserialize;
 
@@ -34,39 +31,6 @@ struct Mapping {
     protocol: Option<String>,
     #[serde(alias = "hostIP")]
     host_ip: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct GardenRule {
-    #[serde(default)]
-    protocol: u8,
-    #[serde(default)]
-    networks: Option<Vec<GardenNetwork>>,
-    #[serde(default)]
-    ports: Option<Vec<GardenPorts>>,
-    icmps: Option<GardenIcmp>,
-    #[serde(default)]
-    log: bool,
-}
-
-/// Either end may be left out when the range is one address.
-#[derive(Debug, Deserialize)]
-struct GardenNetwork {
-    start: Option<String>,
-    end: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct GardenPorts {
-    start: u16,
-    end: Option<u16>,
-}
-
-#[derive(Debug, Deserialize)]
-struct GardenIcmp {
-    #[serde(rename = "type", default)]
-    kind: u8,
-    code: Option<u8>,
 }
 
 /// As the plugin `bandwidth` reads them: bits per second and bits, towards the container (ingress)
@@ -163,31 +127,8 @@ fn mapping(mapping: &Mapping, index: usize) -> Result<PortMapping, Failure> {
 }
 
 fn net_out(rule: &GardenRule, number: usize) -> Result<NetOutRule, Failure> {
-    let address = |text: &str| {
-        text.parse::<Ipv4Addr>().map_err(|_| {
-            invalid(format!("rule {number} of runtimeConfig.netOutRules: invalid ip: {text}"))
-        })
-    };
-    let network = |network: &GardenNetwork| {
-        let ends = [&network.start, &network.end].map(|end| end.as_deref().unwrap_or_default());
-        let [start, end] = match ends {
-            [start, ""] => [start, start],
-            ["", end] => [end, end],
-            both => both,
-        };
-        Ok(AddressRange { first: address(start)?, last: address(end)? })
-    };
-    let ports = |ports: &GardenPorts| PortRange {
-        first: ports.start,
-        last: ports.end.filter(|end| *end != 0).unwrap_or(ports.start),
-    };
-    Ok(NetOutRule {
-        protocol: rule.protocol,
-        networks: rule.networks.iter().flatten().map(network).collect::<Result<_, Failure>>()?,
-        ports: rule.ports.iter().flatten().map(ports).collect(),
-        icmp: rule.icmps.as_ref().map(|icmp| IcmpControl { kind: icmp.kind, code: icmp.code }),
-        log: rule.log,
-    })
+    NetOutRule::try_from(rule)
+        .map_err(|error| invalid(format!("rule {number} of runtimeConfig.netOutRules: {error}")))
 }
 
 fn bandwidth(limits: Limits) -> Result<Bandwidth, Failure> {

@@ -259,6 +259,9 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             agent.check(&id, address, netns.ok_or_else(missing)?.as_fd())?;
             Reply::Done
         }
+        Request::Extend { id, mappings, net_out } => {
+            agent.extend(&id, mappings, net_out).map(|()| Reply::Done)?
+        }
         Request::Gc { valid } => agent.gc(&valid).map(|()| Reply::Done)?,
         Request::Containers { after } => {
             let (containers, more) = agent.containers(after);

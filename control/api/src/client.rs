@@ -11,8 +11,8 @@ use sarcenet_dataplane_api::transport::{Connection, TransportError};
 
 use crate::{
     AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode,
-    FollowProblems, LoggingChange, LoggingStatus, MAX_PART, Policy, Reply, Request, RuleMeaning,
-    Tenant, VERSION,
+    FollowProblems, LoggingChange, LoggingStatus, MAX_PART, NetOutRule, Policy, PortMapping, Reply,
+    Request, RuleMeaning, Tenant, VERSION,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -125,6 +125,16 @@ impl AgentClient {
         netns: BorrowedFd<'_>,
     ) -> Result<(), AgentError> {
         self.done(&Request::Check { id, address }, Some(netns))
+    }
+
+    /// [`Request::Extend`].
+    pub fn extend(
+        &mut self,
+        id: AttachmentId,
+        mappings: Vec<PortMapping>,
+        net_out: Vec<NetOutRule>,
+    ) -> Result<(), AgentError> {
+        self.done(&Request::Extend { id, mappings, net_out }, None)
     }
 
     /// [`Request::Gc`].

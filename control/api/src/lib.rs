@@ -11,8 +11,10 @@
 mod client;
 mod egress;
 mod followed;
+mod garden;
 mod logging;
 mod messages;
+mod names;
 mod policy;
 mod rules;
 mod status;
@@ -22,11 +24,13 @@ pub use egress::{
     AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
 };
 pub use followed::{FollowProblems, MAX_DOCUMENT, MAX_PART, MAX_PROBLEM, Tenant};
+pub use garden::{GardenRule, GardenRuleError};
 pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
     AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
     Reply, Request,
 };
+pub use names::{is_container_id, is_name};
 pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
 pub use rules::{RuleMeaning, RuleName};
 pub use sarcenet_dataplane_api::{Mapping, PortId, PortRange, Protocol, Rate, RuleId};

@@ -7,7 +7,9 @@ use sarcenet_dataplane_api::{Mapping, PortId, RuleId};
 use serde::{Deserialize, Serialize};
 
 use crate::logging::{LoggingChange, LoggingStatus};
-use crate::{AgentStatus, FollowProblems, Policy, RuleName, Tenant, Terms};
+use crate::{
+    AgentStatus, FollowProblems, NetOutRule, Policy, PortMapping, RuleName, Tenant, Terms,
+};
 
 /// One interface of one container: what CNI calls an attachment.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,6 +149,17 @@ pub enum Request {
         id: AttachmentId,
         /// The address that the caller believes it has.
         address: Option<Ipv4Addr>,
+    },
+    /// Let a container that is attached have more than it was attached with: what it has already
+    /// stays, also when it is named again. A repeated [`Self::Add`] takes it back.
+    /// [`Reply::Done`] when it is in force.
+    Extend {
+        /// Which interface of which container.
+        id: AttachmentId,
+        /// Ports of the cell that shall lead to it, too.
+        mappings: Vec<PortMapping>,
+        /// Where it may go, too, when security groups do not say.
+        net_out: Vec<NetOutRule>,
     },
     /// Remove every interface that is not mentioned (CNI's garbage collection). [`Reply::Done`].
     Gc {

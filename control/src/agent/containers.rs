@@ -4,16 +4,15 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use sarcenet_agent_api::{Attach, Attachment, AttachmentId, ErrorCode};
+use sarcenet_agent_api::{
+    Attach, Attachment, AttachmentId, ErrorCode, NetOutRule, PortMapping, Terms, is_container_id,
+};
 use tracing::{info, warn};
 
 use super::{Agent, Entry, Failure, Inner, PATIENCE, open_namespace, terms};
 use crate::attach::{self, AttachError, Interface};
 use crate::state::{Saved, State};
 use crate::{desired, ipam, netns};
-
-/// Longest container id in bytes, as far as status and traces show it.
-const ID_MAX: usize = 128;
 
 impl Agent {
     /// Makes an interface, or makes sure that it still is as it was made.
@@ -142,6 +141,42 @@ impl Agent {
         Ok(attachment(&self.inner.lock(), &saved))
     }
 
+    /// Lets a container have more than it was attached with. When the dataplane does not answer,
+    /// it will have it in force as soon as it is back, as all that is saved.
+    pub fn extend(
+        &self,
+        id: &AttachmentId,
+        mappings: Vec<PortMapping>,
+        net_out: Vec<NetOutRule>,
+    ) -> Result<(), Failure> {
+        let _one_at_a_time = self.operations.lock();
+        let (mut state, saved) = {
+            let inner = self.inner.lock();
+            let Some(entry) = inner.containers.get(id) else {
+                return Err(Failure::new(ErrorCode::Unknown, format!("{id} is not attached")));
+            };
+            let mut saved = entry.saved.clone();
+            saved.terms = Arc::new(extended(&saved.terms, mappings, net_out));
+            terms::check(&saved)?;
+            terms::check_ports(&inner, &saved)?;
+            (inner.state(), saved)
+        };
+        state.containers.insert(id.clone(), saved.clone());
+        self.store.save(&state)?;
+        let version = {
+            let mut inner = self.inner.lock();
+            if let Some(entry) = inner.containers.get_mut(id) {
+                entry.saved = saved;
+            }
+            self.publish(&mut inner)
+        };
+        self.dataplane
+            .wait(version, PATIENCE)
+            .map_err(|e| Failure::new(ErrorCode::Dataplane, e.to_string()))?;
+        info!(container = %id, "extended");
+        Ok(())
+    }
+
     /// Removes an interface and frees its address. Success when there is none.
     pub fn del(&self, id: &AttachmentId) -> Result<(), Failure> {
         let _one_at_a_time = self.operations.lock();
@@ -217,14 +252,26 @@ impl Agent {
     }
 }
 
+/// The terms with what is not among them yet.
+fn extended(terms: &Terms, mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>) -> Terms {
+    let mut terms = terms.clone();
+    for mapping in mappings {
+        if !terms.mappings.contains(&mapping) {
+            terms.mappings.push(mapping);
+        }
+    }
+    for rule in net_out {
+        if !terms.net_out.contains(&rule) {
+            terms.net_out.push(rule);
+        }
+    }
+    terms
+}
+
 fn check_wish(wish: &Attach) -> Result<(), Failure> {
     let Attach { id, netns_path, app, .. } = wish;
-    let letter = |c: char| c.is_ascii_alphanumeric();
-    let fine = id.container.len() <= ID_MAX
-        && id.container.starts_with(letter)
-        && id.container.chars().all(|c| letter(c) || matches!(c, '_' | '.' | '-'));
     let wrong = |message: String| Err(Failure::new(ErrorCode::Invalid, message));
-    if !fine {
+    if !is_container_id(&id.container) {
         let rule = "1 to 128 letters, digits, `_`, `.` and `-`, the first one a letter or digit";
         return wrong(format!("`{}` is not a container id: {rule}", id.container));
     }

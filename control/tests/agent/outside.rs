@@ -52,8 +52,8 @@ fn add(world: &World, container: &Namespace, terms: Terms) -> Result<Attachment,
 }
 
 #[track_caller]
-fn refused(added: Result<Attachment, AgentError>, expected: ErrorCode, words: &str) {
-    match added {
+fn refused<T: std::fmt::Debug>(answer: Result<T, AgentError>, expected: ErrorCode, words: &str) {
+    match answer {
         Err(AgentError::Refused { code, message }) => {
             assert_eq!(code, expected, "{message}");
             assert!(message.contains(words), "`{words}` is not in {message}");
@@ -257,5 +257,68 @@ fn new_addresses_of_the_cell_are_noticed() {
         eventually("the new address", || local() == ["192.0.2.7"]);
         netlink.remove_addresses(&device).unwrap();
         eventually("no address", || local().is_empty());
+    });
+}
+
+/// What Garden asks for beside what a container came with.
+#[test]
+fn an_attached_container_may_have_more() {
+    in_cell(|world| {
+        write(world, OUTSIDE);
+        let (fake, agent) = (world.dataplane(), world.agent());
+        let (one, two) = (Namespace::new("one"), Namespace::new("two"));
+        let extend = |container: &Namespace, mappings: &[PortMapping], net_out: &[NetOutRule]| {
+            world.client().extend(container.id(), mappings.to_vec(), net_out.to_vec())
+        };
+        refused(extend(&one, &[mapping(61_000, 80)], &[]), ErrorCode::Unknown, "not attached");
+
+        add(world, &one, mapped(61_000..=61_001)).unwrap();
+        add(world, &two, mapped(61_010..=61_010)).unwrap();
+        let rule = |last: u8| NetOutRule {
+            networks: vec![AddressRange {
+                first: [8, 8, 8, 8].into(),
+                last: [8, 8, 8, last].into(),
+            }],
+            ..NetOutRule::default()
+        };
+        // In force when it is answered, and no more than once.
+        for _ in 0..2 {
+            extend(&one, &[mapping(61_001, 11_001), mapping(61_002, 11_002)], &[]).unwrap();
+            extend(&one, &[], &[rule(8), rule(9)]).unwrap();
+            let expected = Mapping {
+                protocol: Protocol::Tcp,
+                cell: PortRange { first: 61_000, last: 61_002 },
+                container: 11_000,
+            };
+            assert_eq!(settings(&fake, 2).mappings, [expected]);
+            let expected = ["netOutRules rule 1", "netOutRules rule 2"];
+            assert_eq!(meanings(world, &fake, &settings(&fake, 2)), expected);
+        }
+        assert_eq!(settings(&fake, 3).allowed, None);
+
+        // What cannot be had changes nothing.
+        let before = settings(&fake, 2);
+        for (host_port, words) in [
+            (61_010, "host port 61010/tcp is mapped to container two eth0 already"),
+            (61_000, "host port 61000/tcp is mapped twice"),
+            (20_000, "host port 20000/tcp lies in snat_ports"),
+            (0, "cannot allocate port 0"),
+        ] {
+            let wrong = [mapping(61_003, 11_003), mapping(host_port, 1)];
+            refused(extend(&one, &wrong, &[]), ErrorCode::Invalid, words);
+        }
+        let unknown = NetOutRule { protocol: 9, ..rule(8) };
+        refused(extend(&one, &[], &[unknown]), ErrorCode::Invalid, "protocol `9` is not known");
+        assert_eq!(settings(&fake, 2), before);
+
+        // It is on the disk, and lasts until the container is attached anew.
+        drop(agent);
+        let snapshots = fake.told.lock().snapshots;
+        let _agent = world.agent();
+        eventually("a snapshot", || fake.told.lock().snapshots > snapshots);
+        assert_eq!(settings(&fake, 2), before);
+        add(world, &one, mapped(61_000..=61_001)).unwrap();
+        assert_eq!(settings(&fake, 2).mappings[0].cell.last, 61_001);
+        assert_eq!(settings(&fake, 2).allowed, None);
     });
 }
