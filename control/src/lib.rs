@@ -21,6 +21,7 @@ pub mod follow;
 pub mod followed;
 pub mod host;
 pub mod ipam;
+mod metrics;
 pub mod netlink;
 pub mod netns;
 pub mod paths;

@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::{ServeError, stop};
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info};
 
@@ -14,6 +16,7 @@ use crate::agent::{Agent, Found};
 use crate::cli::output;
 use crate::config::FollowSpec;
 use crate::follow::handover::Inbox;
+use crate::follow::tell::{self, Started};
 use crate::follow::{Prepared, leave};
 use crate::followed::Followed;
 use crate::paths::Root;
@@ -46,11 +49,23 @@ pub(crate) fn run(found: Found, signals: Signals) -> Result<ExitCode> {
 
 /// An agent to which the network file says everything.
 fn alone(found: Found, mut signals: Signals, runtime: &Runtime) -> Result<ExitCode> {
+    let (address, root) = (found.base().status, found.options().root.clone());
     let agent = found.agent(Followed::default())?;
-    let running = Running::start(agent, None, true)?;
-    let signal = runtime.block_on(signals.end());
-    info!("{signal}: ending; the dataplane and all containers stay as they are");
+    let running = Running::start(Arc::clone(&agent), None, true)?;
+    let (stopper, stop) = stop();
+    let started = Started::new(Some(agent).into());
+    let told = runtime.block_on(async {
+        let status = tell::status(address, &root, &started, &Metrics::default(), &stop).await?;
+        let signal = signals.end().await;
+        info!("{signal}: ending; the dataplane and all containers stay as they are");
+        stopper.stop();
+        if let Some(status) = status {
+            status.finished().await;
+        }
+        Ok::<_, ServeError>(())
+    });
     running.end();
+    told?;
     Ok(ExitCode::SUCCESS)
 }
 

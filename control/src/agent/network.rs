@@ -106,13 +106,18 @@ impl Agent {
 
     /// Puts a network file in force that was read without mistakes. Returns the version to wait for.
     fn put_base_in_force(&self, base: Network) -> Result<u64, ConfigError> {
-        let (same_servers, followed) = {
+        let (before, followed) = {
             let inner = self.inner.lock();
-            (inner.base.control == base.control, inner.followed.clone())
+            let before = (inner.base.control.clone(), inner.base.status);
+            (before, inner.followed.clone())
         };
-        if !same_servers {
-            let reason = "`control` has changed, which is in force when the agent is started again";
-            return Err(self.not_now(reason.into()));
+        for (key, same) in
+            [("control", before.0 == base.control), ("status", before.1 == base.status)]
+        {
+            if !same {
+                let reason = "has changed, which is in force when the agent is started again";
+                return Err(self.not_now(format!("`{key}` {reason}")));
+            }
         }
         if let Some(lease) = &followed.lease
             && !(base.overlay.contains(&lease.subnet)

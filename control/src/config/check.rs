@@ -258,7 +258,7 @@ fn control(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     let force = policy_server.map(|server| ("force", server.force));
     let mut listeners = vec![("network_info", spec.network_info)];
     listeners.extend(force);
-    listeners.push(("status", spec.status));
+    listeners.extend(parts.status.map(|address| ("status", address)));
     for (index, (later, address)) in listeners.iter().enumerate() {
         let taken = listeners[..index].iter().find(|(_, other)| {
             address.port() != 0

@@ -34,8 +34,6 @@ pub struct FollowSpec {
     pub policy_server: Option<PolicyServerSpec>,
     /// Where the cell's subnet and MTU are told (contract section 5.5).
     pub network_info: SocketAddr,
-    /// Where health and metrics of the agent are told.
-    pub status: SocketAddr,
 }
 
 /// `policies:`, and all else that has to do with the policy server.
@@ -129,7 +127,6 @@ impl Reader {
             "network_info",
             "force",
             "logging",
-            "status",
         ];
         let mut section = self.map(node, "control", &known)?;
         let underlay = self.required(&mut section, "underlay", "10.0.0.11");
@@ -152,7 +149,6 @@ impl Reader {
         let network_info = address("network_info").unwrap_or(local(23954));
         policy_server.force = address("force").unwrap_or(policy_server.force);
         policy_server.logging = address("logging");
-        let status = address("status").unwrap_or(local(23955));
         let underlay = underlay?;
         let spec = FollowSpec {
             underlay: underlay.value,
@@ -160,7 +156,6 @@ impl Reader {
             leases,
             policy_server: Some(policy_server),
             network_info,
-            status,
         };
         Some(FollowParts { spec, underlay: underlay.place, block_prefix })
     }

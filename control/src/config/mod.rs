@@ -18,7 +18,7 @@ mod tracking;
 mod tree;
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -45,6 +45,8 @@ use crate::security_groups::SecurityGroup;
 pub const DEFAULT_VNI: u32 = 1;
 /// UDP port of the tunnel (RFC 7348 section 5).
 pub const DEFAULT_PORT: u16 = 4789;
+/// Where health and metrics are told when nothing else is said.
+pub const DEFAULT_STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 23955);
 /// Bytes that the tunnel adds to an inner IP packet: IPv4 20, UDP 8, VXLAN 8, Ethernet 14.
 pub const TUNNEL_OVERHEAD: u16 = 50;
 
@@ -79,6 +81,8 @@ pub struct Network {
     /// Which servers say what the file does not: cells, apps and policies, and security groups if
     /// they are asked for. None when all of it is in the file.
     pub control: Option<FollowSpec>,
+    /// Where health and metrics of the agent and the dataplane are told, if anywhere.
+    pub status: Option<SocketAddr>,
 }
 
 /// One cell.

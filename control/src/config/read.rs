@@ -1,6 +1,6 @@
 //! From the tree to [`Network`]: types, required and unknown keys.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
@@ -13,7 +13,7 @@ use super::groups::GroupParts;
 use super::outside::OutsideSpec;
 use super::reader::Reader;
 use super::tree::{At, Node};
-use super::{CellSpec, DEFAULT_PORT, DEFAULT_VNI, Mistake, Network, check, tree};
+use super::{CellSpec, DEFAULT_PORT, DEFAULT_STATUS, DEFAULT_VNI, Mistake, Network, check, tree};
 
 /// The parts of a network file that could be read, each with its place.
 #[derive(Debug, Default)]
@@ -31,6 +31,7 @@ pub(super) struct Parts {
     pub(super) security_groups: Option<Vec<At<GroupParts>>>,
     pub(super) tracking: Tracking,
     pub(super) control: Option<At<FollowParts>>,
+    pub(super) status: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -100,6 +101,7 @@ fn assemble(parts: Parts) -> Option<Network> {
             .map(|groups| Arc::new(groups.into_iter().map(|group| group.value.group).collect())),
         tracking: parts.tracking,
         control: parts.control.map(|control| control.value.spec),
+        status: parts.status,
     })
 }
 
@@ -120,6 +122,7 @@ impl Reader {
             "timeouts",
             "half_open_percent",
             "control",
+            "status",
         ];
         let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
@@ -166,6 +169,11 @@ impl Reader {
                 let place = node.place;
                 self.follow(node).map(|value| At { place, value })
             }),
+            status: match top.take("status") {
+                None => Some(DEFAULT_STATUS),
+                Some(At { value: Node::Null, .. }) => None,
+                Some(node) => self.socket_address(node, "status").map(|address| address.value),
+            },
         }
     }
 

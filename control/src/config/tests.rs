@@ -43,6 +43,20 @@ fn all_options() {
 }
 
 #[test]
+fn health_and_metrics_are_told_unless_nobody_wants_them() {
+    for (line, expected) in [
+        ("", Some("127.0.0.1:23955")),
+        ("status: 0.0.0.0:9999\n", Some("0.0.0.0:9999")),
+        ("status: null\n", None),
+    ] {
+        let network = Network::parse(&format!("{GOOD}{line}")).unwrap();
+        assert_eq!(network.status, expected.map(|address| address.parse().unwrap()));
+    }
+    let mistakes = Network::parse(&format!("{GOOD}status: here\n")).unwrap_err();
+    assert!(mistakes[0].message.contains("status `here` is not an address"), "{mistakes:?}");
+}
+
+#[test]
 fn every_uplink_mode() {
     for mode in UplinkMode::ALL {
         let network = Network::parse(&format!("{GOOD}uplink: {mode}\n")).unwrap();

@@ -66,7 +66,6 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
         },
         policy_server: None,
         network_info,
-        status,
     };
     Some(Network {
         overlay,
@@ -82,6 +81,7 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
         security_groups: None,
         tracking: Tracking::default(),
         control: Some(control),
+        status: Some(status),
     })
 }
 
@@ -125,9 +125,9 @@ mod tests {
     #[test]
     fn what_is_not_said_has_its_default() {
         let network = spec(&mut Keys::parse(FILE.as_bytes()).unwrap()).unwrap();
-        let control = network.control.unwrap();
+        let (control, status) = (network.control.unwrap(), network.status.unwrap());
         assert_eq!((control.leases.interval.as_secs(), control.leases.block_prefix), (30, 24));
-        let listen = [control.network_info, control.status].map(|address| address.to_string());
+        let listen = [control.network_info, status].map(|address| address.to_string());
         assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:22233"]);
         assert_eq!(network.outside, Some(OutsideSpec::default()));
         let file = "overlay: 10.255.0.0/16\noutside: {}\ncontrol: {underlay: 10.77.0.11}\n";

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use sarcenet_server::http::metrics::Metrics;
-use sarcenet_server::http::reply;
 use sarcenet_server::http::{ServeError, Server, Stop, Stopper, stop};
 use sarcenet_server::outbound::OutboundError;
 use tokio::runtime::Handle;
@@ -62,7 +61,7 @@ pub struct Prepared {
     saved: Saved,
     metrics: Metrics,
     started: Started,
-    status: Server,
+    status: Option<Server>,
     stopper: Stopper,
     stop: Stop,
 }
@@ -90,12 +89,8 @@ impl Prepared {
         )?;
         let (stopper, stop) = stop();
         let started = Started::default();
-        let agent = Arc::clone(&started);
-        let problem = move || tell::agent_problem(&agent);
-        let router = reply::with_fallbacks(tell::health_and_metrics(problem, metrics.clone()));
-        let status = tell::serve("status", spec.status, router, &metrics, &stop);
+        let status = tell::status(found.base().status, root, &started, &metrics, &stop);
         let status = runtime.block_on(status)?;
-        info!(status = %status.address(), "telling of health and metrics");
         Ok(Self { found, spec, keeper, saved, metrics, started, status, stopper, stop })
     }
 
@@ -117,7 +112,7 @@ impl Prepared {
         let info = tell::serve("network_info", spec.network_info, router, &metrics, &stop);
         let info = runtime.block_on(info)?;
         info!(network_info = %info.address(), "telling of the cell's subnet");
-        let servers = vec![status, info];
+        let servers = status.into_iter().chain([info]).collect();
         let learned = Learned::new(saved);
         let runtime = runtime.clone();
         Ok(Following { agent, spec, keeper, learned, metrics, servers, runtime, stopper, stop })

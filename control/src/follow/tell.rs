@@ -14,8 +14,11 @@ use sarcenet_server::http::metrics::Metrics;
 use sarcenet_server::http::reply::{self, ApiError};
 use sarcenet_server::http::{Limits, Serve, ServeError, Server, Stop, status};
 use serde::Serialize;
+use tokio::task::spawn_blocking;
+use tracing::info;
 
 use crate::agent::Agent;
+use crate::paths::Root;
 use crate::servers::with_log_level;
 
 /// The agent, once it has a lease.
@@ -44,8 +47,14 @@ pub fn health_and_metrics(
 ) -> Router {
     let router = Router::new()
         .route("/health", get(move || async move { health(problem()) }))
-        .route("/metrics", get(move || async move { status::metrics(&metrics) }));
+        .route("/metrics", get(move || tell_metrics(metrics)));
     with_log_level(router)
+}
+
+/// On another thread: the dataplane may have to be asked.
+async fn tell_metrics(metrics: Metrics) -> Result<Response, ApiError> {
+    let told = spawn_blocking(move || status::metrics(&metrics)).await;
+    told.unwrap_or_else(|e| Err(ApiError::internal(format!("metrics cannot be told: {e}"))))
 }
 
 fn health(problem: Option<String>) -> Response {
@@ -66,6 +75,25 @@ pub fn agent_problem(started: &Started) -> Option<String> {
             Some(format!("the dataplane is not up to date: {error}"))
         }
     }
+}
+
+/// Tells of the health of the agent that is `started` at some time, and with `metrics` those of the
+/// agent and of the dataplane below `root`, if that is wanted at an `address`.
+pub async fn status(
+    address: Option<SocketAddr>,
+    root: &Root,
+    started: &Started,
+    metrics: &Metrics,
+    stop: &Stop,
+) -> Result<Option<Server>, ServeError> {
+    let Some(address) = address else { return Ok(None) };
+    crate::metrics::register(metrics, Arc::clone(started), root);
+    let agent = Arc::clone(started);
+    let problem = move || agent_problem(&agent);
+    let router = reply::with_fallbacks(health_and_metrics(problem, metrics.clone()));
+    let status = serve("status", address, router, metrics, stop).await?;
+    info!(status = %status.address(), "telling of health and metrics");
+    Ok(Some(status))
 }
 
 /// Serves `router` on `address`.

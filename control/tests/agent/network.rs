@@ -119,6 +119,18 @@ fn mistakes_leave_the_old_state_in_force_and_are_shown() {
 }
 
 #[test]
+fn another_address_for_metrics_waits_for_a_restart() {
+    in_cell(|world| {
+        let (_fake, _agent) = (world.dataplane(), world.agent());
+        std::fs::write(world.network(), format!("{NETWORK}status: null\n")).unwrap();
+        eventually("refused", || {
+            let mistakes = world.client().status().unwrap().config.mistakes;
+            mistakes.iter().any(|line| line.contains("`status` has changed"))
+        });
+    });
+}
+
+#[test]
 fn the_subnet_cannot_change_under_containers() {
     in_cell(|world| {
         let (fake, _agent) = (world.dataplane(), world.agent());

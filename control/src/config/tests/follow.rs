@@ -20,7 +20,6 @@ control:
   security_groups: {interval: 5}
   network_info: 127.0.0.1:0
   force: 127.0.0.1:0
-  status: 0.0.0.0:9999
 ";
 
 fn control(text: &str) -> FollowSpec {
@@ -43,7 +42,7 @@ fn defaults_are_those_of_cloud_foundry() {
     assert_eq!(spec.leases.partition_tolerance, Duration::from_hours(168));
     assert!(policies.watch && !spec.leases.single_ip && policies.security_groups.is_none());
     let listen =
-        [spec.network_info, policies.force, spec.status].map(|address| address.to_string());
+        [spec.network_info, policies.force, DEFAULT_STATUS].map(|address| address.to_string());
     assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:8722", "127.0.0.1:23955"]);
     let files = spec.certs.files(&Root::new("/r"));
     let paths = [files.server_ca, files.identity.certificate, files.identity.key];
@@ -62,7 +61,6 @@ fn all_of_it_can_be_said() {
     assert_eq!(spec.leases.partition_tolerance.as_secs(), 60);
     assert_eq!((policies.timeout.as_secs(), policies.watch), (4, false));
     assert_eq!(policies.security_groups, Some(Duration::from_secs(5)));
-    assert_eq!(spec.status.to_string(), "0.0.0.0:9999");
     let files = spec.certs.files(&Root::new("/r"));
     assert_eq!(files.server_ca, PathBuf::from("/r/ca.pem"));
     assert_eq!(files.identity.key, PathBuf::from("/r/cell.key"));
