@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_said_of_the_outside() {
         let mut keys = Keys::parse(FILE.as_bytes()).unwrap();
-        let BesideSpec { policy_server, outside, overlay, debug } = spec(&mut keys).unwrap();
+        let BesideSpec { policy_server, outside, overlay: terms, debug } = spec(&mut keys).unwrap();
         assert_eq!(keys.finish(Path::new("f")).unwrap(), [""; 0]);
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
         let denied = DenyNetworks {
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!((overlay, egress), (true, false));
         assert_eq!((denied_per_second, accepted_udp_per_second), (3, 100));
         assert!(!outside.security_groups && policy_server.security_groups.is_none());
-        assert!(overlay == OverlayTerms::default() && !policy_server.routers);
+        assert!(terms == OverlayTerms::default() && !policy_server.routers);
         let listen = [policy_server.force, debug].map(|address| address.to_string());
         assert_eq!(listen, ["127.0.0.1:8722", "127.0.0.1:8721"]);
     }
