@@ -10,7 +10,7 @@ use crate::drop_in::{DAEMON, policy_agent_with, problem, program, serves};
 use crate::fake::Fake;
 use crate::policies::{all_servers, change, on_disk, rules};
 use crate::process::Process;
-use crate::world::{Namespace, World, eventually, in_cell, metric};
+use crate::world::{Namespace, STATUS, World, ask, eventually, in_cell};
 
 const BOOTSTRAP: &str = r#"{"policy_server_url":"https://127.0.0.1:4003",
     "policy_server_ca_cert_file":"/etc/sarcenet/certs/ca.crt",
@@ -55,7 +55,9 @@ fn ports_that_apps_name_are_open_to_routers_also_without_servers() {
         let said: Vec<_> = names.iter().map(|name| said[name].to_string()).collect();
         assert_eq!(said, ["app-a to app-b tcp 8080", "routers to tcp 8080", "routers to tcp 9090"]);
         assert_eq!(own_tag(&fake), Some(0), "the cell itself is none of a router");
-        assert!(metric("sarcenet_agent_followed_timestamp_seconds{what=\"routers\"}") > 0);
+        let (_, metrics) = ask(STATUS, "GET /metrics");
+        let answered = "sarcenet_agent_followed_timestamp_seconds{what=\"routers\"}";
+        assert!(metrics.contains(answered), "{metrics}");
         eventually("on the disk", || on_disk(world, "\"router_tag\":3"));
         assert_eq!(servers.end(Signal::SIGKILL), None);
         assert_eq!(agent.end(Signal::SIGKILL), None);

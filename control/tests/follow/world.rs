@@ -38,7 +38,7 @@ control:
 
 /// The cell's address on the underlay, and the port where it tells of health and metrics.
 pub(crate) const UNDERLAY: &str = "10.77.0.11";
-const STATUS: u16 = 23955;
+pub(crate) const STATUS: u16 = 23955;
 /// Where it tells of its subnet.
 pub(crate) const INFO: u16 = 23954;
 

@@ -86,8 +86,9 @@ fn the_tag_of_routers_is_asked_for_where_it_has_a_meaning() {
 
 #[test]
 fn an_overlay_is_open_only_where_the_file_says_so() {
-    for (more, open) in [("", false), ("open_overlay: true\n", true), ("open_overlay: ", false)] {
-        assert_eq!(Network::parse(&format!("{LEAST}{more}")).unwrap().open_overlay, open);
+    for (more, open) in [("", false), ("open_overlay: true", true), ("open_overlay: false", false)]
+    {
+        assert_eq!(Network::parse(&format!("{LEAST}{more}\n")).unwrap().open_overlay, open);
     }
     let mistakes = Network::parse(&format!("{LEAST}open_overlay: 1\n")).unwrap_err();
     assert!(mistakes[0].to_string().contains("open_overlay is a number"), "{mistakes:?}");
