@@ -10,8 +10,8 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AttachmentId, RuleMeaning, Terms, ranges};
 use sarcenet_dataplane_api::client::Snapshot;
 use sarcenet_dataplane_api::{
-    Attach, Cell, Container, EgressSet, Logging, MAX_LISTED, Outside, Peer, PortId, Rule, RuleId,
-    RuleKey, SetId, Settings, Update,
+    Attach, Cell, Container, EgressSet, Logging, MAX_LISTED, Outside, Peer, PortId, PortRange,
+    Protocol, Rule, RuleId, RuleKey, SetId, Settings, Update,
 };
 
 use crate::config::{CellSpec, Network, OutsideSpec};
@@ -132,6 +132,12 @@ impl Desired {
                 rules.insert(key, id);
             }
         }
+        if let Some(source) = network.router_tag {
+            for (key, port) in for_routers(source, containers) {
+                // A policy that says the same has the name.
+                rules.entry(key).or_insert_with(|| names.name(&RuleMeaning::Routers { port }));
+            }
+        }
         let (egress, settings) = beyond(here, containers, names, book);
         let containers = containers.iter().map(|container| {
             let port = port(cell.subnet, container.address);
@@ -155,6 +161,8 @@ impl Desired {
                 outside: network.outside.as_ref().map(|spec| outside(here, spec)),
                 logging: network.outside.as_ref().map_or_else(Logging::default, |o| o.logging),
                 tracking: network.tracking,
+                tag: network.own_tag.unwrap_or(0),
+                open: network.open_overlay,
             },
             host: host.cloned(),
             peers: peers.collect(),
@@ -289,6 +297,18 @@ fn bare_settings(port: PortId) -> Settings {
         receive: None,
         connections: None,
     }
+}
+
+/// The TCP ports that apps name, open to routers with the tag `source` (contract section 9.2).
+fn for_routers(source: u16, containers: &[Attached]) -> impl Iterator<Item = (RuleKey, u16)> {
+    // What belongs to no app is nobody's to open (contract section 7.11).
+    containers.iter().filter(|container| container.app.is_some()).flat_map(move |container| {
+        let (destination, protocol) = (container.address, Protocol::Tcp);
+        container.terms.metadata.listening().into_iter().map(move |port| {
+            let ports = PortRange { first: port, last: port };
+            (RuleKey { source, destination, protocol, ports }, port)
+        })
+    })
 }
 
 /// The way to the outside, of this cell.

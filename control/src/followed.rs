@@ -7,9 +7,10 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 use sarcenet_server::lease::Lease;
 
-use crate::config::{CellSpec, Network};
+use crate::config::{Apps, CellSpec, FollowSpec, Network};
 use crate::follow::outside_terms::OutsideTerms;
 use crate::follow::policies::Policies;
+use crate::follow::routers::{OverlayTerms, ROUTERS};
 use crate::security_groups::SecurityGroup;
 
 /// Most other cells that the dataplane takes.
@@ -29,6 +30,10 @@ pub struct Followed {
     pub groups: Option<Arc<Vec<SecurityGroup>>>,
     /// What else a program beside the agent says of the outside.
     pub outside: Option<Arc<OutsideTerms>>,
+    /// What a program beside the agent says of the overlay beside policies.
+    pub overlay: Option<OverlayTerms>,
+    /// The tag of routers.
+    pub router_tag: Option<u16>,
 }
 
 impl Followed {
@@ -55,7 +60,50 @@ impl Followed {
         if let (None, Some(told)) = (&control.policy_server, &self.outside) {
             network.outside = network.outside.map(|outside| told.applied(&outside));
         }
+        if let (None, Some(told)) = (&control.policy_server, &self.overlay) {
+            network.open_overlay = told.open;
+        }
+        if self.owner_of_router_tag(&network.apps).is_none() {
+            network.router_tag = self.router_tag.filter(|_| self.wants_routers(control));
+            network.own_tag = self.router_tag.filter(|_| control.leases.single_ip);
+        }
         network
+    }
+
+    /// Whether routers have a meaning for this cell: because they reach its apps, or as it is one's.
+    fn wants_routers(&self, control: &FollowSpec) -> bool {
+        control.leases.single_ip
+            || match &control.policy_server {
+                Some(server) => server.routers,
+                None => self.overlay.is_some_and(|told| told.ingress),
+            }
+    }
+
+    /// The app that has the tag of routers, too: after the loss of its database a policy server may
+    /// give it to one. What is open to one of them would be to the other.
+    fn owner_of_router_tag<'a>(&self, apps: &'a Apps) -> Option<&'a str> {
+        let tag = self.router_tag?;
+        let owner = apps.iter().find(|(app, of)| *of == tag && *app != ROUTERS);
+        owner.map(|(app, _)| app)
+    }
+
+    /// What somebody should know of `network`, which came of this.
+    pub fn problem(&self, network: &Network) -> Option<String> {
+        let control = network.control.as_ref().filter(|control| self.wants_routers(control))?;
+        let Some(tag) = self.router_tag else {
+            let hint = match (&control.policy_server, control.leases.single_ip) {
+                (None, true) => "; has silk-daemon-bootstrap run?",
+                _ => "",
+            };
+            return Some(format!(
+                "the tag of routers is not known, so that nothing is open to them{hint}"
+            ));
+        };
+        let app = self.owner_of_router_tag(&network.apps)?;
+        Some(format!(
+            "routers have the tag {tag:04X}, which belongs to app {app}: nothing is open to them \
+             until the policy server says otherwise"
+        ))
     }
 
     /// This cell first, then all others that packets can be sent to.

@@ -41,8 +41,8 @@ impl RuleNames {
         }
     }
 
-    /// Forgets what is not in force when there is very much. What egress rules were made from is
-    /// bounded by itself, and kept.
+    /// Forgets what is not in force when there is very much. What egress rules and those for routers
+    /// were made from is bounded by itself, and kept.
     pub fn bound(&mut self, network: &Network) {
         if self.names.len() > NAMES_KEPT.max(2 * network.policies.len()) {
             let kept: HashSet<&Policy> = network.policies.iter().collect();
@@ -53,7 +53,9 @@ impl RuleNames {
                     let mut named = groups.filter(|known| known.name == *group);
                     named.any(|known| *number as usize <= known.rules.len())
                 }
-                RuleMeaning::NetOut { .. } | RuleMeaning::Denied { .. } => true,
+                RuleMeaning::NetOut { .. }
+                | RuleMeaning::Denied { .. }
+                | RuleMeaning::Routers { .. } => true,
             });
         }
     }

@@ -108,6 +108,8 @@ fn cell() -> Cell {
         outside: None,
         logging: Logging::default(),
         tracking: Tracking::default(),
+        tag: 0,
+        open: false,
     }
 }
 

@@ -77,6 +77,8 @@ impl Engine {
             outside: None,
             logging: Logging::default(),
             tracking: Tracking::default(),
+            tag: 0,
+            open: false,
         };
         let other = 1 - number;
         let peer = Peer {

@@ -94,6 +94,8 @@ impl Stranger {
             outside: None,
             logging: Logging::default(),
             tracking: Tracking::default(),
+            tag: 0,
+            open: false,
         };
         client.snapshot(&Snapshot { cell: Some((other, None)), ..Snapshot::default() })?;
         let links = client.status()?.links;

@@ -1,6 +1,7 @@
 //! What a runtime asks for beside the interface: ports of the cell, rules for traffic to the
 //! outside, limits.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use sarcenet_dataplane_api::{Mapping, PortRange, Protocol, Rate};
@@ -86,6 +87,14 @@ pub struct Metadata {
     pub log_config: Option<String>,
 }
 
+impl Metadata {
+    /// The ports of [`Self::ports`], in order and each once. What is no port is left out.
+    pub fn listening(&self) -> BTreeSet<u16> {
+        let parts = self.ports.iter().flat_map(|ports| ports.split(','));
+        parts.filter_map(|part| part.trim().parse().ok().filter(|port| *port != 0)).collect()
+    }
+}
+
 /// What a runtime says about a container beside its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -123,8 +132,6 @@ pub fn ranges(mappings: &[PortMapping]) -> Vec<Mapping> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -149,6 +156,22 @@ mod tests {
             .collect();
         assert_eq!(said, ["tcp 61000-61002 8080", "tcp 61003 8080", "udp 61004 8081"]);
         assert_eq!(mapping(Tcp, 61_000, 8080).to_string(), "61000:8080/tcp");
+    }
+
+    #[test]
+    fn ports_that_an_app_listens_on() {
+        let table: [(Option<&str>, &[u16]); 6] = [
+            (None, &[]),
+            (Some(""), &[]),
+            (Some("8080"), &[8080]),
+            (Some(" 9090, 8080 ,8080"), &[8080, 9090]),
+            (Some("0,65536,-1,http,,1,65535"), &[1, 65_535]),
+            (Some("8080-8090"), &[]),
+        ];
+        for (ports, listening) in table {
+            let metadata = Metadata { ports: ports.map(Into::into), ..Metadata::default() };
+            assert!(metadata.listening().iter().eq(listening), "{ports:?}");
+        }
     }
 
     proptest! {

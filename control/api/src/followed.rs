@@ -19,6 +19,8 @@ pub struct FollowProblems {
     pub policies: Option<String>,
     /// With the security groups.
     pub groups: Option<String>,
+    /// With the tag of routers.
+    pub routers: Option<String>,
 }
 
 impl FollowProblems {
@@ -31,7 +33,8 @@ impl FollowProblems {
                 text
             })
         };
-        Self { policies: cut(self.policies), groups: cut(self.groups) }
+        let Self { policies, groups, routers } = self;
+        Self { policies: cut(policies), groups: cut(groups), routers: cut(routers) }
     }
 }
 
@@ -51,7 +54,11 @@ mod tests {
     #[test]
     fn long_problems_are_cut_between_characters() {
         let long = "\u{fc}".repeat(MAX_PROBLEM);
-        let problems = FollowProblems { policies: Some(format!("x{long}")), groups: Some(long) };
+        let problems = FollowProblems {
+            policies: Some(format!("x{long}")),
+            groups: Some(long),
+            routers: None,
+        };
         let cut = problems.bounded();
         assert_eq!(cut.policies.unwrap().len(), MAX_PROBLEM - 1);
         assert_eq!(cut.groups.unwrap().len(), MAX_PROBLEM);

@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {

@@ -37,6 +37,11 @@ pub enum RuleMeaning {
         /// The network.
         network: Ipv4Net,
     },
+    /// A TCP port that the app of a container names, which is open to the deployment's routers.
+    Routers {
+        /// The port.
+        port: u16,
+    },
 }
 
 impl std::fmt::Display for RuleMeaning {
@@ -48,6 +53,7 @@ impl std::fmt::Display for RuleMeaning {
             }
             Self::NetOut { number } => write!(f, "netOutRules rule {number}"),
             Self::Denied { network } => write!(f, "deny_networks {network}"),
+            Self::Routers { port } => write!(f, "routers to tcp {port}"),
         }
     }
 }

@@ -290,11 +290,16 @@ fn free_address(inner: &Inner) -> Result<Ipv4Addr, Failure> {
     let subnet = inner.cell.subnet;
     ipam::next_free(subnet, inner.last_address, |address| used.contains(&address)).ok_or_else(
         || {
-            let message = format!(
-                "all {} addresses of the cell's subnet {subnet} are taken; remove containers, or \
-             give the cell a larger subnet",
-                ipam::capacity(subnet)
-            );
+            let message = match ipam::capacity(subnet) {
+                0 => format!(
+                    "the cell's subnet {subnet} has no room for containers; a cell with a single \
+                     address runs none"
+                ),
+                all => format!(
+                    "all {all} addresses of the cell's subnet {subnet} are taken; remove \
+                     containers, or give the cell a larger subnet"
+                ),
+            };
             Failure::new(ErrorCode::NoAddress, message)
         },
     )

@@ -10,8 +10,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::logging::Switches;
-use super::reserve_snat_ports;
-use super::{Agent, Entry, Inner, Options, StartError, Tenants, inner_mtu, own_addresses};
+use super::{
+    Agent, Entry, Inner, Options, StartError, Tenants, inner_mtu, own_addresses, report,
+    reserve_snat_ports,
+};
 use crate::config::Network;
 use crate::dataplane::Dataplane;
 use crate::egress::EgressBook;
@@ -107,6 +109,9 @@ impl Found {
             .map_err(|source| StartError::Host { source })?;
         info!(cell = cell.name, subnet = %cell.subnet, underlay = %cell.underlay, mtu,
             containers = state.containers.len(), "agent starts");
+        if network.open_overlay {
+            warn!("{}", report::OPEN);
+        }
         let containers = state.containers.into_iter().map(|(id, saved)| {
             (id, Entry { saved, queue: None, problem: Some("not looked for yet".into()) })
         });

@@ -7,7 +7,9 @@ use sarcenet_agent_api::{AttachmentId, ErrorCode, Policy, ranges};
 use tracing::{error, info, warn};
 
 use super::logging::{self, Switches};
-use super::{Agent, Failure, PATIENCE, inner_mtu, open_namespace, reserve_snat_ports, terms};
+use super::{
+    Agent, Failure, PATIENCE, inner_mtu, open_namespace, report, reserve_snat_ports, terms,
+};
 use crate::config::{ConfigError, EditError, Network, PolicyFile};
 use crate::dataplane::NotInForce;
 use crate::followed::Followed;
@@ -178,6 +180,9 @@ impl Agent {
             let mut inner = self.inner.lock();
             if logging::configured(&network) != logging::configured(&inner.network) {
                 inner.switches = Switches::default();
+            }
+            if network.open_overlay && !inner.network.open_overlay {
+                warn!("{}", report::OPEN);
             }
             inner.base = base;
             inner.network = network;

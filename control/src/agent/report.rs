@@ -12,6 +12,10 @@ use crate::{desired, ipam};
 /// Containers, policies or apps in one reply: as many as surely fit a frame.
 const PAGE: usize = 16;
 
+/// What everybody should know of a cell that is open.
+pub(super) const OPEN: &str = "everybody in the overlay may talk to this cell's containers, whatever \
+                               policies say (open_overlay, disable_container_network_policy)";
+
 impl Agent {
     /// Name of the cell.
     pub fn cell_name(&self) -> String {
@@ -130,6 +134,8 @@ fn problems(inner: &Inner) -> impl Iterator<Item = String> {
             .flatten()
             .chain(inner.server_problems.values())
             .cloned()
+            .chain(inner.followed.problem(&inner.network))
+            .chain(inner.network.open_overlay.then(|| OPEN.to_owned()))
             .collect();
     for entry in inner.containers.values() {
         let id = &entry.saved.id;

@@ -53,6 +53,9 @@ pub struct PolicyServerSpec {
     pub security_groups: Option<Duration>,
     /// Where it can be asked for at once (contract section 9.6).
     pub force: SocketAddr,
+    /// Whether it is asked for the tag of routers: the ports that apps name are open to it, and a
+    /// cell of a single address sends it (contract sections 5.7 and 9.2).
+    pub routers: bool,
     /// Where recording of conversations can be switched (contract section 9.7), if anywhere.
     pub logging: Option<SocketAddr>,
 }
@@ -135,6 +138,7 @@ impl Reader {
         let (leases, block_prefix) = self.leases(section.take("leases"));
         let mut policy_server = self.policy_server(section.take("policies"));
         policy_server.certs.clone_from(&certs);
+        policy_server.routers |= leases.single_ip;
         policy_server.security_groups = section.take("security_groups").map(|node| {
             let minute = Duration::from_mins(1);
             let section = self.map(node, "security_groups", &["interval"]);
@@ -212,16 +216,20 @@ impl Reader {
             timeout: Duration::from_secs(5),
             watch: true,
             security_groups: None,
+            routers: false,
             force: local(8722),
             logging: None,
         };
-        let known = ["url", "interval", "timeout", "watch"];
+        let known = ["url", "interval", "timeout", "watch", "overlay_ingress"];
         if let Some(mut section) = node.and_then(|node| self.map(node, "policies", &known)) {
             spec.url = self.mtls_url(&mut section, spec.url);
             spec.interval = self.seconds(&mut section, "interval", 1..=3600, spec.interval);
             spec.timeout = self.seconds(&mut section, "timeout", 1..=300, spec.timeout);
             let watch = section.take("watch").and_then(|node| self.flag(node, "watch"));
             spec.watch = watch.unwrap_or(true);
+            let ingress = section.take("overlay_ingress");
+            let ingress = ingress.and_then(|node| self.flag(node, "overlay_ingress"));
+            spec.routers = ingress.unwrap_or(false);
         }
         spec
     }

@@ -78,6 +78,12 @@ pub struct Network {
     pub security_groups: Option<Arc<Vec<SecurityGroup>>>,
     /// How conversations are followed.
     pub tracking: Tracking,
+    /// Whether everybody in the overlay may talk to this cell's containers, whatever policies say.
+    pub open_overlay: bool,
+    /// The tag to which the TCP ports are open that apps of containers name; none if to no tag.
+    pub router_tag: Option<u16>,
+    /// The tag of what the cell itself sends into the overlay; none if it sends without one.
+    pub own_tag: Option<u16>,
     /// Which servers say what the file does not: cells, apps and policies, and security groups if
     /// they are asked for. None when all of it is in the file.
     pub control: Option<FollowSpec>,

@@ -30,6 +30,7 @@ pub(super) struct Parts {
     pub(super) outside: Option<At<OutsideSpec>>,
     pub(super) security_groups: Option<Vec<At<GroupParts>>>,
     pub(super) tracking: Tracking,
+    pub(super) open_overlay: bool,
     pub(super) control: Option<At<FollowParts>>,
     pub(super) status: Option<SocketAddr>,
 }
@@ -100,6 +101,9 @@ fn assemble(parts: Parts) -> Option<Network> {
             .security_groups
             .map(|groups| Arc::new(groups.into_iter().map(|group| group.value.group).collect())),
         tracking: parts.tracking,
+        open_overlay: parts.open_overlay,
+        router_tag: None,
+        own_tag: None,
         control: parts.control.map(|control| control.value.spec),
         status: parts.status,
     })
@@ -121,6 +125,7 @@ impl Reader {
             "security_groups",
             "timeouts",
             "half_open_percent",
+            "open_overlay",
             "control",
             "status",
         ];
@@ -165,6 +170,10 @@ impl Reader {
                 .take("security_groups")
                 .map(|node| self.each(Some(node), "security_groups", Self::security_group)),
             tracking: self.tracking(top.take("timeouts"), top.take("half_open_percent")),
+            open_overlay: top
+                .take("open_overlay")
+                .and_then(|node| self.flag(node, "open_overlay"))
+                .unwrap_or(false),
             control: followed.and_then(|node| {
                 let place = node.place;
                 self.follow(node).map(|value| At { place, value })

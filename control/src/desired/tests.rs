@@ -70,6 +70,56 @@ fn rules_are_those_of_local_receivers() {
 }
 
 #[test]
+fn ports_that_apps_name_are_open_to_routers() {
+    let listening = |name, last, app: Option<&str>, ports: &str| {
+        let metadata = Metadata { ports: Some(ports.into()), ..Metadata::default() };
+        let terms = Arc::new(Terms { metadata, ..Terms::default() });
+        Attached { terms, ..container(name, last, app) }
+    };
+    let containers = [
+        listening("b1", 3, Some("app-b"), "8080,9090,x"),
+        listening("x1", 4, Some("app-x"), "8080"),
+        listening("nobody", 5, None, "8080"),
+        container("b2", 6, Some("app-b")),
+    ];
+    let mut network = Network::parse(FILE).unwrap();
+    let mut names = RuleNames::default();
+    let mut rules = |router_tag| {
+        network.router_tag = router_tag;
+        let cell = network.cell("cell1").unwrap();
+        let here = Here { network: &network, cell, mtu: 1450, host: None, addresses: &[] };
+        let mut book = EgressBook::default();
+        let desired = Desired::new(here, &containers, &mut names, &mut book);
+        let rule = |(key, id): (&RuleKey, &RuleId)| {
+            let meaning = names.meaning(*id).unwrap().to_string();
+            (key.source, key.destination.octets()[3], key.protocol, key.ports.first, meaning)
+        };
+        desired.rules.iter().map(rule).collect::<Vec<_>>()
+    };
+    let policy = |last| (1, last, Tcp, 8080, "app-a to app-b tcp 8080".to_owned());
+    let routers = |last, port| (6, last, Tcp, port, format!("routers to tcp {port}"));
+    assert_eq!(rules(None), [policy(3), policy(6)]);
+    let all = [policy(3), policy(6), routers(3, 8080), routers(3, 9090), routers(4, 8080)];
+    assert_eq!(rules(Some(6)), all);
+    // What a policy says already keeps the policy's name.
+    let routers = |last, port| (1, last, Tcp, port, format!("routers to tcp {port}"));
+    assert_eq!(rules(Some(1)), [policy(3), routers(3, 9090), routers(4, 8080), policy(6)]);
+}
+
+#[test]
+fn the_cells_own_tag_and_whether_it_is_open() {
+    let mut network = Network::parse(&format!("{FILE}open_overlay: true\n")).unwrap();
+    for own_tag in [None, Some(6)] {
+        network.own_tag = own_tag;
+        let cell = network.cell("cell1").unwrap();
+        let here = Here { network: &network, cell, mtu: 1450, host: None, addresses: &[] };
+        let (mut names, mut book) = (RuleNames::default(), EgressBook::default());
+        let desired = Desired::new(here, &[], &mut names, &mut book);
+        assert_eq!((desired.cell.tag, desired.cell.open), (own_tag.unwrap_or(0), true));
+    }
+}
+
+#[test]
 fn peers_are_the_other_cells() {
     let desired = desired(FILE, None, &[]);
     let peer = Peer {

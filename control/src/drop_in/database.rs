@@ -23,7 +23,15 @@ pub(super) fn settings(keys: &mut Keys) -> Option<DatabaseSettings> {
 
 /// Where the database is, and how many bytes the tags in it have.
 pub(super) fn with_tags(keys: &mut Keys) -> Option<(DatabaseSettings, u8)> {
-    let bytes = keys.number(TAG_LENGTH, 1..=3).and_then(|bytes| u8::try_from(bytes).ok());
+    let bytes = match keys.number(TAG_LENGTH, 1..=3) {
+        Some(3) => {
+            let what = "cannot be 3: the tunnel's header has 16 bits for a tag; use 2, with which \
+                        all apps keep the tags that they have";
+            keys.wrong(TAG_LENGTH, what);
+            None
+        }
+        bytes => bytes.and_then(|bytes| u8::try_from(bytes).ok()),
+    };
     let bytes = bytes.unwrap_or(2);
     Some((DatabaseSettings { tag_bits: 8 * bytes, ..settings(keys)? }, bytes))
 }

@@ -16,6 +16,7 @@ mod policy_server;
 mod policy_server_internal;
 mod silk_controller;
 mod silk_daemon;
+mod silk_daemon_bootstrap;
 mod vxlan_policy_agent;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ use tracing::info;
 
 use self::flags::Flags;
 use self::keys::Keys;
+use self::silk_daemon_bootstrap::BootstrapSpec;
 use crate::cli::log;
 use crate::config::{ControlSpec, Network};
 use crate::follow::beside::BesideSpec;
@@ -51,6 +53,8 @@ pub enum Program {
     MigrateDb,
     /// A cell's agent, which is told by vxlan-policy-agent what the policy server says.
     SilkDaemon,
+    /// Asks for the tag that what a router's cell sends carries, and ends.
+    SilkDaemonBootstrap,
     /// Gives a cell's lease back and removes its devices, and ends.
     SilkTeardown,
     /// Follows the policy server for the agent that runs as silk-daemon.
@@ -112,6 +116,7 @@ enum Action {
     Migrate(Option<DatabaseSettings>),
     Agent(Option<Box<Network>>),
     TearDown(Option<Box<Network>>),
+    Bootstrap(Option<BootstrapSpec>),
     Beside(Option<Box<BesideSpec>>),
 }
 
@@ -138,6 +143,7 @@ impl Program {
             Self::PolicyServerAsgSyncer => "policy-server-asg-syncer",
             Self::MigrateDb => "migrate-db",
             Self::SilkDaemon => "silk-daemon",
+            Self::SilkDaemonBootstrap => "silk-daemon-bootstrap",
             Self::SilkTeardown => "silk-teardown",
             Self::VxlanPolicyAgent => "vxlan-policy-agent",
         }
@@ -146,7 +152,10 @@ impl Program {
     /// The flag that names its configuration file.
     fn config_flag(self) -> &'static str {
         match self {
-            Self::SilkController | Self::SilkDaemon | Self::SilkTeardown => "config",
+            Self::SilkController
+            | Self::SilkDaemon
+            | Self::SilkDaemonBootstrap
+            | Self::SilkTeardown => "config",
             _ => "config-file",
         }
     }
@@ -174,6 +183,7 @@ impl Program {
             Self::PolicyServerAsgSyncer => serve(asg_syncer::spec(&mut keys)),
             Self::MigrateDb => Action::Migrate(migrate_db::spec(&mut keys)),
             Self::SilkDaemon => Action::Agent(silk_daemon::spec(&mut keys).map(Box::new)),
+            Self::SilkDaemonBootstrap => Action::Bootstrap(silk_daemon_bootstrap::spec(&mut keys)),
             Self::SilkTeardown => Action::TearDown(silk_daemon::spec(&mut keys).map(Box::new)),
             Self::VxlanPolicyAgent => {
                 Action::Beside(vxlan_policy_agent::spec(&mut keys).map(Box::new))
@@ -190,12 +200,14 @@ impl Program {
             Action::Serve(Some(spec)) => process::run(*spec),
             Action::Migrate(Some(spec)) => migrate_db::run(&spec),
             Action::Agent(Some(network)) => silk_daemon::run(*network, &file, root),
+            Action::Bootstrap(Some(spec)) => silk_daemon_bootstrap::run(&spec, &root),
             Action::TearDown(Some(network)) => tear_down(Ok(network.control), &root),
             Action::Beside(Some(spec)) => vxlan_policy_agent::run(*spec, &root),
             Action::Serve(None)
             | Action::Migrate(None)
             | Action::Agent(None)
             | Action::TearDown(None)
+            | Action::Bootstrap(None)
             | Action::Beside(None) => Ok(ExitCode::FAILURE),
         }
     }

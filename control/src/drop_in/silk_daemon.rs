@@ -80,6 +80,9 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
         outside: Some(OutsideSpec::default()),
         security_groups: None,
         tracking: Tracking::default(),
+        open_overlay: false,
+        router_tag: None,
+        own_tag: None,
         control: Some(control),
         status: Some(status),
     })

@@ -15,6 +15,7 @@ use super::keys::Keys;
 use crate::config::{DenyNetworks, PolicyServerSpec};
 use crate::follow::beside::{BesideSpec, follow};
 use crate::follow::outside_terms::OutsideTerms;
+use crate::follow::routers::OverlayTerms;
 use crate::paths::Root;
 use crate::process;
 
@@ -28,11 +29,10 @@ pub(super) fn spec(keys: &mut Keys) -> Option<BesideSpec> {
     let groups_interval = keys.seconds("asg_poll_interval", Duration::from_mins(1));
     let force = keys.local(Some("force_policy_poll_cycle_host"), "force_policy_poll_cycle_port");
     let debug = keys.local(Some("debug_server_host"), "debug_server_port");
-    for key in ["disable_container_network_policy", "enable_overlay_ingress_rules"] {
-        if keys.flag(key) {
-            keys.wrong(key, "cannot be true: nothing but policies admits traffic to containers");
-        }
-    }
+    let overlay = OverlayTerms {
+        ingress: keys.flag("enable_overlay_ingress_rules"),
+        open: keys.flag("disable_container_network_policy"),
+    };
     let outside = OutsideTerms {
         deny_networks: deny_networks(keys),
         outbound_connections: outbound_connections(keys),
@@ -52,11 +52,12 @@ pub(super) fn spec(keys: &mut Keys) -> Option<BesideSpec> {
         timeout,
         watch: true,
         security_groups: groups.then_some(groups_interval),
+        routers: overlay.ingress,
         force: force.unwrap_or(cell::loopback(8722)),
         logging: None,
     };
     let debug = debug.unwrap_or(cell::loopback(8721));
-    Some(BesideSpec { policy_server, outside, debug })
+    Some(BesideSpec { policy_server, outside, overlay, debug })
 }
 
 fn deny_networks(keys: &mut Keys) -> DenyNetworks {
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_said_of_the_outside() {
         let mut keys = Keys::parse(FILE.as_bytes()).unwrap();
-        let BesideSpec { policy_server, outside, debug } = spec(&mut keys).unwrap();
+        let BesideSpec { policy_server, outside, overlay: terms, debug } = spec(&mut keys).unwrap();
         assert_eq!(keys.finish(Path::new("f")).unwrap(), [""; 0]);
         let nets = |list: &[&str]| list.iter().map(|net| net.parse().unwrap()).collect::<Vec<_>>();
         let denied = DenyNetworks {
@@ -154,15 +155,27 @@ mod tests {
         assert_eq!((overlay, egress), (true, false));
         assert_eq!((denied_per_second, accepted_udp_per_second), (3, 100));
         assert!(!outside.security_groups && policy_server.security_groups.is_none());
+        assert!(terms == OverlayTerms::default() && !policy_server.routers);
         let listen = [policy_server.force, debug].map(|address| address.to_string());
         assert_eq!(listen, ["127.0.0.1:8722", "127.0.0.1:8721"]);
     }
 
     #[test]
+    fn what_is_said_of_the_overlay() {
+        for (more, ingress, open) in [
+            (r#""enable_overlay_ingress_rules":true,"#, true, false),
+            (r#""disable_container_network_policy":true,"#, false, true),
+        ] {
+            let file = FILE.replacen('{', &format!("{{{more}"), 1);
+            let spec = spec(&mut Keys::parse(file.as_bytes()).unwrap()).unwrap();
+            assert_eq!(spec.overlay, OverlayTerms { ingress, open });
+            assert_eq!(spec.policy_server.routers, ingress);
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         for (from, to, said) in [
-            ("{", r#"{"disable_container_network_policy":true,"#, "disable_container_network_po"),
-            ("{", r#"{"enable_overlay_ingress_rules":true,"#, "enable_overlay_ingress_rules can"),
             ("1.2.3.4", "::1", "deny_networks.running must be IPv4 networks; `::1` is none"),
             (":7", ":-1", "outbound_connections.rate_per_sec must be a number from 0 to 42"),
             ("https:", "http:", "policy_server_url is asked with a certificate: it must begin"),

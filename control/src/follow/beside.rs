@@ -17,6 +17,7 @@ use super::handover::Giver;
 use super::in_force::{InForce, Learned};
 use super::outside_terms::OutsideTerms;
 use super::policy_metrics::PolicyMetrics;
+use super::routers::OverlayTerms;
 use super::saved::Saved;
 use super::start::FollowError;
 use super::tell;
@@ -30,6 +31,8 @@ pub struct BesideSpec {
     pub policy_server: PolicyServerSpec,
     /// What the agent is told beside that.
     pub outside: OutsideTerms,
+    /// What it is told of the overlay beside policies.
+    pub overlay: OverlayTerms,
     /// Where health and metrics are told, and recording can be switched.
     pub debug: SocketAddr,
 }
@@ -40,12 +43,12 @@ pub async fn follow<T>(
     root: &Root,
     ended: impl Future<Output = T>,
 ) -> Result<T, FollowError> {
-    let BesideSpec { policy_server, outside, debug } = spec;
+    let BesideSpec { policy_server, outside, overlay, debug } = spec;
     let (stopper, stop) = stop();
     let metrics = Metrics::default();
     let counters = PolicyMetrics::new(&metrics);
-    let outside = Some(Arc::new(outside));
-    let learned = Learned::new(Saved { outside, ..Saved::default() });
+    let (outside, overlay) = (Some(Arc::new(outside)), Some(overlay));
+    let learned = Learned::new(Saved { outside, overlay, ..Saved::default() });
     let (tenants, whose) = watch::channel(Arc::default());
     let (met, mut meeting) = watch::channel(false);
 

@@ -16,6 +16,7 @@ use super::groups::{GroupFollower, GroupSettings};
 use super::in_force::Learned;
 use super::policies::{PolicyFollower, PolicySettings};
 use super::policy_metrics::PolicyMetrics;
+use super::routers::RouterFollower;
 use super::start::FollowError;
 use super::tell::serve;
 use crate::agent::Tenants;
@@ -58,6 +59,17 @@ impl Followers {
             counters.clone(),
         );
         tasks.spawn(until(stop.clone(), follower.run()));
+
+        if spec.routers {
+            let follower = RouterFollower::new(
+                url.clone(),
+                timeout,
+                Asker::new(files.clone(), timeout),
+                learned.overlay.clone(),
+                counters.clone(),
+            );
+            tasks.spawn(until(stop.clone(), follower.run()));
+        }
 
         let mut force_groups = None;
         if let Some(interval) = spec.security_groups {

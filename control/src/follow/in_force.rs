@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::groups::GroupState;
 use super::policies::PolicyState;
 use super::policy_metrics::PolicyMetrics;
+use super::routers::OverlayState;
 use super::saved::Saved;
 
 /// How long the dataplane may take.
@@ -22,6 +23,8 @@ pub struct InForce {
     pub policies: u64,
     /// The round of the security groups.
     pub groups: u64,
+    /// The round of what holds in the overlay beside policies.
+    pub overlay: u64,
     /// Why a later one is not.
     pub problem: Option<String>,
 }
@@ -50,27 +53,89 @@ pub struct Learned {
     pub policies: watch::Sender<PolicyState>,
     /// The security groups, and what else holds of the outside.
     pub groups: watch::Sender<GroupState>,
-    /// What of both is in force.
+    /// What holds in the overlay beside policies.
+    pub overlay: watch::Sender<OverlayState>,
+    /// What of all that is in force.
     pub in_force: watch::Sender<InForce>,
+}
+
+/// What is learned at a time.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The policies.
+    pub policies: PolicyState,
+    /// The security groups, and what else holds of the outside.
+    pub groups: GroupState,
+    /// What holds in the overlay beside policies.
+    pub overlay: OverlayState,
+}
+
+/// Hears what is learned.
+#[derive(Debug, Clone)]
+pub struct Hearing {
+    policies: watch::Receiver<PolicyState>,
+    groups: watch::Receiver<GroupState>,
+    overlay: watch::Receiver<OverlayState>,
 }
 
 impl Learned {
     /// Begins with what was known at the end.
     pub fn new(saved: Saved) -> Self {
-        let Saved { policies, generation, groups, outside } = saved;
+        let Saved { policies, generation, groups, outside, overlay, router_tag } = saved;
         let policies = PolicyState { policies, generation, ..PolicyState::default() };
+        let overlay = OverlayState { terms: overlay, router_tag, ..OverlayState::default() };
         Self {
             policies: watch::Sender::new(policies),
             groups: watch::Sender::new(GroupState { groups, outside, ..GroupState::default() }),
+            overlay: watch::Sender::new(overlay),
             in_force: watch::Sender::default(),
         }
     }
 
-    /// What is to be kept of policies and security groups.
-    pub fn saved(policies: &PolicyState, groups: &GroupState) -> Saved {
-        let (policies, generation) = (policies.policies.clone(), policies.generation);
-        let (groups, outside) = (groups.groups.clone(), groups.outside.clone());
-        Saved { policies, generation, groups, outside }
+    /// Hears what is learned from now on.
+    pub fn hear(&self) -> Hearing {
+        Hearing {
+            policies: self.policies.subscribe(),
+            groups: self.groups.subscribe(),
+            overlay: self.overlay.subscribe(),
+        }
+    }
+}
+
+impl Hearing {
+    /// What is known now.
+    pub fn now(&mut self) -> Known {
+        Known {
+            policies: self.policies.borrow_and_update().clone(),
+            groups: self.groups.borrow_and_update().clone(),
+            overlay: self.overlay.borrow_and_update().clone(),
+        }
+    }
+
+    /// Waits until something else is known.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.policies.changed() => {}
+            Ok(()) = self.groups.changed() => {}
+            Ok(()) = self.overlay.changed() => {}
+            // Nobody learns anything any more.
+            else => std::future::pending().await,
+        }
+    }
+}
+
+impl Known {
+    /// What of it is to be kept.
+    pub fn saved(&self) -> Saved {
+        let Self { policies, groups, overlay } = self;
+        Saved {
+            policies: policies.policies.clone(),
+            generation: policies.generation,
+            groups: groups.groups.clone(),
+            outside: groups.outside.clone(),
+            overlay: overlay.terms,
+            router_tag: overlay.router_tag,
+        }
     }
 }
 
@@ -90,7 +155,7 @@ impl Teller {
     }
 
     /// All of this is in force.
-    pub(super) fn done(&mut self, policies: &PolicyState, groups: &GroupState) {
+    pub(super) fn done(&mut self, Known { policies, groups, overlay }: &Known) {
         let delay = policies.changed_at.filter(|_| policies.round != self.timed).and_then(since);
         self.timed = policies.round;
         if let Some(now) = &policies.policies {
@@ -99,12 +164,12 @@ impl Teller {
         if let Some(now) = &groups.groups {
             self.metrics.groups(now.groups.len(), now.left_out);
         }
-        let (policies, groups) = (policies.round, groups.round);
+        let (policies, groups, overlay) = (policies.round, groups.round, overlay.round);
         self.in_force.send_modify(|now| {
             if now.problem.is_some() {
                 info!("what the policy server says is in force again");
             }
-            *now = InForce { policies, groups, problem: None };
+            *now = InForce { policies, groups, overlay, problem: None };
         });
     }
 

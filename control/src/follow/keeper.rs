@@ -9,9 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::warn;
 
-use super::groups::GroupState;
-use super::in_force::{InForce, Learned, Teller, refused};
-use super::policies::PolicyState;
+use super::in_force::{Hearing, InForce, Known, Learned, Teller, refused};
 use super::policy_metrics::PolicyMetrics;
 use super::saved::{Saved, SavedFile};
 use crate::agent::Agent;
@@ -28,16 +26,14 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 struct Given {
     version: u64,
-    policies: PolicyState,
-    groups: GroupState,
+    known: Known,
 }
 
 /// Puts in force what is learned, and keeps it.
 #[derive(Debug)]
 pub struct Keeper {
     agent: Arc<Agent>,
-    policies: watch::Receiver<PolicyState>,
-    groups: watch::Receiver<GroupState>,
+    hearing: Hearing,
     file: SavedFile,
     in_force: watch::Sender<InForce>,
     metrics: PolicyMetrics,
@@ -51,8 +47,8 @@ impl Keeper {
         file: SavedFile,
         metrics: PolicyMetrics,
     ) -> Self {
-        let (policies, groups) = (learned.policies.subscribe(), learned.groups.subscribe());
-        Self { agent, policies, groups, file, in_force: learned.in_force.clone(), metrics }
+        let (hearing, in_force) = (learned.hear(), learned.in_force.clone());
+        Self { agent, hearing, file, in_force, metrics }
     }
 
     /// Keeps until it is time to stop.
@@ -68,25 +64,25 @@ impl Keeper {
 
     /// Hands what is learned to the agent, and to the disk.
     async fn give(&self, given: &watch::Sender<Given>, stop: &Stop) {
-        let (mut policies, mut groups) = (self.policies.clone(), self.groups.clone());
-        let mut on_disk = Learned::saved(&policies.borrow(), &groups.borrow());
+        let mut hearing = self.hearing.clone();
+        let mut on_disk = hearing.now().saved();
         let mut write_at = Instant::now();
         loop {
-            let now = (policies.borrow_and_update().clone(), groups.borrow_and_update().clone());
+            let now = hearing.now();
             let mut retry = None;
-            self.agent.note("policies", now.0.problem.clone());
-            self.agent.note("security groups", now.1.problem.clone());
+            self.agent.note("policies", now.policies.problem.clone());
+            self.agent.note("security groups", now.groups.problem.clone());
+            self.agent.note("routers", now.overlay.problem.clone());
             match self.follow(&now).await {
                 Ok(version) => {
-                    let (policies, groups) = now.clone();
-                    given.send_replace(Given { version, policies, groups });
+                    given.send_replace(Given { version, known: now.clone() });
                 }
                 Err(problem) => {
                     refused(&self.in_force, problem);
                     retry = Some(Instant::now() + RETRY);
                 }
             }
-            let wanted = Learned::saved(&now.0, &now.1);
+            let wanted = now.saved();
             if wanted != on_disk && Instant::now() >= write_at {
                 let began = Instant::now();
                 if self.save(&wanted).await {
@@ -104,8 +100,7 @@ impl Keeper {
                 }
             };
             tokio::select! {
-                Ok(()) = policies.changed() => {}
-                Ok(()) = groups.changed() => {}
+                () = hearing.changed() => {}
                 () = due => {}
                 () = stop.stopped() => {
                     if wanted != on_disk {
@@ -117,17 +112,20 @@ impl Keeper {
         }
     }
 
-    async fn follow(&self, (policies, groups): &(PolicyState, GroupState)) -> Result<u64, String> {
+    async fn follow(&self, Known { policies, groups, overlay }: &Known) -> Result<u64, String> {
         let agent = Arc::clone(&self.agent);
         let policies = policies.policies.clone();
         let outside = groups.outside.clone();
         let groups = groups.groups.as_ref().map(|groups| Arc::clone(&groups.groups));
+        let (overlay, router_tag) = (overlay.terms, overlay.router_tag);
         let followed = spawn_blocking(move || {
             agent.follow(|followed| {
                 *followed = Followed {
                     policies,
                     groups,
                     outside,
+                    overlay,
+                    router_tag,
                     lease: followed.lease.take(),
                     cells: std::mem::take(&mut followed.cells),
                 };
@@ -160,11 +158,11 @@ impl Keeper {
 async fn tell(agent: Arc<Agent>, mut given: watch::Receiver<Given>, mut teller: Teller) {
     while given.changed().await.is_ok() {
         loop {
-            let Given { version, policies, groups } = given.borrow_and_update().clone();
+            let Given { version, known } = given.borrow_and_update().clone();
             let agent = Arc::clone(&agent);
             let problem = match spawn_blocking(move || agent.wait(version)).await {
                 Ok(Ok(())) => {
-                    teller.done(&policies, &groups);
+                    teller.done(&known);
                     break;
                 }
                 Ok(Err(error)) => error.to_string(),

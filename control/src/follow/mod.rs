@@ -18,6 +18,7 @@ pub mod pause;
 pub mod policies;
 pub mod policy_metrics;
 pub mod policy_server;
+pub mod routers;
 pub mod saved;
 mod start;
 pub mod tell;

@@ -12,7 +12,7 @@
 //! | `sarcenet_agent_followed_timestamp_seconds` | what | when the last good answer came, since the epoch |
 //! | `sarcenet_agent_follow_failures_total` | what, kind | see [`FailureKind`] |
 //!
-//! `what` is `policies` or `security_groups`. Delays are as good as the clocks of server and cell
+//! `what` is `policies`, `security_groups` or `routers`. Delays are as good as the clocks of server and cell
 //! agree.
 
 use std::sync::atomic::AtomicU64;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::groups::{GroupList, GroupText, Groups};
 use super::outside_terms::OutsideTerms;
 use super::policies::{List, Policies};
+use super::routers::OverlayTerms;
 use crate::durable;
 use crate::paths::Root;
 use crate::rule_names::fnv1a;
@@ -32,6 +33,10 @@ pub struct Saved {
     pub groups: Option<Arc<Groups>>,
     /// What else holds of the outside; none if nobody beside the agent has said anything.
     pub outside: Option<Arc<OutsideTerms>>,
+    /// What holds in the overlay beside policies; none if nobody beside the agent has said anything.
+    pub overlay: Option<OverlayTerms>,
+    /// The tag of routers, never 0; none if no server has said it.
+    pub router_tag: Option<u16>,
 }
 
 /// Why it could not be read or written.
@@ -68,6 +73,10 @@ struct Written<'a> {
     security_groups: Option<&'a [GroupText]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     outside: Option<&'a OutsideTerms>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overlay: Option<OverlayTerms>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    router_tag: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +85,8 @@ struct Read {
     policies: Option<List>,
     security_groups: Option<GroupList>,
     outside: Option<OutsideTerms>,
+    overlay: Option<OverlayTerms>,
+    router_tag: Option<u16>,
 }
 
 /// The file.
@@ -136,6 +147,8 @@ impl Saved {
             policies: self.policies.as_deref(),
             security_groups: self.groups.as_ref().map(|groups| &*groups.texts),
             outside: self.outside.as_deref(),
+            overlay: self.overlay,
+            router_tag: self.router_tag,
         })?;
         let head = Head { format: FORMAT, checksum: fnv1a(document.iter().copied()) };
         Ok([&serde_json::to_vec(&head)?, &b"\n"[..], &document, b"\n"].concat())
@@ -158,8 +171,11 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
     if fnv1a(document.iter().copied()) != checksum {
         return Err("its content does not go with its checksum".into());
     }
-    let Read { generation, policies, security_groups, outside } =
+    let Read { generation, policies, security_groups, outside, overlay, router_tag } =
         serde_json::from_slice(document).map_err(|e| e.to_string())?;
+    if router_tag == Some(0) {
+        return Err("routers have the tag 0, which is nobody's".into());
+    }
     let policies = policies.map(Policies::new).transpose().map_err(|e| e.to_string())?;
     let groups = security_groups.map(|GroupList(texts)| Arc::new(Groups::new(texts)));
     let outside = match outside {
@@ -169,7 +185,8 @@ fn parse(bytes: &[u8]) -> Result<Saved, String> {
         }
         None => None,
     };
-    Ok(Saved { policies: policies.map(Arc::new), generation, groups, outside })
+    let policies = policies.map(Arc::new);
+    Ok(Saved { policies, generation, groups, outside, overlay, router_tag })
 }
 
 #[cfg(test)]

@@ -98,9 +98,9 @@ impl Prepared {
     /// before.
     pub async fn lease(&mut self) -> Result<Followed, FollowError> {
         let followed = self.keeper.begin(self.found.containers()).await?;
-        let Saved { policies, groups, outside, .. } = self.saved.clone();
+        let Saved { policies, groups, outside, overlay, router_tag, .. } = self.saved.clone();
         let groups = groups.map(|groups| Arc::clone(&groups.groups));
-        Ok(Followed { policies, groups, outside, ..followed })
+        Ok(Followed { policies, groups, outside, overlay, router_tag, ..followed })
     }
 
     /// The agent. The dataplane is not talked to yet. Blocks.
@@ -142,7 +142,11 @@ impl Following {
     /// agent learns it.
     pub fn inbox(&self) -> Option<Arc<Inbox>> {
         let told = self.spec.policy_server.is_none();
-        told.then(|| Arc::new(Inbox::new(self.learned.clone(), self.runtime.clone())))
+        let inbox = || {
+            let needed = !self.spec.leases.single_ip;
+            Inbox::new(self.learned.clone(), self.runtime.clone(), needed)
+        };
+        told.then(|| Arc::new(inbox()))
     }
 
     /// Where metrics are registered that `/metrics` tells.

@@ -1,8 +1,10 @@
 use proptest::prelude::*;
 use sarcenet_server::leases::pool::hardware_address;
+use sarcenet_server::policy::{Policy, Protocol, TagNumber, TaggedPolicy};
 
 use super::*;
 use crate::config::{DenyNetworks, OutsideSpec};
+use crate::follow::policies::List;
 
 const FILE: &str = "\
 overlay: 10.255.0.0/16
@@ -108,6 +110,80 @@ fn what_a_program_beside_the_agent_says_of_the_outside() {
         let closed = groups_then.map(|_| 0);
         assert_eq!(silent.security_groups.map(|groups| groups.len()), closed);
     }
+}
+
+#[test]
+fn routers_have_a_meaning_where_they_are_wanted() {
+    let single = |base: &mut Network| base.control.as_mut().unwrap().leases.single_ip = true;
+    let server = |base: &mut Network, routers| {
+        base.control.as_mut().unwrap().policy_server.as_mut().unwrap().routers = routers;
+    };
+    let told = |base: &mut Network| base.control.as_mut().unwrap().policy_server = None;
+    let ingress = Some(OverlayTerms { ingress: true, open: false });
+    let table: [(&dyn Fn(&mut Network), _, _, _); 6] = [
+        (&|base| server(base, false), None, None, None),
+        (&|base| server(base, true), None, Some(6), None),
+        // An agent that asks the server itself has its own file for that.
+        (&|base| server(base, false), ingress, None, None),
+        (&|base| told(base), ingress, Some(6), None),
+        (&|base| told(base), Some(OverlayTerms::default()), None, None),
+        (&|base| (told(base), single(base)).0, None, Some(6), Some(6)),
+    ];
+    for (index, (change, overlay, router_tag, own_tag)) in table.into_iter().enumerate() {
+        let mut base = base();
+        change(&mut base);
+        let silent = Followed { lease: Some(own()), overlay, ..Followed::default() };
+        let network = silent.network(&base, "cell1");
+        assert_eq!((network.router_tag, network.own_tag), (None, None), "{index}");
+        let problem = silent.problem(&network);
+        assert_eq!(problem.is_some(), router_tag.is_some(), "{index}: {problem:?}");
+        let followed = Followed { router_tag: Some(6), ..silent };
+        let network = followed.network(&base, "cell1");
+        assert_eq!((network.router_tag, network.own_tag), (router_tag, own_tag), "{index}");
+        assert_eq!(followed.problem(&network), None, "{index}");
+    }
+}
+
+#[test]
+fn an_app_with_the_tag_of_routers_gets_nothing_of_theirs() {
+    let policies = |from: &str| {
+        let policy = Policy {
+            source: from.into(),
+            destination: "app-b".into(),
+            protocol: Protocol::Tcp,
+            first_port: 80,
+            last_port: 80,
+        };
+        let (source_tag, destination_tag) = (TagNumber(6), TagNumber(2));
+        let policies = vec![TaggedPolicy { policy, source_tag, destination_tag }];
+        Some(Arc::new(Policies::new(List { policies, left_out: 0 }).unwrap()))
+    };
+    let mut base = base();
+    base.control.as_mut().unwrap().policy_server.as_mut().unwrap().routers = true;
+    for (from, tag) in [("app-a", None), (ROUTERS, Some(6))] {
+        let followed = Followed {
+            lease: Some(own()),
+            policies: policies(from),
+            router_tag: Some(6),
+            ..Followed::default()
+        };
+        let network = followed.network(&base, "cell1");
+        assert_eq!(network.router_tag, tag, "{from}");
+        let said = followed.problem(&network).unwrap_or_default();
+        assert_eq!(said.contains("0006, which belongs to app app-a"), tag.is_none(), "{said}");
+    }
+}
+
+#[test]
+fn an_overlay_is_open_where_a_program_beside_the_agent_says_so() {
+    let overlay = Some(OverlayTerms { ingress: false, open: true });
+    let followed = Followed { lease: Some(own()), overlay, ..Followed::default() };
+    assert!(!followed.network(&base(), "cell1").open_overlay, "its own file says so or not");
+    let mut told = base();
+    told.control.as_mut().unwrap().policy_server = None;
+    assert!(followed.network(&told, "cell1").open_overlay);
+    let closed = Followed { overlay: Some(OverlayTerms::default()), ..followed };
+    assert!(!closed.network(&told, "cell1").open_overlay);
 }
 
 #[test]

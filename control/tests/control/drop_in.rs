@@ -169,6 +169,24 @@ async fn the_policy_server_over_tls_with_tags_of_one_byte() {
     let (_, tags) = external.ask("external", "GET", "/networking/v1/external/tags", "").await;
     let tags: Value = serde_json::from_str(&tags).unwrap();
     assert_eq!(tags["tags"][1], json!({"id": "app-b", "tag": "02", "type": "app"}));
+
+    // 255 apps have one, two of them already, and the next has none.
+    let create = async |apps: std::ops::RangeInclusive<u32>| {
+        let policies = apps.map(|app| {
+            json!({"source": {"id": "app-a"}, "destination": {"id": format!("app-{app}"),
+                "protocol": "tcp", "ports": {"start": 80, "end": 80}}})
+        });
+        let body = json!({"policies": policies.collect::<Vec<_>>()}).to_string();
+        external.ask("external", "POST", "/networking/v1/external/policies", &body).await
+    };
+    assert_eq!(create(3..=255).await, (200, "{}".to_owned()));
+    let no_more = (500, r#"{"error": "database create failed"}"#.to_owned());
+    assert_eq!(create(256..=256).await, no_more);
+    assert_eq!(create(255..=256).await, no_more);
+    let (_, tags) = external.ask("external", "GET", "/networking/v1/external/tags", "").await;
+    let tags: Value = serde_json::from_str(&tags).unwrap();
+    let last = tags["tags"].as_array().unwrap().last().unwrap();
+    assert_eq!(*last, json!({"id": "app-255", "tag": "FF", "type": "app"}));
 }
 
 #[tokio::test]
@@ -258,6 +276,12 @@ fn what_is_wrong_is_named() {
         ("policy-server", POLICY_SERVER, json!({"uaa_url": "uaa"}), "uaa_url must be the address"),
         ("policy-server", POLICY_SERVER, json!({"listen_port": "4002"}), "listen_port must be a n"),
         ("policy-server", POLICY_SERVER, json!({"tag_length": 4}), "tag_length must be a number f"),
+        (
+            "policy-server",
+            POLICY_SERVER,
+            json!({"tag_length": 3}),
+            "tag_length cannot be 3: the tu",
+        ),
         ("policy-server", POLICY_SERVER, mysql.clone(), "database.type cannot be mysql: use postg"),
         ("migrate-db", POLICY_SERVER, mysql, "database.type cannot be mysql"),
         (

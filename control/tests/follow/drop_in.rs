@@ -19,7 +19,7 @@ use crate::policy_server::world::{Say, Scripted};
 use crate::process::Process;
 use crate::world::{INFO, Namespace, World, ask, ask_with, eventually, in_cell};
 
-const DAEMON: &str = include_str!("upstream/silk-daemon.json");
+pub(crate) const DAEMON: &str = include_str!("upstream/silk-daemon.json");
 const POLICY_AGENT: &str = include_str!("upstream/vxlan-policy-agent.json");
 
 /// The debug ports of both, and where the policy server can be asked at once.
@@ -37,7 +37,13 @@ fn file(world: &World, program: &str, text: &str, keys: &Value) -> PathBuf {
 }
 
 /// A program by its own name, as an exchanged binary is started.
-fn program(world: &World, program: &str, flag: &str, text: &str, keys: &Value) -> Command {
+pub(crate) fn program(
+    world: &World,
+    program: &str,
+    flag: &str,
+    text: &str,
+    keys: &Value,
+) -> Command {
     let path = world.servers.path(program);
     if !path.exists() {
         symlink(env!("CARGO_BIN_EXE_sarcenet"), &path).unwrap();
@@ -53,7 +59,7 @@ fn daemon(world: &World) -> Process {
     Process::spawn(program(world, "silk-daemon", "config", DAEMON, &keys))
 }
 
-fn policy_agent_with(world: &World, keys: &Value) -> Process {
+pub(crate) fn policy_agent_with(world: &World, keys: &Value) -> Process {
     Process::spawn(program(world, "vxlan-policy-agent", "config-file", POLICY_AGENT, keys))
 }
 
@@ -61,11 +67,11 @@ fn policy_agent(world: &World) -> Process {
     policy_agent_with(world, &json!({}))
 }
 
-fn serves(world: &World) -> bool {
+pub(crate) fn serves(world: &World) -> bool {
     AgentClient::connect(&world.root.agent_socket()).is_ok()
 }
 
-fn problem(world: &World, begin: &str) -> bool {
+pub(crate) fn problem(world: &World, begin: &str) -> bool {
     let status = world.client().status().unwrap();
     status.problems.iter().any(|problem| problem.starts_with(begin))
 }
@@ -360,11 +366,11 @@ fn a_cell_is_torn_down() {
 #[test]
 fn what_is_wrong_is_named() {
     in_cell(|world| {
-        let no_tls = json!({"policy_server_url": "http://a", "enable_overlay_ingress_rules": true});
+        let no_tls = json!({"policy_server_url": "http://a"});
         for (name, flag, text, keys, said) in [
             ("silk-daemon", "config", DAEMON, json!({"vni": null}), "vni is missing"),
             ("silk-teardown", "config", DAEMON, json!({"underlay_ip": ""}), "underlay_ip is miss"),
-            ("vxlan-policy-agent", "config-file", POLICY_AGENT, no_tls, "enable_overlay_ingress_"),
+            ("vxlan-policy-agent", "config-file", POLICY_AGENT, no_tls, "policy_server_url is as"),
         ] {
             let ended = program(world, name, flag, text, &keys).output().unwrap();
             assert_eq!(ended.status.code(), Some(1), "{name}");

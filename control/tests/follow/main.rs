@@ -12,6 +12,7 @@ mod policies;
 mod policy_server;
 #[path = "../control/process.rs"]
 mod process;
+mod routers;
 #[path = "../control/world.rs"]
 #[expect(dead_code, reason = "shared with the tests of the servers, which ask more of it")]
 mod servers;

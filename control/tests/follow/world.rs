@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms};
+use sarcenet_agent_api::{
+    AgentClient, AgentError, Attach, AttachKind, Attachment, AttachmentId, Terms,
+};
 use sarcenet_control::netlink::{LinkSettings, Netlink};
 use sarcenet_control::paths::Root;
 use sarcenet_tun::TunDevice;
@@ -36,7 +38,7 @@ control:
 
 /// The cell's address on the underlay, and the port where it tells of health and metrics.
 pub(crate) const UNDERLAY: &str = "10.77.0.11";
-const STATUS: u16 = 23955;
+pub(crate) const STATUS: u16 = 23955;
 /// Where it tells of its subnet.
 pub(crate) const INFO: u16 = 23954;
 
@@ -155,6 +157,16 @@ impl World {
 
     /// Adds a container of this app, with these terms.
     pub(crate) fn add_of(&self, container: &Namespace, app: &str, terms: Terms) -> Attachment {
+        self.try_add(container, app, terms).unwrap()
+    }
+
+    /// Tries to.
+    pub(crate) fn try_add(
+        &self,
+        container: &Namespace,
+        app: &str,
+        terms: Terms,
+    ) -> Result<Attachment, AgentError> {
         let wish = Attach {
             id: container.id(),
             netns_path: format!("/proc/{}/fd/{}", std::process::id(), container.netns.as_raw_fd()),
@@ -162,7 +174,7 @@ impl World {
             kind: AttachKind::Tun,
             terms,
         };
-        self.client().add(wish, container.netns.as_fd()).unwrap()
+        self.client().add(wish, container.netns.as_fd())
     }
 }
 

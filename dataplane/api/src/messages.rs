@@ -99,6 +99,11 @@ pub struct Cell {
     pub logging: Logging,
     /// How conversations are followed.
     pub tracking: Tracking,
+    /// The tag that the cell's own packets to other cells carry, 0 for none.
+    pub tag: u16,
+    /// Whether everybody in the overlay may open conversations with the cell's containers, also
+    /// without a rule.
+    pub open: bool,
 }
 
 /// Another cell.

@@ -163,9 +163,9 @@ impl<'g> Run<'g> {
     }
 
     /// Whether a conversation may be, as this cell's rules say it: what goes to its containers is
-    /// judged by app-to-app rules, what leaves them for the outside by their egress rules. What
-    /// goes to other cells is judged there. What the cell itself begins, and what comes in by a
-    /// mapped port, is always admitted, as in a kernel cell.
+    /// judged by app-to-app rules, unless the cell is open, what leaves them for the outside by
+    /// their egress rules. What goes to other cells is judged there. What the cell itself begins,
+    /// and what comes in by a mapped port, is always admitted, as in a kernel cell.
     fn judge(
         &mut self,
         from: Via,
@@ -176,6 +176,7 @@ impl<'g> Run<'g> {
     ) -> Result<Judgement, DropReason> {
         match (from, to) {
             (Via::Host, _) | (_, Via::Tunnel(_)) => Ok(Judgement::default()),
+            (_, Via::Container(_)) if self.cell.open => Ok(Judgement::default()),
             (_, Via::Container(_)) => {
                 let rule = self.admit(tag, key, trace);
                 let judged = rule.map(|rule| Judgement { rule: Some(rule), log: false });

@@ -52,8 +52,8 @@ pub(super) struct Headers {
     pub key: FlowKey,
     /// What it is.
     pub kind: Kind,
-    /// The tag it came with: the container's, or the tunnel header's. 0 when there was none, or
-    /// when bits came with it that make it match no policy.
+    /// The tag it came with: the container's, the cell's own, or the tunnel header's. 0 when there
+    /// was none, or when bits came with it that make it match no policy.
     pub tag: u16,
     /// Length of the IPv4 header, in bytes.
     pub header_len: u16,
@@ -110,7 +110,7 @@ impl Run<'_> {
         let tag = match batch.packet(i).from {
             Via::Tunnel(_) => self.decapsulate(batch, i)?,
             Via::Container(port) => self.leave_container(port, batch.packet(i).len()),
-            Via::Host => 0,
+            Via::Host => self.cell.tag,
         };
         let packet = batch.packet(i);
         let (whole, scattered) = (packet.len(), packet.len() != packet.head.len as usize);

@@ -20,7 +20,8 @@ struct Record {
 impl Run<'_> {
     /// The record of a conversation: with the outside, or with a container of this cell that an app
     /// talks to. Others are none: what goes to another cell is recorded there, and what the cell
-    /// itself begins or lets in by a mapped port is decided by nobody's rule.
+    /// itself begins or lets in by a mapped port is decided by nobody's rule; nor is what goes to
+    /// the containers of an open cell.
     fn record_of(&self, from: Via, to: Via, key: &FlowKey) -> Option<Record> {
         match (from, to) {
             (Via::Container(port), Via::Host) if !self.topology.is_local(key.destination) => {
@@ -31,12 +32,14 @@ impl Run<'_> {
                     container: key.source,
                 })
             }
-            (Via::Container(_) | Via::Tunnel(_), Via::Container(port)) => Some(Record {
-                admitted: EventKind::OverlayAllowed,
-                refused: EventKind::OverlayDenied,
-                port,
-                container: key.destination,
-            }),
+            (Via::Container(_) | Via::Tunnel(_), Via::Container(port)) if !self.cell.open => {
+                Some(Record {
+                    admitted: EventKind::OverlayAllowed,
+                    refused: EventKind::OverlayDenied,
+                    port,
+                    container: key.destination,
+                })
+            }
             _ => None,
         }
     }

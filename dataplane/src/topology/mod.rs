@@ -295,6 +295,8 @@ mod tests {
             outside: None,
             logging: Logging::default(),
             tracking: Tracking::default(),
+            tag: 0,
+            open: false,
         }
     }
 

@@ -82,6 +82,8 @@ fn ours_apply(side: &Side) -> Result<(Duration, Duration)> {
         outside: None,
         logging: Logging::default(),
         tracking: Tracking::default(),
+        tag: 0,
+        open: false,
     };
     let receiver = side.far().address();
     let snapshot = Snapshot {

@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "database",
     "database_connections",
     "tag_quarantine",
+    "tag_length",
     "certs",
     "external",
     "internal",
@@ -74,7 +75,8 @@ impl ControlReader<'_> {
         let file = tree.place;
         let mut top = self.reader.map(tree, "the control file", KEYS)?;
         let (policy_server, subnet_controller) = self.roles(top.take("roles"));
-        let (database, database_directory) = self.database(&mut top);
+        let tag_bytes = self.tag_bytes(top.take("tag_length"));
+        let (database, database_directory) = self.database(&mut top, tag_bytes);
         let tls = self.certs(top.take("certs"));
         let (external, tls_outside) = self.external(top.take("external"));
         let internal = self.listen(top.take("internal"), "internal", all_addresses(4003));
@@ -84,7 +86,8 @@ impl ControlReader<'_> {
         let status = (Ipv4Addr::LOCALHOST, port).into();
         let status = self.listen(top.take("status"), "status", status);
 
-        let external_settings = ExternalSettings { tls: tls_outside, ..self.manners(&mut top) };
+        let external_settings =
+            ExternalSettings { tls: tls_outside, tag_bytes, ..self.manners(&mut top) };
         let platform = self.platform(&mut top);
         let auth = if policy_server {
             let auth = self.auth(file, platform, external_settings.space_developer_self_service);
@@ -105,7 +108,7 @@ impl ControlReader<'_> {
         let internal = policy_server.then(|| InternalSpec {
             listen: internal.address,
             tls: tls.clone(),
-            settings: InternalSettings::default(),
+            settings: InternalSettings { tag_bytes, ..InternalSettings::default() },
         });
         let external = auth.map(|auth| ExternalSpec {
             listen: external.address,
@@ -153,8 +156,19 @@ impl ControlReader<'_> {
         (is_named(ROLES[0]), is_named(ROLES[1]))
     }
 
-    /// The database, and the directory to be made for it.
-    fn database(&mut self, top: &mut Entries<'_>) -> (DatabaseSettings, Option<PathBuf>) {
+    /// How many bytes a tag has.
+    fn tag_bytes(&mut self, node: Option<At<Node>>) -> u8 {
+        let hint = "bytes of a tag; the tunnel's header has 2 for it";
+        let bytes = node.and_then(|node| self.reader.number(node, "tag_length", 1..=2, hint));
+        bytes.map_or(2, |bytes| bytes.value as u8)
+    }
+
+    /// The database, with tags of so many bytes, and the directory to be made for it.
+    fn database(
+        &mut self,
+        top: &mut Entries<'_>,
+        tag_bytes: u8,
+    ) -> (DatabaseSettings, Option<PathBuf>) {
         let node = top.take("database").filter(|node| node.value != Node::Null);
         let (mut settings, directory) = if let Some(node) = node {
             let place = node.place;
@@ -176,6 +190,7 @@ impl ControlReader<'_> {
         }) {
             settings.max_connections = most.value as u32;
         }
+        settings.tag_bits = 8 * tag_bytes;
         settings.tag_quarantine =
             self.seconds(top, "tag_quarantine", 0..=30 * DAY, settings.tag_quarantine);
         (settings, directory)

@@ -14,6 +14,7 @@ roles: [policy-server, subnet-controller]
 database: postgres://network:secret@sql.example.org/network_policy
 database_connections: 50
 tag_quarantine: 1200
+tag_length: 1
 certs: {ca: /certs/ca, cert: /certs/cert, key: /certs/key}
 external: {listen: 127.0.0.1:14002, tls: true}
 internal: {listen: '[::1]:14003'}
@@ -61,6 +62,7 @@ fn the_contracts_defaults() {
     let settings = external.settings;
     assert!(!settings.tls && !settings.space_developer_self_service);
     assert_eq!((settings.max_policies_per_app_source, settings.tag_bytes), (150, 2));
+    assert_eq!((spec.database.tag_bits, internal.settings.tag_bytes), (16, 2));
     let AuthSpec::TokensFile(tokens) = external.auth else { panic!() };
     assert_eq!(tokens, Path::new("/r/tokens"));
     let controller = spec.subnet_controller.unwrap();
@@ -78,13 +80,15 @@ fn every_key() {
     assert_eq!(spec.database.max_connections, 50);
     assert_eq!(spec.database.tag_quarantine, Duration::from_mins(20));
     assert_eq!(spec.status.unwrap().port(), 19000);
-    assert_eq!(spec.internal.unwrap().listen.to_string(), "[::1]:14003");
+    let internal = spec.internal.unwrap();
+    assert_eq!(internal.listen.to_string(), "[::1]:14003");
+    assert_eq!((spec.database.tag_bits, internal.settings.tag_bytes), (8, 1));
     let external = spec.external.unwrap();
     let tls = external.tls.unwrap();
     assert_eq!((tls.identity.key.to_str(), tls.client_ca), (Some("/r/certs/key"), None));
     let settings = external.settings;
     assert!(settings.tls && settings.space_developer_self_service);
-    assert_eq!(settings.max_policies_per_app_source, 20);
+    assert_eq!((settings.max_policies_per_app_source, settings.tag_bytes), (20, 1));
     assert_eq!(settings.allowed_cors_domains, ["https://console.example.org"]);
     let AuthSpec::Uaa(platform) = external.auth else { panic!() };
     let UaaSpec { uaa, cloud_controller } = *platform;
@@ -138,6 +142,10 @@ const MISTAKES: &[(&str, &[&str])] = &[
     (
         "roles: [policy-sever]",
         &["4:9: no role is named `policy-sever`; did you mean `policy-server`?"],
+    ),
+    (
+        "tag_length: 3",
+        &["4:13: tag_length 3 is not in 1 to 2 (bytes of a tag; the tunnel's header has 2 for it)"],
     ),
     ("roles: []", &["4:8: roles is empty; write at least one of policy-server, subnet-controller"]),
     (

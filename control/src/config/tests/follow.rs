@@ -16,7 +16,8 @@ control:
   certs: {ca: /ca.pem, cert: /cell.pem, key: /cell.key}
   leases: {url: 'https://10.77.1.1:4103', interval: 1, timeout: 2, partition_tolerance: 60,
            block_prefix: 20, single_ip: true}
-  policies: {url: 'https://10.77.1.1:4003/', interval: 3, timeout: 4, watch: false}
+  policies: {url: 'https://10.77.1.1:4003/', interval: 3, timeout: 4, watch: false,
+             overlay_ingress: true}
   security_groups: {interval: 5}
   network_info: 127.0.0.1:0
   force: 127.0.0.1:0
@@ -41,6 +42,7 @@ fn defaults_are_those_of_cloud_foundry() {
     assert_eq!(seconds, [30, 5, 5]);
     assert_eq!(spec.leases.partition_tolerance, Duration::from_hours(168));
     assert!(policies.watch && !spec.leases.single_ip && policies.security_groups.is_none());
+    assert!(!policies.routers);
     let listen =
         [spec.network_info, policies.force, DEFAULT_STATUS].map(|address| address.to_string());
     assert_eq!(listen, ["127.0.0.1:23954", "127.0.0.1:8722", "127.0.0.1:23955"]);
@@ -61,9 +63,33 @@ fn all_of_it_can_be_said() {
     assert_eq!(spec.leases.partition_tolerance.as_secs(), 60);
     assert_eq!((policies.timeout.as_secs(), policies.watch), (4, false));
     assert_eq!(policies.security_groups, Some(Duration::from_secs(5)));
+    assert!(policies.routers);
     let files = spec.certs.files(&Root::new("/r"));
     assert_eq!(files.server_ca, PathBuf::from("/r/ca.pem"));
     assert_eq!(files.identity.key, PathBuf::from("/r/cell.key"));
+}
+
+#[test]
+fn the_tag_of_routers_is_asked_for_where_it_has_a_meaning() {
+    for (more, asked) in [
+        ("", false),
+        (", policies: {overlay_ingress: true}", true),
+        (", policies: {overlay_ingress: false}", false),
+        (", leases: {single_ip: true}", true),
+        (", leases: {single_ip: true}, policies: {overlay_ingress: false}", true),
+    ] {
+        assert_eq!(policy_server(&LEAST.replace('}', &format!("{more}}}"))).routers, asked);
+    }
+}
+
+#[test]
+fn an_overlay_is_open_only_where_the_file_says_so() {
+    for (more, open) in [("", false), ("open_overlay: true", true), ("open_overlay: false", false)]
+    {
+        assert_eq!(Network::parse(&format!("{LEAST}{more}\n")).unwrap().open_overlay, open);
+    }
+    let mistakes = Network::parse(&format!("{LEAST}open_overlay: 1\n")).unwrap_err();
+    assert!(mistakes[0].to_string().contains("open_overlay is a number"), "{mistakes:?}");
 }
 
 /// The least file with the first `from` replaced, and what is said.

@@ -12,10 +12,8 @@ use tokio::time::sleep;
 use tracing::info;
 
 use crate::agent::Tenants;
-use crate::follow::groups::GroupState;
-use crate::follow::in_force::{Learned, Teller, same};
+use crate::follow::in_force::{Hearing, Known, Learned, Teller, same};
 use crate::follow::pause::Pause;
-use crate::follow::policies::PolicyState;
 use crate::follow::policy_metrics::PolicyMetrics;
 use crate::follow::saved::Saved;
 
@@ -26,20 +24,16 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Giver {
     socket: PathBuf,
-    policies: watch::Receiver<PolicyState>,
-    groups: watch::Receiver<GroupState>,
+    hearing: Hearing,
     tenants: watch::Sender<Arc<Tenants>>,
     met: watch::Sender<bool>,
     teller: Teller,
 }
 
-/// What is learned at a time.
-type Now = (PolicyState, GroupState);
-
 /// A connection to the agent, and what was said on it.
 struct Link {
     client: AgentClient,
-    said: Now,
+    said: Known,
     problems: Option<FollowProblems>,
 }
 
@@ -64,15 +58,8 @@ impl Giver {
         met: watch::Sender<bool>,
         metrics: PolicyMetrics,
     ) -> Self {
-        let (policies, groups) = (learned.policies.subscribe(), learned.groups.subscribe());
-        Self {
-            socket,
-            policies,
-            groups,
-            tenants,
-            met,
-            teller: Teller::new(learned.in_force.clone(), metrics),
-        }
+        let teller = Teller::new(learned.in_force.clone(), metrics);
+        Self { socket, hearing: learned.hear(), tenants, met, teller }
     }
 
     /// Hands over until it is time to stop, with an agent that comes and goes.
@@ -80,15 +67,12 @@ impl Giver {
         let mut link = None;
         let mut failures = 0_u32;
         loop {
-            let now = (
-                self.policies.borrow_and_update().clone(),
-                self.groups.borrow_and_update().clone(),
-            );
+            let now = self.hearing.now();
             let pause = match exchange(self.socket.clone(), link.take(), now.clone()).await {
                 Ok((same_link, tenants)) => {
                     link = Some(same_link);
                     failures = 0;
-                    self.teller.done(&now.0, &now.1);
+                    self.teller.done(&now);
                     self.here(tenants);
                     LOOK
                 }
@@ -102,8 +86,7 @@ impl Giver {
             let well = failures == 0;
             tokio::select! {
                 () = sleep(pause) => {}
-                Ok(()) = self.policies.changed(), if well => {}
-                Ok(()) = self.groups.changed(), if well => {}
+                () = self.hearing.changed(), if well => {}
                 () = stop.stopped() => return,
             }
         }
@@ -128,7 +111,7 @@ impl Giver {
 async fn exchange(
     socket: PathBuf,
     link: Option<Link>,
-    now: Now,
+    now: Known,
 ) -> Result<(Link, Tenants), GiveError> {
     spawn_blocking(move || {
         let mut link = match link {
@@ -145,12 +128,15 @@ async fn exchange(
 impl Link {
     fn open(socket: &Path) -> Result<Self, AgentError> {
         let client = AgentClient::connect(socket)?;
-        Ok(Self { client, said: Now::default(), problems: None })
+        Ok(Self { client, said: Known::default(), problems: None })
     }
 
-    fn say(&mut self, now: Now) -> Result<(), GiveError> {
-        let problems =
-            Some(FollowProblems { policies: now.0.problem.clone(), groups: now.1.problem.clone() });
+    fn say(&mut self, now: Known) -> Result<(), GiveError> {
+        let problems = Some(FollowProblems {
+            policies: now.policies.problem.clone(),
+            groups: now.groups.problem.clone(),
+            routers: now.overlay.problem.clone(),
+        });
         let news = news(&self.said, &now);
         if news == Saved::default() && self.problems == problems {
             return Ok(());
@@ -163,8 +149,8 @@ impl Link {
 }
 
 /// What of it was not said before.
-fn news((policies, groups): &Now, now: &Now) -> Saved {
-    let mut saved = Learned::saved(&now.0, &now.1);
+fn news(Known { policies, groups, overlay }: &Known, now: &Known) -> Saved {
+    let mut saved = now.saved();
     if same(policies.policies.as_ref(), saved.policies.as_ref())
         && policies.generation == saved.generation
     {
@@ -176,15 +162,22 @@ fn news((policies, groups): &Now, now: &Now) -> Saved {
     if same(groups.outside.as_ref(), saved.outside.as_ref()) {
         saved.outside = None;
     }
+    if overlay.terms == saved.overlay {
+        saved.overlay = None;
+    }
+    if overlay.router_tag == saved.router_tag {
+        saved.router_tag = None;
+    }
     saved
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::follow::groups::Groups;
+    use crate::follow::groups::{GroupState, Groups};
     use crate::follow::outside_terms::OutsideTerms;
-    use crate::follow::policies::Policies;
+    use crate::follow::policies::{Policies, PolicyState};
+    use crate::follow::routers::{OverlayState, OverlayTerms};
 
     #[test]
     fn only_what_is_news_is_said() {
@@ -198,17 +191,31 @@ mod tests {
             outside: Some(Arc::<OutsideTerms>::default()),
             ..GroupState::default()
         };
-        let all = (policies.clone(), groups.clone());
-        assert_eq!(news(&Now::default(), &all), Learned::saved(&policies, &groups));
-        let worse = PolicyState { problem: Some("away".into()), ..policies.clone() };
-        assert_eq!(news(&all, &(worse, groups.clone())), Saved::default());
-        let later = PolicyState { generation: 8, ..policies.clone() };
-        let said = news(&all, &(later, groups.clone()));
-        assert_eq!((said.generation, said.policies.is_some()), (8, true));
-        assert!(said.groups.is_none() && said.outside.is_none());
-        let regrouped = GroupState { groups: Some(Arc::default()), ..groups };
-        let said = news(&all, &(policies, regrouped));
-        assert!(said.policies.is_none() && said.groups.is_some() && said.outside.is_none());
-        assert_eq!(said.generation, 0);
+        let overlay = OverlayState {
+            terms: Some(OverlayTerms::default()),
+            router_tag: Some(6),
+            ..OverlayState::default()
+        };
+        let all = Known { policies, groups, overlay };
+        assert_eq!(news(&Known::default(), &all), all.saved());
+        let mut worse = all.clone();
+        worse.policies.problem = Some("away".into());
+        worse.overlay.problem = Some("away".into());
+        assert_eq!(news(&all, &worse), Saved::default());
+        let mut later = all.clone();
+        later.policies.generation = 8;
+        let policies = all.policies.policies.clone();
+        assert_eq!(news(&all, &later), Saved { policies, generation: 8, ..Saved::default() });
+        let mut regrouped = all.clone();
+        regrouped.groups.groups = Some(Arc::default());
+        let groups = regrouped.groups.groups.clone();
+        assert_eq!(news(&all, &regrouped), Saved { groups, ..Saved::default() });
+        let mut opened = all.clone();
+        opened.overlay.terms = Some(OverlayTerms { ingress: false, open: true });
+        let overlay = opened.overlay.terms;
+        assert_eq!(news(&all, &opened), Saved { overlay, ..Saved::default() });
+        let mut renamed = all.clone();
+        renamed.overlay.router_tag = Some(7);
+        assert_eq!(news(&all, &renamed), Saved { router_tag: Some(7), ..Saved::default() });
     }
 }

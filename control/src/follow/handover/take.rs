@@ -18,6 +18,8 @@ const NOBODY: &str =
 pub struct Inbox {
     learned: Learned,
     runtime: Handle,
+    /// Whether something is wrong as long as nobody hands in.
+    needed: bool,
     /// Held by the connection that hands in.
     only: Mutex<()>,
 }
@@ -32,10 +34,17 @@ pub struct Taking<'a> {
 
 impl Inbox {
     /// What is handed in becomes a part of what is `learned`; `runtime` is where it is put in force.
-    pub fn new(learned: Learned, runtime: Handle) -> Self {
-        let inbox = Self { learned, runtime, only: Mutex::default() };
-        inbox.tell(FollowProblems { policies: Some(NOBODY.into()), groups: None });
+    /// A cell without containers can do without: then it is not `needed`.
+    pub fn new(learned: Learned, runtime: Handle, needed: bool) -> Self {
+        let inbox = Self { learned, runtime, needed, only: Mutex::default() };
+        inbox.is_alone();
         inbox
+    }
+
+    /// Nobody hands in.
+    fn is_alone(&self) {
+        let policies = self.needed.then(|| NOBODY.into());
+        self.tell(FollowProblems { policies, ..FollowProblems::default() });
     }
 
     /// Begins to take, from one at a time.
@@ -49,15 +58,30 @@ impl Inbox {
     }
 
     fn tell(&self, problems: FollowProblems) {
-        let FollowProblems { policies, groups } = problems.bounded();
+        let FollowProblems { policies, groups, routers } = problems.bounded();
         self.learned.policies.send_if_modified(|state| changed(&mut state.problem, policies));
         self.learned.groups.send_if_modified(|state| changed(&mut state.problem, groups));
+        self.learned.overlay.send_if_modified(|state| changed(&mut state.problem, routers));
     }
 
     /// Has it put in force, and waits for that.
     fn put(&self, said: Saved) -> Result<(), Failure> {
-        let Saved { policies, generation, groups, outside } = said;
-        let Learned { policies: policy_state, groups: group_state, in_force } = &self.learned;
+        let Saved { policies, generation, groups, outside, overlay, router_tag } = said;
+        let Learned {
+            policies: policy_state,
+            groups: group_state,
+            overlay: overlay_state,
+            in_force,
+        } = &self.learned;
+        overlay_state.send_if_modified(|state| {
+            let news = overlay.is_some() || router_tag.is_some();
+            if news {
+                state.terms = overlay.or(state.terms);
+                state.router_tag = router_tag.or(state.router_tag);
+                state.round += 1;
+            }
+            news
+        });
         // Groups first: between both a container has less than it may have, and not more.
         group_state.send_if_modified(|state| {
             let news = groups.is_some() || outside.is_some();
@@ -78,10 +102,12 @@ impl Inbox {
             }
             news
         });
-        let wanted = (policy_state.borrow().round, group_state.borrow().round);
+        let policies = policy_state.borrow().round;
+        let (groups, overlay) = (group_state.borrow().round, overlay_state.borrow().round);
         let in_force = in_force.subscribe();
-        let waiting =
-            in_force::until(&in_force, |now| now.policies >= wanted.0 && now.groups >= wanted.1);
+        let waiting = in_force::until(&in_force, |now| {
+            now.policies >= policies && now.groups >= groups && now.overlay >= overlay
+        });
         self.runtime.block_on(waiting).map_err(|problem| {
             let message = format!("what the policy server says is not in force: {problem}");
             Failure::new(ErrorCode::Dataplane, message)
@@ -128,7 +154,9 @@ impl Taking<'_> {
 
 impl Drop for Taking<'_> {
     fn drop(&mut self) {
-        warn!("{NOBODY} Policies and security groups stay as they are");
-        self.inbox.tell(FollowProblems { policies: Some(NOBODY.into()), groups: None });
+        if self.inbox.needed {
+            warn!("{NOBODY} Policies and security groups stay as they are");
+        }
+        self.inbox.is_alone();
     }
 }

@@ -135,9 +135,15 @@ impl Rules {
         }
         if !self.fits(lease.subnet) {
             let kind = if self.single { "an address" } else { "a block" };
+            // A subnet controller gives a cell what it has, of whichever kind (contract section 4.3).
+            let other = Self { single: !self.single, ..*self };
+            let hint = if other.fits(lease.subnet) {
+                "give that back with `sarcenet agent --teardown`"
+            } else {
+                "have both the same overlay?"
+            };
             return Err(format!(
-                "the subnet controller leased {}, which is not {kind} of the overlay {}; have \
-                 both the same overlay?",
+                "the subnet controller leased {}, which is not {kind} of the overlay {}; {hint}",
                 lease.subnet, self.overlay
             ));
         }

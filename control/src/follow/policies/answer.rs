@@ -143,7 +143,8 @@ impl Entry {
         }
         let port = |port: i64| u16::try_from(port).ok().filter(|port| *port > 0).map(u32::from);
         let (first_port, last_port) = (port(start)?, port(end)?);
-        let (source_tag, destination_tag) = (tag(&source.tag)?, tag(&destination.tag)?);
+        let number = |text: &str| tag(text).map(|tag| TagNumber(tag.into()));
+        let (source_tag, destination_tag) = (number(&source.tag)?, number(&destination.tag)?);
         let (source, destination) = (source.id, destination.id);
         let policy = Policy { source, destination, protocol, first_port, last_port };
         Some(TaggedPolicy { policy, source_tag, destination_tag })
@@ -166,9 +167,8 @@ impl From<&TaggedPolicy> for Entry {
 }
 
 /// A tag that a packet can carry.
-fn tag(text: &str) -> Option<TagNumber> {
-    let number = u32::from_str_radix(text, 16).ok()?;
-    (1..=u16::MAX.into()).contains(&number).then_some(TagNumber(number))
+pub(in crate::follow) fn tag(text: &str) -> Option<u16> {
+    u16::from_str_radix(text, 16).ok().filter(|tag| *tag != 0)
 }
 
 /// Policies in the form of [`List`].

@@ -15,6 +15,7 @@ use sarcenet_server::outbound::resource;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+pub(super) use answer::tag;
 pub use answer::{Answer, AnswerError, List};
 pub use course::{Course, Problem, Question, Reply, Step};
 pub use set::{Policies, PoliciesError};

@@ -36,6 +36,8 @@ fn something() -> Saved {
         generation: 1_700_000_000_000_000_000,
         groups: Some(Arc::new(Groups::new(vec![group]))),
         outside: Some(Arc::new(OutsideTerms { security_groups: true, ..OutsideTerms::default() })),
+        overlay: Some(OverlayTerms { ingress: true, open: false }),
+        router_tag: Some(0xfedc),
     }
 }
 

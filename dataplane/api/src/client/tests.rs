@@ -107,6 +107,8 @@ fn cell() -> Cell {
             accepted_udp_per_second: u32::MAX,
         },
         tracking: Tracking::default(),
+        tag: 0,
+        open: false,
     }
 }
 

@@ -27,7 +27,7 @@ fn cell() -> impl Strategy<Value = Cell> {
     let revoke = select(vec![Revoke::Drain, Revoke::Immediate]);
     let uplink = select(UplinkMode::ALL.to_vec());
     let numbers = any::<(Ipv4Addr, u32, u16, u16, bool)>();
-    let followed = (logging(), tracking());
+    let followed = (logging(), tracking(), any::<(u16, bool)>());
     (numbers, net(), net(), revoke, uplink, option::of(outside()), followed).prop_map(
         |(
             (underlay, vni, tunnel_port, mtu, host),
@@ -36,7 +36,7 @@ fn cell() -> impl Strategy<Value = Cell> {
             revoke,
             uplink,
             outside,
-            (logging, tracking),
+            (logging, tracking, (tag, open)),
         )| Cell {
             underlay,
             subnet,
@@ -50,6 +50,8 @@ fn cell() -> impl Strategy<Value = Cell> {
             outside,
             logging,
             tracking,
+            tag,
+            open,
         },
     )
 }

@@ -21,6 +21,8 @@ pub(crate) fn cell() -> Cell {
         outside: None,
         logging: Logging::default(),
         tracking: Tracking::default(),
+        tag: 0,
+        open: false,
     }
 }
 

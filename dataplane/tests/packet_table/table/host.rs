@@ -3,7 +3,7 @@
 use sarcenet_dataplane_api::DropReason::{HostDenied, NoRoute, Untracked};
 
 use super::packet::{ACK, SYN, ping, pong, tcp, tcp_reply, udp, udp_reply};
-use super::world::{A, HOST, REMOTE_A, REMOTE_HOST, nobody};
+use super::world::{A, HOST, REMOTE_A, REMOTE_HOST, ROUTER, as_router, nobody};
 use super::{HOST_UNREACHABLE, PORT_UNREACHABLE, Row, row};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -20,6 +20,21 @@ pub(super) fn rows() -> Vec<Row> {
         row("the cell reaches containers of other cells, without a tag")
             .passes(udp(HOST, REMOTE_A, 53), HOST, REMOTE_A)
             .passes(udp_reply(REMOTE_A, HOST, 53), REMOTE_A, HOST),
+        row("a router's packets to other cells carry its tag")
+            .given(as_router)
+            .passes(tcp(ROUTER, REMOTE_A, 8080, SYN), ROUTER, REMOTE_A)
+            .passes(tcp_reply(REMOTE_A, ROUTER, 8080, SYN | ACK), REMOTE_A, ROUTER)
+            .passes(tcp(ROUTER, REMOTE_A, 8080, ACK), ROUTER, REMOTE_A)
+            .passes(ping(ROUTER, REMOTE_A), ROUTER, REMOTE_A),
+        row("a router that got its tag later sends it from then on, also in what it began before")
+            .passes(udp(HOST, REMOTE_A, 53), HOST, REMOTE_A)
+            .change(as_router)
+            .passes(udp(ROUTER, REMOTE_A, 53), ROUTER, REMOTE_A),
+        row("nobody reaches a router by the overlay").given(as_router).refuses(
+            tcp(REMOTE_A, ROUTER, 22, SYN),
+            HostDenied,
+            PORT_UNREACHABLE,
+        ),
         row("even with a time to live of 1: the cell is no router of its own packets")
             .passes(udp(HOST, A, 53).with(|p| p.ttl = 1), HOST, A)
             .passes(udp_reply(A, HOST, 53).with(|p| p.ttl = 1), A, HOST),

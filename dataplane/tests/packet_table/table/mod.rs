@@ -8,6 +8,7 @@ mod generations;
 mod host;
 mod icmp;
 mod limits;
+mod open;
 mod outside;
 pub(crate) mod packet;
 mod policy;
@@ -111,6 +112,7 @@ pub(crate) fn rows() -> Vec<Row> {
         windows::rows(),
         tunnel::rows(),
         host::rows(),
+        open::rows(),
         icmp::rows(),
         fragments::rows(),
         limits::rows(),

@@ -63,6 +63,9 @@ pub(crate) const REMOTE_HOST: End = there(12, 62, 0, 0);
 pub(crate) const HOST: End =
     End { door: Via::Host, address: Ipv4Addr::new(10, 255, 55, 0), tag: 0 };
 
+/// This cell itself, when it is a router's.
+pub(crate) const ROUTER: End = End { tag: 6, ..HOST };
+
 /// This cell on the underlay, and for the outside.
 pub(crate) const CELL: End = End { door: Via::Host, address: Ipv4Addr::new(10, 77, 0, 11), tag: 0 };
 /// Somebody outside.
@@ -117,6 +120,8 @@ impl Default for World {
             outside: None,
             logging: Logging::default(),
             tracking: Tracking::default(),
+            tag: 0,
+            open: false,
         };
         let containers = [A, A2, B, C, UNTAGGED].into_iter().map(container).collect();
         let peers = [REMOTE_A, THIRD_C].map(peer).to_vec();
@@ -166,6 +171,20 @@ pub(crate) fn with_outside(world: &mut World) {
                 port: 53,
             }],
         });
+    }
+}
+
+/// The cell's own packets carry the tag of [`ROUTER`].
+pub(crate) fn as_router(world: &mut World) {
+    if let Some(cell) = &mut world.cell {
+        cell.tag = ROUTER.tag;
+    }
+}
+
+/// Everybody in the overlay may talk to the cell's containers, or no longer.
+pub(crate) fn set_open(world: &mut World, open: bool) {
+    if let Some(cell) = &mut world.cell {
+        cell.open = open;
     }
 }
 

@@ -9,6 +9,8 @@ pub struct ContainerSpec {
     pub space: Option<String>,
     /// What it runs (`container_workload`).
     pub workload: Workload,
+    /// Ports that its app listens on, as its runtime names them.
+    pub ports: Option<String>,
     /// Ports of the cell that lead to it.
     pub mappings: Vec<PortMapping>,
     /// Limit on what it sends, and the same limit on what it is sent.
@@ -32,6 +34,13 @@ impl ContainerSpec {
     #[must_use]
     pub fn workload(mut self, workload: Workload) -> Self {
         self.workload = workload;
+        self
+    }
+
+    /// The same with an app that listens on these ports, which are separated by commas.
+    #[must_use]
+    pub fn ports(mut self, ports: &str) -> Self {
+        self.ports = Some(ports.to_owned());
         self
     }
 

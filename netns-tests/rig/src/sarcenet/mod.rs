@@ -298,7 +298,7 @@ impl SarcenetCell {
 /// What a container runtime tells of a container (contract section 7.1), but the keys that are the
 /// same for all.
 fn network_configuration(spec: &ContainerSpec, kind: AttachKind) -> serde_json::Value {
-    let ContainerSpec { app, space, workload, mappings, bandwidth } = spec;
+    let ContainerSpec { app, space, workload, ports, mappings, bandwidth } = spec;
     let mut metadata = serde_json::json!({"container_workload": workload.name()});
     if let Some(app) = app {
         metadata["app_id"] = app.as_str().into();
@@ -307,6 +307,9 @@ fn network_configuration(spec: &ContainerSpec, kind: AttachKind) -> serde_json::
     if let Some(space) = space {
         metadata["space_id"] = space.as_str().into();
         metadata["org_id"] = "organisation".into();
+    }
+    if let Some(ports) = ports {
+        metadata["ports"] = ports.as_str().into();
     }
     let mut config = serde_json::json!({"attach": kind, "metadata": metadata});
     let mut runtime = serde_json::Map::new();

@@ -110,6 +110,8 @@ fn leases_of_no_use_are_not_accepted() {
         (rules(), lease(own_address, "10.255.55.0/31"), "which is not a block"),
         (single, lease(own_address, "10.255.55.0/24"), "which is not an address"),
         (single, lease(own_address, "10.255.0.0/32"), "which is not an address"),
+        (rules(), lease(own_address, "10.255.0.9/32"), "16; give that back with `sarcenet agent"),
+        (single, lease(own_address, "10.255.55.0/24"), "16; give that back with `sarcenet agent"),
     ];
     for (rules, given, expected) in table {
         match rules.accept(given.clone()) {
