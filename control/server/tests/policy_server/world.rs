@@ -183,8 +183,11 @@ impl World {
             outbound: uaa_outbound,
         };
         let uaa = Arc::new(Uaa::new(&uaa).unwrap());
-        let url = cloud_controller_url.clone();
-        let settings = CloudControllerSettings { url, remember: options.remember, outbound };
+        let settings = CloudControllerSettings {
+            url: cloud_controller_url.clone(),
+            remember: options.remember,
+            outbound,
+        };
         let cloud_controller = Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
         let database = Database::open(&DatabaseSettings::new(&url)).await.unwrap();
         let metrics = Metrics::default();
