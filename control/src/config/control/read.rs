@@ -104,7 +104,7 @@ impl ControlReader<'_> {
             listeners.push(leases);
         }
         self.apart(file, &listeners);
-        let (auth, sync) = auth.unzip();
+        let (auth, security_groups) = auth.unzip();
         let internal = policy_server.then(|| InternalSpec {
             listen: internal.address,
             tls: tls.clone(),
@@ -125,7 +125,7 @@ impl ControlReader<'_> {
             external,
             internal,
             subnet_controller,
-            sync: sync.flatten(),
+            security_groups: security_groups.flatten(),
             status: Some(status.address),
             debug: None,
         })

@@ -17,6 +17,7 @@ use tracing::info;
 
 pub(super) use answer::tag;
 pub use answer::{Answer, AnswerError, List};
+pub(crate) use answer::{DestinationText, PolicyText};
 pub use course::{Course, Problem, Question, Reply, Step};
 pub use set::{Policies, PoliciesError};
 
