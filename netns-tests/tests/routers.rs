@@ -78,12 +78,12 @@ fn routers_reach_what_apps_name(world: &World) -> Result<()> {
     eventually(PATIENCE, || router.namespace().http(named, PATIENCE)?.greeting().map(drop))?;
 
     // Everything that the router sends there carries the tag of routers.
-    let sent: Vec<_> = capture.tunnel_frames();
-    let sent: Vec<_> =
-        sent.iter().filter(|frame| frame.outer_source == router.plan().underlay).collect();
-    ensure!(!sent.is_empty(), "nothing has passed the tunnel");
-    let begun = sent.iter().skip_while(|frame| frame.group.is_none());
-    for frame in begun {
+    let frames = capture.tunnel_frames();
+    let sent = frames.iter().filter(|frame| frame.outer_source == router.plan().underlay);
+    // What it had sent before it had the tag was refused.
+    let tagged: Vec<_> = sent.skip_while(|frame| frame.group.is_none()).collect();
+    ensure!(!tagged.is_empty(), "nothing with a tag has passed the tunnel");
+    for frame in tagged {
         let expected = (Some(tag), 0x8800, subnet.network());
         let found = (frame.group, frame.flags, *frame.source.ip());
         ensure!(found == expected, "{frame:?}");
