@@ -14,7 +14,7 @@ const PORT: u16 = 8080;
 const OTHER: u16 = 9090;
 
 fn told(test: impl FnOnce(&Setting) -> Result<()>) {
-    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]).servers();
+    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]);
     Setting::told(plan, &[tcp("app-1", "app-2", PORT..=PORT)], test);
 }
 

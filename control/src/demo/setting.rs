@@ -32,8 +32,7 @@ impl Setting {
     pub(super) fn build() -> Result<Self> {
         let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet])
             .apps(APPS)
-            .outside(OutsidePlan::default())
-            .servers();
+            .outside(OutsidePlan::default());
         let world = World::new(plan)?;
         let a = world.attach_as(0, &ContainerSpec::app("app-a").space(SPACE))?;
         let mapped = ContainerSpec::app("app-b").mapping(MAPPED_PORT, APP_PORT);

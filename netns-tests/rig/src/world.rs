@@ -91,6 +91,8 @@ struct State {
     namespaces: Vec<String>,
     containers: u32,
     apps_taken: usize,
+    /// How many of the plan's apps have a tag from the servers.
+    apps_tagged: usize,
     policies: Vec<Policy>,
     groups: Vec<SecurityGroup>,
 }
@@ -115,6 +117,7 @@ impl World {
             namespaces: Vec::new(),
             containers: 0,
             apps_taken: 0,
+            apps_tagged: 0,
             policies: Vec::new(),
             groups: Vec::new(),
         };
@@ -155,14 +158,11 @@ impl World {
                 unlimited_icmp_errors(cell)?;
             }
         }
-        if let (Some(hub), true) = (&self.hub, self.plan.servers) {
+        if let (Some(hub), true) = (&self.hub, self.plan.has_servers()) {
             let root = self.directory.join("control");
             let namespace = self.create_namespace("control")?;
             let servers = Servers::start(namespace, hub, root, self.plan.underlay_mtu)?;
-            servers.tag(&self.plan.apps)?;
-            for cell in &plans {
-                servers.admit(cell, &self.directory.join(&cell.name))?;
-            }
+            servers.admit(&plans, &self.directory)?;
             self.servers = Some(servers);
         }
         self.write_network_files(&self.state())?;
@@ -189,14 +189,15 @@ impl World {
             };
             self.cells.push(cell.with_context(|| format!("start {}", plan.name))?);
         }
-        Ok(())
+        // They get ready side by side.
+        self.sarcenet_cells().try_for_each(SarcenetCell::wait_ready)
     }
 
     /// Joins the cells by one veth pair, as fast as the kernel can, or by a bridge, whose namespace
     /// is returned.
     fn join(&self, plans: &[CellPlan], namespaces: &[Namespace]) -> Result<Option<Namespace>> {
         let mtu = self.plan.underlay_mtu;
-        let hub = if let ([first, second], false) = (namespaces, self.plan.bridge) {
+        let hub = if let ([first, second], false) = (namespaces, self.plan.is_bridged()) {
             first.ip(&format!(
                 "link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
                 second.name()

@@ -1,5 +1,6 @@
 //! Policies and security groups of a world, and the network file that names them.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ impl World {
             }
         }
         if let Some(servers) = &self.servers {
+            self.tag(servers, &mut state, policies)?;
             servers.change(policies, allow)?;
         } else if let Some(first) = self.sarcenet_cells().next() {
             for policy in policies {
@@ -59,26 +61,52 @@ impl World {
     /// are.
     pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
         let mut state = self.state();
-        let before = std::mem::replace(&mut state.policies, policies.to_vec());
+        let before: BTreeSet<Policy> =
+            std::mem::replace(&mut state.policies, policies.to_vec()).into_iter().collect();
+        let wanted: BTreeSet<Policy> = policies.iter().cloned().collect();
         for cell in &self.cells {
             if let Cell::Kernel(cell) = cell {
                 cell.set_policies(policies)?;
             }
         }
         if let Some(servers) = &self.servers {
-            servers.change(&before, false)?;
-            servers.change(policies, true)?;
+            self.tag(servers, &mut state, policies)?;
+            for (from, to, allow) in [(&before, &wanted, false), (&wanted, &before, true)] {
+                let changed: Vec<_> = from.difference(to).cloned().collect();
+                if !changed.is_empty() {
+                    servers.change(&changed, allow)?;
+                }
+            }
         }
         self.write_network_files(&state)?;
         self.wait_read(&state, BULK_PATIENCE)?;
         for cell in self.sarcenet_cells() {
             eventually(BULK_PATIENCE, || {
-                let have = cell.agent()?.status()?.policies as usize;
-                let (name, wanted) = (&cell.plan().name, policies.len());
-                ensure!(have == wanted, "{name} has {have} of {wanted} policies");
+                let mut agent = cell.agent()?;
+                let have = agent.status()?.policies as usize;
+                let name = &cell.plan().name;
+                ensure!(have == wanted.len(), "{name} has {have} of {} policies", wanted.len());
+                // The others before may have been as many.
+                let have: BTreeSet<Policy> = agent.policies()?.into_iter().collect();
+                ensure!(have == wanted, "{name} has other policies");
                 Ok(())
             })?;
             cell.wait_ready()?;
+        }
+        Ok(())
+    }
+
+    /// Has the servers give the plan's apps, up to the last one that these policies name, the tags
+    /// of the plan: they give them in the order in which they are asked.
+    fn tag(&self, servers: &Servers, state: &mut State, policies: &[Policy]) -> Result<()> {
+        let apps = &self.plan.apps;
+        let named: BTreeSet<&str> =
+            policies.iter().flat_map(|policy| [&*policy.from, &*policy.to]).collect();
+        let last = apps.iter().rposition(|app| named.contains(&*app.id));
+        let wanted = last.map_or(0, |last| last + 1);
+        if let Some(new) = apps.get(state.apps_tagged..wanted).filter(|new| !new.is_empty()) {
+            servers.tag(new)?;
+            state.apps_tagged = wanted;
         }
         Ok(())
     }
