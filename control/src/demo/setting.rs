@@ -52,7 +52,11 @@ impl Setting {
     }
 
     pub(super) fn describe(&self) {
-        println!("sarcenet control: policy server and subnet controller, asked over mTLS");
+        println!(
+            "sarcenet control: policy server and subnet controller, asked over mTLS with certificates \
+             of sarcenet certs init.\nNo file of a cell names cells, apps, policies or security \
+             groups: all come from there."
+        );
         for (number, cell) in self.world.cells().iter().enumerate() {
             let plan = cell.plan();
             let containers: Vec<String> = self

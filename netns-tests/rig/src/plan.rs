@@ -183,7 +183,10 @@ impl Plan {
 
     /// The network file that Sarcenet's agents read when there are no servers.
     pub(crate) fn network_file(&self, policies: &[Policy], groups: &[SecurityGroup]) -> String {
-        let mut text = self.local_part(groups);
+        let mut text = self.local_part();
+        if self.outside.is_some() {
+            text.push_str(&SecurityGroup::file(groups));
+        }
         text.push_str("cells:\n");
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
@@ -208,11 +211,11 @@ impl Plan {
     }
 
     /// What a network file says with servers and without.
-    pub(crate) fn local_part(&self, groups: &[SecurityGroup]) -> String {
+    pub(crate) fn local_part(&self) -> String {
         let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
         let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\n");
         if let Some(outside) = &self.outside {
-            text.push_str(&outside.network_file(groups));
+            text.push_str(&outside.network_file());
         }
         text
     }

@@ -20,6 +20,7 @@ use sarcenet_server::http::tls::IdentityFiles;
 use serde_json::{Value, json};
 
 use crate::namespace::{Namespace, checked};
+use crate::outside::SecurityGroup;
 use crate::plan::{AppTag, CellPlan};
 use crate::sarcenet::Binaries;
 use crate::sarcenet::process::Process;
@@ -33,7 +34,9 @@ const TOKEN: &str = "token-of-the-operator";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The certificates of those who ask, below a root.
 const CERTS: &str = "etc/sarcenet/certs";
-/// Those of a cell.
+/// The file of security groups, below a root.
+const GROUPS: &str = "etc/sarcenet/security-groups.yaml";
+/// Certificates of a cell.
 const CLIENT_FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
 /// Those of the servers beside them.
 const SERVER_FILES: [&str; 2] = ["server.crt", "server.key"];
@@ -77,8 +80,13 @@ impl Servers {
         )?;
         write(
             "control.yaml",
-            "auth: {tokens_file: /etc/sarcenet/tokens.yaml}\nexternal: {tls: true}\n",
+            &format!(
+                "auth: {{tokens_file: /etc/sarcenet/tokens.yaml}}\n\
+                 external: {{tls: true}}\n\
+                 security_groups: {{file: /{GROUPS}}}\n"
+            ),
         )?;
+        write("security-groups.yaml", &SecurityGroup::file(&[]))?;
         let arguments: Vec<OsString> = vec!["--root".into(), root.clone().into(), "control".into()];
         let log = root.join("log/control.log");
         let process = Process::start(&namespace, &binaries.sarcenet, arguments, log)?;
@@ -160,13 +168,24 @@ impl Servers {
     }
 
     /// The lines of a cell's network file that name them.
-    pub(crate) fn network_file(cell: &CellPlan) -> String {
+    pub(crate) fn network_file(cell: &CellPlan, asks_for_groups: bool) -> String {
         let underlay = cell.underlay;
+        let groups = if asks_for_groups { "  security_groups: {interval: 60}\n" } else { "" };
         format!(
             "control:\n  underlay: {underlay}\n  \
              leases: {{url: 'https://{ADDRESS}:4103'}}\n  \
-             policies: {{url: 'https://{ADDRESS}:4003'}}\n"
+             policies: {{url: 'https://{ADDRESS}:4003'}}\n{groups}"
         )
+    }
+
+    /// Has the policy server tell cells these security groups, soon.
+    pub(crate) fn set_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
+        let path = self.root.join(GROUPS);
+        // Whoever reads the file must never see half of it.
+        let new = path.with_extension("yaml.new");
+        std::fs::write(&new, SecurityGroup::file(groups))
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// Gives apps their tags, which are the next ones, in this order.

@@ -1,5 +1,7 @@
 //! Cells, their underlay and their containers.
 
+mod containers;
+mod groups;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -12,17 +14,16 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::Policy;
 
 use crate::capture::Capture;
-use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
 use crate::outside::{
-    ContainerSpec, DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup,
-    unlimited_icmp_errors,
+    DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup, unlimited_icmp_errors,
 };
-use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
+use crate::plan::{CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
 use crate::servers::Servers;
+use containers::Inhabitant;
 
 /// Where worlds keep their files: on tmpfs, as `/run` is on a real cell.
 const BASE: &str = "/dev/shm/sarcenet-rig";
@@ -95,6 +96,8 @@ struct State {
     apps_tagged: usize,
     policies: Vec<Policy>,
     groups: Vec<SecurityGroup>,
+    /// Containers that have a space.
+    spaces: Vec<Inhabitant>,
 }
 
 impl World {
@@ -120,6 +123,7 @@ impl World {
             apps_tagged: 0,
             policies: Vec::new(),
             groups: Vec::new(),
+            spaces: Vec::new(),
         };
         let state = Mutex::new(state);
         let mut world = Self {
@@ -283,51 +287,6 @@ impl World {
             Cell::Sarcenet(cell) => Some(&**cell),
             Cell::Kernel(_) => None,
         })
-    }
-
-    /// An app of the plan that nobody has been given before.
-    pub fn take_app(&self) -> Result<AppTag> {
-        let mut state = self.state();
-        let app = self.plan.apps.get(state.apps_taken).context("the plan has no app left")?;
-        state.apps_taken += 1;
-        Ok(app.clone())
-    }
-
-    /// Makes a container of an app on a cell.
-    pub fn attach(&self, cell: usize, app: Option<&str>) -> Result<Container> {
-        let app = app.map(str::to_owned);
-        self.attach_as(cell, &ContainerSpec { app, ..ContainerSpec::default() })
-    }
-
-    /// Makes a container on a cell.
-    pub fn attach_as(&self, cell: usize, spec: &ContainerSpec) -> Result<Container> {
-        let number = {
-            let mut state = self.state();
-            state.containers += 1;
-            state.containers
-        };
-        let on = &self.cells[cell];
-        let namespace = self.create_namespace(&format!("{}-{number}", on.plan().name))?;
-        if self.outside.is_some() {
-            unlimited_icmp_errors(&namespace)?;
-        }
-        // A Garden handle: 8-4-4-4-4 hex digits, different in the first ones, because chain names
-        // are made of those.
-        let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);
-        let attachment = match on {
-            Cell::Sarcenet(on) => on.attach(&namespace, &handle, spec, self.plan.attach),
-            Cell::Kernel(on) => on.attach(&namespace, &handle, spec),
-        }
-        .with_context(|| format!("attach a container to {}", on.plan().name))?;
-        Ok(Container { namespace, handle, app: spec.app.clone(), cell, attachment })
-    }
-
-    /// Detaches a container of a Sarcenet cell.
-    pub fn detach(&self, container: &Container) -> Result<()> {
-        match &self.cells[container.cell] {
-            Cell::Sarcenet(cell) => cell.detach(&container.namespace, &container.handle),
-            Cell::Kernel(_) => anyhow::bail!("kernel cells keep their containers"),
-        }
     }
 
     /// The ends of all logs, for people.

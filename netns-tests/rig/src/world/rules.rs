@@ -1,4 +1,4 @@
-//! Policies and security groups of a world, and the network file that names them.
+//! Policies of a world, and the network files of its cells.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use sarcenet_agent_api::Policy;
 
 use super::{BULK_PATIENCE, Cell, POLICY_PATIENCE, State, World, eventually};
-use crate::outside::{OutsideHost, SecurityGroup};
+use crate::outside::OutsideHost;
 use crate::plan::CellPlan;
 use crate::servers::Servers;
 
@@ -121,37 +121,8 @@ impl World {
         self.outside.as_ref().context("the plan has no outside")
     }
 
-    /// Puts a security group in force on every cell instead of the one of that name, if there is
-    /// one, and returns when it is.
-    pub fn bind(&self, group: SecurityGroup) -> Result<()> {
-        self.change_groups(|groups| {
-            match groups.iter_mut().find(|known| known.name == group.name) {
-                Some(known) => *known = group,
-                None => groups.push(group),
-            }
-        })
-    }
-
-    /// Takes a security group out of force on every cell, and returns when it is.
-    pub fn unbind(&self, name: &str) -> Result<()> {
-        self.change_groups(|groups| groups.retain(|group| group.name != name))
-    }
-
-    fn change_groups(&self, change: impl FnOnce(&mut Vec<SecurityGroup>)) -> Result<()> {
-        self.outside()?;
-        let mut state = self.state();
-        change(&mut state.groups);
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_groups(&state.groups)?;
-            }
-        }
-        self.write_network_files(&state)?;
-        self.wait_read(&state, POLICY_PATIENCE)
-    }
-
     /// Waits until each Sarcenet cell has in force what its network file says.
-    fn wait_read(&self, state: &State, patience: Duration) -> Result<()> {
+    pub(super) fn wait_read(&self, state: &State, patience: Duration) -> Result<()> {
         for cell in self.sarcenet_cells() {
             let text = self.network_text(state, cell.plan());
             let digest = digest(&SHA256, text.as_bytes());
@@ -178,7 +149,10 @@ impl World {
 
     fn network_text(&self, state: &State, cell: &CellPlan) -> String {
         match &self.servers {
-            Some(_) => Servers::network_file(cell) + &self.plan.local_part(&state.groups),
+            Some(_) => {
+                let asks_for_groups = self.plan.outside.is_some();
+                Servers::network_file(cell, asks_for_groups) + &self.plan.local_part()
+            }
             None => self.plan.network_file(&state.policies, &state.groups),
         }
     }
