@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::follow::ask::{AskError, exchange, host};
+use crate::follow::policies::{DestinationText, PolicyText};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,35 +143,7 @@ impl From<Policy> for ListedPolicy {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct List {
-    policies: Option<Vec<Entry>>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Entry {
-    source: Source,
-    destination: Destination,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Source {
-    id: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Destination {
-    id: String,
-    protocol: String,
-    ports: Ports,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Ports {
-    start: i64,
-    end: i64,
+    policies: Option<Vec<PolicyText>>,
 }
 
 /// One who asks a policy server in the name of a user.
@@ -248,9 +221,9 @@ impl PolicyClient {
         let List { policies } = json::from_slice(&body).map_err(|e| {
             PolicyClientError::Ask(AskError::Garbage { host: self.host(), reason: e.to_string() })
         })?;
-        let listed = |Entry { source, destination }: Entry| {
-            let Destination { id, protocol, ports: Ports { start, end } } = destination;
-            let ports = ListedPorts { first: start, last: end };
+        let listed = |PolicyText { source, destination }: PolicyText| {
+            let DestinationText { id, protocol, ports, .. } = destination;
+            let ports = ListedPorts { first: ports.start, last: ports.end };
             ListedPolicy { from: source.id, to: id, protocol, ports }
         };
         let mut policies: Vec<_> = policies.into_iter().flatten().map(listed).collect();

@@ -111,7 +111,8 @@ impl Running {
         let socket = agent.options().root.agent_socket();
         let server = Server::start(Arc::clone(&agent), inbox, &socket)?;
         let keeper = agent.start().context("cannot start")?;
-        let watch = watched.then(|| Watch::start(Arc::clone(&agent))).transpose();
+        let (network, read) = (agent.options().network.clone(), Arc::clone(&agent));
+        let watch = watched.then(|| Watch::start(network, move || read.reload())).transpose();
         let watch = watch.context("cannot start")?;
         let addresses = AddressWatch::start(Arc::clone(&agent)).context("cannot start")?;
         Ok(Self { agent, addresses, watch, server, keeper })

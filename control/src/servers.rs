@@ -2,7 +2,7 @@
 //! controller, over one database.
 
 mod debug;
-
+mod group_file;
 pub mod process;
 
 use std::fs::DirBuilder;
@@ -26,17 +26,18 @@ use sarcenet_server::outbound::OutboundError;
 use sarcenet_server::policies::{
     Cleaner, ExternalSettings, Internal, PolicyMetrics, external_router, internal_router,
 };
-use sarcenet_server::syncer::Syncer;
+use sarcenet_server::syncer::{GivenSyncer, Leader, SyncMetrics, Syncer};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub(crate) use debug::with_log_level;
 
 use crate::config::{
-    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SubnetControllerSpec,
-    SyncSpec,
+    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, GroupsSpec, InternalSpec,
+    SubnetControllerSpec, SyncSpec,
 };
+use crate::watch::Watch;
 
 /// How long operations of the database may go on when all servers have stopped.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -67,6 +68,14 @@ pub enum ServersError {
     /// The database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The file of security groups.
+    #[error("cannot watch the file of security groups {path}: {source}")]
+    GroupFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// An address to listen on.
     #[error(transparent)]
     Serve(#[from] ServeError),
@@ -93,7 +102,7 @@ pub struct Prepared {
     external: Option<External>,
     internal: Option<(InternalSpec, ServerTls)>,
     subnet_controller: Option<(SubnetControllerSpec, ServerTls)>,
-    sync: Option<Sync>,
+    groups: Option<Groups>,
     status: Option<SocketAddr>,
     debug: Option<SocketAddr>,
 }
@@ -104,6 +113,12 @@ struct External {
     settings: ExternalSettings,
     authority: Arc<Authority>,
     platform: Option<(Arc<CloudController>, Duration)>,
+}
+
+/// Where security groups come from.
+enum Groups {
+    Sync(Sync),
+    File(PathBuf),
 }
 
 struct Sync {
@@ -131,14 +146,14 @@ impl Prepared {
             None => None,
         };
         let external = spec.external.map(External::new).transpose()?;
-        let sync = spec.sync.as_ref().map(Sync::new).transpose()?;
+        let groups = spec.security_groups.map(Groups::new).transpose()?;
         Ok(Self {
             database,
             database_directory,
             external,
             internal,
             subnet_controller,
-            sync,
+            groups,
             status,
             debug,
         })
@@ -162,6 +177,7 @@ impl Prepared {
             stop,
             listeners: Vec::new(),
             beside: JoinSet::new(),
+            groups: None,
         };
         if let Some((spec, tls)) = self.internal {
             servers.internal(&spec, tls).await?;
@@ -169,9 +185,8 @@ impl Prepared {
         if let Some(external) = self.external {
             servers.external(external).await?;
         }
-        if let Some(Sync { cloud_controller, source, interval }) = self.sync {
-            let mut syncer = Syncer::new(database.clone(), cloud_controller, source);
-            servers.beside.spawn(async move { syncer.run(interval).await });
+        if let Some(groups) = self.groups {
+            servers.security_groups(groups)?;
         }
         if let Some((spec, tls)) = self.subnet_controller {
             servers.subnet_controller(&spec, tls).await?;
@@ -217,6 +232,15 @@ impl External {
     }
 }
 
+impl Groups {
+    fn new(spec: GroupsSpec) -> Result<Self, OutboundError> {
+        match spec {
+            GroupsSpec::Sync(spec) => Sync::new(&spec).map(Self::Sync),
+            GroupsSpec::File(path) => Ok(Self::File(path)),
+        }
+    }
+}
+
 impl Sync {
     fn new(spec: &SyncSpec) -> Result<Self, OutboundError> {
         let SyncSpec { uaa, cloud_controller, source } = spec;
@@ -238,6 +262,8 @@ pub struct Servers {
     listeners: Vec<(&'static str, Server)>,
     /// What goes on beside them, until the end.
     beside: JoinSet<()>,
+    /// Who leads in bringing security groups, and the watch of a file that has them.
+    groups: Option<(Leader, Option<Watch>)>,
 }
 
 impl Servers {
@@ -256,6 +282,29 @@ impl Servers {
             let cleaner = Cleaner::new(self.database.clone(), Some(cloud_controller));
             self.beside.spawn(async move { cleaner.run(cleanup_interval).await });
         }
+        Ok(())
+    }
+
+    /// Brings security groups to the database from now on.
+    fn security_groups(&mut self, from: Groups) -> Result<(), ServersError> {
+        let leader = Leader::new(self.database.clone());
+        let counted = SyncMetrics::new(&self.metrics);
+        let watch = match from {
+            Groups::Sync(Sync { cloud_controller, source, interval }) => {
+                let mut syncer = Syncer::new(leader.clone(), cloud_controller, source);
+                self.beside.spawn(async move { syncer.run(interval, &counted).await });
+                None
+            }
+            Groups::File(path) => {
+                let followed = group_file::follow(path.clone(), &self.metrics);
+                let (watch, given) =
+                    followed.map_err(|source| ServersError::GroupFile { path, source })?;
+                let mut syncer = GivenSyncer::new(leader.clone(), given);
+                self.beside.spawn(async move { syncer.run(&counted).await });
+                Some(watch)
+            }
+        };
+        self.groups = Some((leader, watch));
         Ok(())
     }
 
@@ -322,6 +371,11 @@ impl Servers {
     pub async fn stop(mut self) {
         self.stopper.stop();
         self.beside.shutdown().await;
+        if let Some((leader, _)) = self.groups
+            && let Ok(Err(e)) = timeout(CLOSING, leader.resign()).await
+        {
+            debug!("the next one to bring security groups begins later: {e}");
+        }
         for (_, server) in self.listeners {
             server.finished().await;
         }

@@ -1,4 +1,4 @@
-//! Noticing that the network file has changed.
+//! Noticing that a file has changed.
 //!
 //! The directory is watched, not the file: editors and configuration managers replace a file by
 //! renaming. Where no event comes (a bind mount over the file, some network file systems) a look
@@ -7,15 +7,12 @@
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tracing::warn;
-
-use crate::agent::Agent;
 
 /// Events that come together belong to one change; a writer that writes in pieces is done by then.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -38,9 +35,9 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Calls [`Agent::reload`] whenever the agent's network file may have changed.
-    pub fn start(agent: Arc<Agent>) -> std::io::Result<Self> {
-        let path = agent.options().network.clone();
+    /// Calls `changed` whenever the file at `path` may have changed since this was called, on a
+    /// thread of its own.
+    pub fn start(path: PathBuf, changed: impl FnMut() + Send + 'static) -> std::io::Result<Self> {
         // One pending signal says it all.
         let (signals, received) = bounded(1);
         let watcher = watch_directories(&path, signals.clone())
@@ -48,9 +45,10 @@ impl Watch {
                 warn!("cannot watch {}, looking at it every second instead: {e}", path.display());
             })
             .ok();
+        let seen = fingerprint(&path);
         let thread = std::thread::Builder::new()
             .name("watch".into())
-            .spawn(move || run(&agent, &path, &received))?;
+            .spawn(move || run(&path, seen, &received, changed))?;
         Ok(Self { _watcher: watcher, signals, thread: Some(thread) })
     }
 }
@@ -89,8 +87,12 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-fn run(agent: &Agent, path: &Path, signals: &Receiver<Signal>) {
-    let mut seen = fingerprint(path);
+fn run(
+    path: &Path,
+    mut seen: Option<Fingerprint>,
+    signals: &Receiver<Signal>,
+    mut changed: impl FnMut(),
+) {
     loop {
         match signals.recv_timeout(RECHECK) {
             Ok(Signal::Changed) => {
@@ -99,13 +101,13 @@ fn run(agent: &Agent, path: &Path, signals: &Receiver<Signal>) {
                     return;
                 }
                 seen = fingerprint(path);
-                agent.reload();
+                changed();
             }
             Err(RecvTimeoutError::Timeout) => {
                 let now = fingerprint(path);
                 if now != seen {
                     seen = now;
-                    agent.reload();
+                    changed();
                 }
             }
             Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -114,7 +116,10 @@ fn run(agent: &Agent, path: &Path, signals: &Receiver<Signal>) {
 }
 
 /// What differs between two states of a file.
-fn fingerprint(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+pub(crate) type Fingerprint = (u64, u64, u64, i64, i64);
+
+/// That of a file now; none if it is not there.
+pub(crate) fn fingerprint(path: &Path) -> Option<Fingerprint> {
     let metadata: Metadata = std::fs::metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }

@@ -93,6 +93,44 @@ pub enum PolicyFilter {
     Both(Vec<String>, Vec<String>),
 }
 
+/// A rule of a security group as Cloud Controller has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SecurityRule {
+    /// `tcp`, `udp`, `icmp` or `all`.
+    pub protocol: Option<String>,
+    /// Addresses, networks and ranges of addresses.
+    pub destination: Option<String>,
+    /// Ports and ranges of ports.
+    pub ports: Option<String>,
+    /// ICMP type.
+    #[serde(rename = "type")]
+    pub kind: Option<i64>,
+    /// ICMP code.
+    pub code: Option<i64>,
+    /// What it is for.
+    pub description: Option<String>,
+    /// Whether conversations that it admits are recorded.
+    pub log: Option<bool>,
+}
+
+impl SecurityRule {
+    /// Rules as they are stored: JSON text with all fields, whether they were there or not (contract
+    /// section 1.10).
+    pub fn text(rules: Vec<Self>) -> Result<String, serde_json::Error> {
+        let complete = |rule: Self| Self {
+            protocol: Some(rule.protocol.unwrap_or_default()),
+            destination: Some(rule.destination.unwrap_or_default()),
+            ports: Some(rule.ports.unwrap_or_default()),
+            kind: Some(rule.kind.unwrap_or_default()),
+            code: Some(rule.code.unwrap_or_default()),
+            description: Some(rule.description.unwrap_or_default()),
+            log: Some(rule.log.unwrap_or_default()),
+        };
+        serde_json::to_string(&rules.into_iter().map(complete).collect::<Vec<_>>())
+    }
+}
+
 /// A security group as Cloud Controller has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecurityGroup {

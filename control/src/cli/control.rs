@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::log::{self, LogFormat};
 use super::output;
-use crate::config::ControlSpec;
+use crate::config::{ControlSpec, GroupsSpec, group_file};
 use crate::paths::Root;
 use crate::servers::{Prepared, process};
 
@@ -50,6 +50,9 @@ fn check(file: &Path, spec: ControlSpec) -> Result<ExitCode> {
         spec.subnet_controller.is_some().then_some("subnet-controller"),
     ];
     let roles: Vec<_> = roles.into_iter().flatten().collect();
+    if let Some(GroupsSpec::File(path)) = &spec.security_groups {
+        group_file::load(path)?;
+    }
     Prepared::new(spec)?;
     output::text(&format!("{}: no mistakes; {}", file.display(), roles.join(", ")))?;
     Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use sarcenet_dataplane_api::MAX_EGRESS_RULES;
 use sarcenet_server::lease::Pools;
 
 use super::follow::FollowParts;
+use super::groups::GroupParts;
 use super::mistake::{Mistake, suggestion};
 use super::read::Parts;
 use super::tree::{At, Place};
@@ -24,7 +25,9 @@ pub(super) fn contradictions(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     apps(parts, mistakes);
     policies(parts, mistakes);
     outside(parts, mistakes);
-    security_groups(parts, mistakes);
+    if let Some(groups) = &parts.security_groups {
+        security_groups(groups, mistakes);
+    }
     control(parts, mistakes);
 }
 
@@ -204,8 +207,8 @@ fn outside(parts: &Parts, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-fn security_groups(parts: &Parts, mistakes: &mut Vec<Mistake>) {
-    let Some(groups) = &parts.security_groups else { return };
+/// Complains about groups that have one name, and about more rules than can be enforced.
+pub(super) fn security_groups(groups: &[At<GroupParts>], mistakes: &mut Vec<Mistake>) {
     let mut names = Once::new();
     let mut rules = 0;
     for group in groups {

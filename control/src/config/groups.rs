@@ -12,6 +12,8 @@ pub(super) struct GroupParts {
     pub(super) name: Option<At<String>>,
     /// Without its name; none when a rule of it is wrong.
     pub(super) group: SecurityGroup,
+    /// Its rules as they are written.
+    pub(super) texts: Vec<RuleText>,
 }
 
 impl Reader {
@@ -23,7 +25,7 @@ impl Reader {
         let name = name.and_then(|node| self.name(node, "the name of a security group"));
         let called = name.as_ref().map_or("?", |name| name.value.as_str()).to_owned();
         let mut number = 0_u32;
-        let rules = match entry.take("rules") {
+        let rules: Vec<_> = match entry.take("rules") {
             Some(At { value: Node::List(items), .. }) => items
                 .into_iter()
                 .filter_map(|item| {
@@ -42,6 +44,7 @@ impl Reader {
         let mut flag = |key: &str| entry.take(key).and_then(|node| self.flag(node, key));
         let running_default = flag("running_default").unwrap_or(false);
         let staging_default = flag("staging_default").unwrap_or(false);
+        let (texts, rules) = rules.into_iter().unzip();
         let group = SecurityGroup {
             name: called,
             rules,
@@ -50,7 +53,7 @@ impl Reader {
             running_default,
             staging_default,
         };
-        Some(GroupParts { name, group })
+        Some(GroupParts { name, group, texts })
     }
 
     fn spaces(&mut self, entry: &mut Entries<'_>, key: &str) -> BTreeSet<String> {
@@ -60,7 +63,7 @@ impl Reader {
     }
 
     /// Reads a rule. `number` counts from 1, for people.
-    fn rule(&mut self, node: At<Node>, group: &str, number: u32) -> Option<EgressSpec> {
+    fn rule(&mut self, node: At<Node>, group: &str, number: u32) -> Option<(RuleText, EgressSpec)> {
         let place = node.place;
         let what = format!("rule {number} of security group `{group}`");
         let known = ["protocol", "destination", "ports", "type", "code", "log", "description"];
@@ -108,7 +111,7 @@ impl Reader {
             description,
         };
         match rule.parse() {
-            Ok(spec) => Some(spec),
+            Ok(spec) => Some((rule, spec)),
             Err(e) => {
                 let field = e.field();
                 let at = places.iter().find(|(other, _)| *other == field);

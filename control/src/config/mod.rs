@@ -9,6 +9,7 @@ mod check;
 mod control;
 mod edit;
 mod follow;
+pub mod group_file;
 mod groups;
 mod mistake;
 mod outside;
@@ -29,7 +30,7 @@ use sarcenet_dataplane_api::{Revoke, Tracking, UplinkMode};
 
 pub use apps::Apps;
 pub use control::{
-    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, InternalSpec, SourceSpec,
+    AuthSpec, CloudControllerSpec, ControlSpec, ExternalSpec, GroupsSpec, InternalSpec, SourceSpec,
     SubnetControllerSpec, SyncSpec, UaaSpec,
 };
 pub use edit::{EditError, Outcome, PolicyFile, with_policy, without_policy};

@@ -7,7 +7,7 @@ use sarcenet_server::outbound::OutboundSettings;
 
 use super::keys::Keys;
 use super::{database, platform};
-use crate::config::{ControlSpec, SourceSpec, SyncSpec};
+use crate::config::{ControlSpec, GroupsSpec, SourceSpec, SyncSpec};
 
 /// What its file says.
 pub(super) fn spec(keys: &mut Keys) -> Option<ControlSpec> {
@@ -22,6 +22,6 @@ pub(super) fn spec(keys: &mut Keys) -> Option<ControlSpec> {
     let outbound = OutboundSettings { identity, ..outbound };
     let source = SourceSpec { url: url?, outbound, interval };
     let (uaa, cloud_controller) = platform.servers?;
-    let sync = SyncSpec { uaa, cloud_controller, source };
-    Some(ControlSpec { sync: Some(sync), ..ControlSpec::nothing(database) })
+    let sync = GroupsSpec::Sync(Box::new(SyncSpec { uaa, cloud_controller, source }));
+    Some(ControlSpec { security_groups: Some(sync), ..ControlSpec::nothing(database) })
 }

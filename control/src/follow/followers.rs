@@ -64,7 +64,7 @@ impl Followers {
             let (force, forced) = mpsc::channel(FORCES);
             force_groups = Some(force);
             let follower = GroupFollower::new(
-                GroupSettings { url, interval, timeout },
+                GroupSettings { url, interval, timeout, watch },
                 Asker::new(files, timeout),
                 tenants.clone(),
                 learned.groups.clone(),

@@ -26,6 +26,11 @@ impl Pause {
         Self { least: time.mul_f64(0.9), spread: time.mul_f64(0.2) }
     }
 
+    /// Any time up to this one.
+    pub fn up_to(time: Duration) -> Self {
+        Self { least: Duration::ZERO, spread: time }
+    }
+
     /// What is due after so many failures in a row: twice as long after each, up to half a minute.
     pub fn after(failures: u32) -> Self {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
@@ -89,6 +94,7 @@ mod tests {
         for pause in [
             Pause::NONE,
             Pause::about(Duration::from_secs(5)),
+            Pause::up_to(Duration::from_millis(200)),
             Pause::after(3),
             Pause::asked(Duration::from_secs(5)),
             Pause::asked(Duration::MAX),

@@ -8,6 +8,7 @@
 //! | `sarcenet_agent_policies_generation` | | generation of the policies; 0 if there is none |
 //! | `sarcenet_agent_policies_delay_seconds` | | from the server's change to its being in force here |
 //! | `sarcenet_agent_security_groups` | | security groups in force |
+//! | `sarcenet_agent_security_groups_watched` | | 1 when the server tells of changes, 0 when it is polled |
 //! | `sarcenet_agent_security_group_rules_left_out` | | their rules that cannot be enforced |
 //! | `sarcenet_agent_followed_timestamp_seconds` | what | when the last good answer came, since the epoch |
 //! | `sarcenet_agent_follow_failures_total` | what, kind | see [`FailureKind`] |
@@ -47,6 +48,7 @@ pub struct PolicyMetrics {
     generation: Gauge,
     delay: Histogram,
     groups: Gauge,
+    groups_watched: Gauge,
     rules_left_out: Gauge,
     followed: Family<Of, Gauge<f64, AtomicU64>>,
     failures: Family<OfFailure, Counter>,
@@ -63,6 +65,7 @@ impl PolicyMetrics {
             // From a millisecond to half a minute.
             delay: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
             groups: Gauge::default(),
+            groups_watched: Gauge::default(),
             rules_left_out: Gauge::default(),
             followed: Family::default(),
             failures: Family::default(),
@@ -87,6 +90,11 @@ impl PolicyMetrics {
                 &these.generation,
             );
             gauge("sarcenet_agent_security_groups", "Security groups in force", &these.groups);
+            gauge(
+                "sarcenet_agent_security_groups_watched",
+                "Whether the server tells of changes of security groups",
+                &these.groups_watched,
+            );
             gauge(
                 "sarcenet_agent_security_group_rules_left_out",
                 "Rules of security groups that cannot be enforced",
@@ -135,6 +143,11 @@ impl PolicyMetrics {
         if let Some(delay) = delay {
             self.delay.observe(delay.as_secs_f64());
         }
+    }
+
+    /// Whether changes of security groups are told.
+    pub fn groups_watched(&self, watched: bool) {
+        self.groups_watched.set(watched.into());
     }
 
     /// So many security groups are in force, and so many of their rules are not.

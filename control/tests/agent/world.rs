@@ -82,7 +82,8 @@ impl World {
         let agent = Agent::new(self.options()).unwrap();
         let keeper = agent.start().unwrap();
         let server = Server::start(Arc::clone(&agent), None, &self.root.agent_socket()).unwrap();
-        let watch = Watch::start(Arc::clone(&agent)).unwrap();
+        let read = Arc::clone(&agent);
+        let watch = Watch::start(self.network(), move || read.reload()).unwrap();
         let addresses = AddressWatch::start(Arc::clone(&agent)).unwrap();
         RunningAgent {
             agent,

@@ -3,6 +3,7 @@
 
 mod drop_in;
 mod faults;
+mod group_file;
 mod platform;
 #[expect(dead_code, reason = "shared with the tests of agents, which end by themselves")]
 mod process;

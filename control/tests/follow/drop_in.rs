@@ -192,7 +192,9 @@ fn a_server_of_cloud_foundrys_is_asked_for_the_apps_here() {
         let runtime = runtime.unwrap();
         let server = runtime.block_on(Scripted::start(|question| match question {
             "policies_last_updated" => Say::ok("5"),
-            "security_groups_last_updated" => Say::Text(404, "404 page not found\n".into()),
+            question if question.starts_with("security_groups_last_updated") => {
+                Say::Text(404, "404 page not found\n".into())
+            }
             question if question.starts_with("security_groups?") => {
                 Say::ok(r#"{"next":0,"security_groups":[]}"#)
             }

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 use reqwest::{StatusCode, Url};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{CloudController, CloudControllerError, PAGES};
 use crate::outbound::{self, Outbound, OutboundError, OutboundSettings};
-use crate::policy::SecurityGroup;
+use crate::policy::{SecurityGroup, SecurityRule};
 
 const WHAT: &str = "list security groups";
 
@@ -56,7 +56,7 @@ struct Group {
     #[serde(default)]
     globally_enabled: Globally,
     #[serde(default)]
-    rules: Vec<Rule>,
+    rules: Vec<SecurityRule>,
     #[serde(default)]
     relationships: Relationships,
 }
@@ -84,39 +84,6 @@ struct Related {
 #[derive(Deserialize)]
 struct Space {
     guid: String,
-}
-
-/// A rule, of which all fields are written whether they were there or not.
-#[derive(Default, Deserialize, Serialize)]
-struct Rule {
-    #[serde(default)]
-    protocol: Option<String>,
-    #[serde(default)]
-    destination: Option<String>,
-    #[serde(default)]
-    ports: Option<String>,
-    #[serde(default, rename = "type")]
-    kind: Option<i64>,
-    #[serde(default)]
-    code: Option<i64>,
-    #[serde(default)]
-    description: Option<String>,
-    #[serde(default)]
-    log: Option<bool>,
-}
-
-impl Rule {
-    fn complete(self) -> Self {
-        Self {
-            protocol: Some(self.protocol.unwrap_or_default()),
-            destination: Some(self.destination.unwrap_or_default()),
-            ports: Some(self.ports.unwrap_or_default()),
-            kind: Some(self.kind.unwrap_or_default()),
-            code: Some(self.code.unwrap_or_default()),
-            description: Some(self.description.unwrap_or_default()),
-            log: Some(self.log.unwrap_or_default()),
-        }
-    }
 }
 
 impl SecurityGroupSource {
@@ -169,8 +136,7 @@ impl CloudController {
 
 impl Group {
     fn stored(self) -> Result<SecurityGroup, CloudControllerError> {
-        let rules: Vec<Rule> = self.rules.into_iter().map(Rule::complete).collect();
-        let rules = serde_json::to_string(&rules).map_err(|_| CloudControllerError::Nonsense {
+        let rules = SecurityRule::text(self.rules).map_err(|_| CloudControllerError::Nonsense {
             what: WHAT,
             reason: "a rule cannot be written as JSON",
         })?;

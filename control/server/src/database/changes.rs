@@ -9,6 +9,7 @@ use super::error::{DatabaseError, Fault};
 use super::policies;
 use super::rows::list;
 use super::session::{Access, Session, statement, work};
+use super::watcher::Topic;
 use crate::policy::{PolicyFilter, TaggedPolicy};
 
 /// A policy that came or went.
@@ -105,7 +106,7 @@ pub(super) async fn next_generation(session: &mut Session<'_>) -> Result<(i64, i
         CASE WHEN last_updated < $1 THEN $1 ELSE last_updated + 1 END RETURNING last_updated";
     let now = session.now().await?;
     let generation = session.number(statement(NEXT).bind(now)).await?;
-    session.notify(generation).await?;
+    session.notify(Topic::Policies, generation).await?;
     Ok((generation, now))
 }
 

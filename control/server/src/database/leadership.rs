@@ -29,6 +29,18 @@ impl Database {
         })
         .await
     }
+
+    /// `holder` leads no more in what `name` says, so that somebody else can at once.
+    pub async fn resign(&self, name: &'static str, holder: &str) -> Result<(), DatabaseError> {
+        const RESIGN: &str = "DELETE FROM leaders WHERE name = $1 AND holder = $2";
+        self.run("resign", Access::SecurityGroups, move |session| {
+            work(async move {
+                session.execute(statement(RESIGN).bind(name).bind(holder.to_owned())).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -62,5 +74,9 @@ mod tests {
         clock.fetch_add(1, Ordering::SeqCst);
         assert!(lead("a", "two").await);
         assert!(!lead("a", "one").await);
+        database.resign("a", "one").await.unwrap();
+        assert!(!lead("a", "one").await, "it was another's");
+        database.resign("a", "two").await.unwrap();
+        assert!(lead("a", "one").await);
     }
 }

@@ -40,12 +40,14 @@ pub use changes::{PolicyChange, PolicyChanges, PolicySnapshot};
 pub use error::DatabaseError;
 pub use leases::LeaseCounts;
 pub use location::{PostgresServer, PostgresTls};
+pub use security_groups::SecurityGroupSnapshot;
 pub use statistics::{DatabaseStatistics, OperationStatistics};
 
 use error::{Fault, Meaning};
 use location::Location;
 use session::{Access, statement, work};
 use statistics::Counters;
+use watcher::{Told, Topic};
 
 /// How long to wait for a connection; who asks over HTTP has given up after that.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -68,7 +70,7 @@ pub struct DatabaseSettings {
     pub tag_quarantine: Duration,
     /// How many changes of policies are kept for those who ask what is new.
     pub change_log: u32,
-    /// How often to look for a new generation where nobody tells of it: other processes on a
+    /// How often to look for new generations where nobody tells of it: other processes on a
     /// SQLite file, or PostgreSQL while notifications are lost.
     pub poll_interval: Duration,
     /// Whose time counts.
@@ -138,7 +140,7 @@ struct Inner {
     /// Whose turn it is to write, where the database has no queue of its own.
     writer: Mutex<()>,
     counters: Arc<Counters>,
-    generation: watch::Sender<i64>,
+    told: Told,
     watcher: JoinHandle<()>,
 }
 
@@ -169,21 +171,23 @@ impl Database {
                 Box::pin(async move { location.set_up(connection, limit).await })
             })
             .connect_lazy_with(location.options()?);
-        let (generation, _) = watch::channel(0);
+        let told = Told::default();
         let counters = Arc::new(Counters::default());
-        let watcher = watcher::start(&location, &pool, settings.poll_interval, &generation);
+        let watcher = watcher::start(&location, &pool, settings.poll_interval, &told);
         let inner = Inner {
             location,
             settings: settings.clone(),
             pool,
             writer: Mutex::new(()),
             counters,
-            generation,
+            told,
             watcher,
         };
         let database = Self { inner: Arc::new(inner) };
         database.fit_tags().await?;
-        database.publish(database.last_updated().await?);
+        database.publish(Topic::Policies, database.last_updated().await?);
+        let generation = database.security_groups_last_updated().await?;
+        database.publish(Topic::SecurityGroups, generation);
         Ok(database)
     }
 
@@ -213,11 +217,17 @@ impl Database {
     /// The latest generation of the policies that is known here, whoever made it; see
     /// [`last_updated`](Self::last_updated). The receiver ends with the last clone of this.
     pub fn changes(&self) -> watch::Receiver<i64> {
-        self.inner.generation.subscribe()
+        self.inner.told.of(Topic::Policies).subscribe()
     }
 
-    fn publish(&self, generation: i64) {
-        watcher::publish(&self.inner.generation, generation);
+    /// The same of the security groups; see
+    /// [`security_groups_last_updated`](Self::security_groups_last_updated).
+    pub fn security_group_changes(&self) -> watch::Receiver<i64> {
+        self.inner.told.of(Topic::SecurityGroups).subscribe()
+    }
+
+    fn publish(&self, topic: Topic, generation: i64) {
+        self.inner.told.publish(topic, generation);
     }
 }
 

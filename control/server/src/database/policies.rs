@@ -9,6 +9,7 @@ use sqlx::any::AnyRow;
 use super::error::{DatabaseError, Fault};
 use super::rows::{check_name, list, names, narrow};
 use super::session::{Access, Session, statement, work};
+use super::watcher::Topic;
 use super::{Database, changes, tags};
 use crate::policy::{Policy, PolicyFilter, Protocol, TagNumber, TaggedPolicy};
 
@@ -32,7 +33,7 @@ impl Database {
                 })
             })
             .await?;
-        self.publish(generation);
+        self.publish(Topic::Policies, generation);
         Ok(())
     }
 
@@ -59,7 +60,7 @@ impl Database {
                 })
             })
             .await?;
-        self.publish(generation);
+        self.publish(Topic::Policies, generation);
         Ok(())
     }
 

@@ -9,7 +9,17 @@ use super::Database;
 use super::error::{DatabaseError, Fault};
 use super::rows::{check_name, check_text, list, names};
 use super::session::{Access, Session, statement, work};
+use super::watcher::Topic;
 use crate::policy::SecurityGroup;
+
+/// The security groups of one generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecurityGroupSnapshot {
+    /// The generation: when they changed last, in nanoseconds since the epoch.
+    pub generation: i64,
+    /// All of them, in the order of their rows.
+    pub groups: Vec<SecurityGroup>,
+}
 
 impl Database {
     /// Makes `groups` the ones there are: by their GUIDs some stay, some change, some come and
@@ -26,23 +36,28 @@ impl Database {
                 check_name("a space of a security group", space)?;
             }
         }
-        self.run("replace security groups", Access::SecurityGroups, move |session| {
+        let generation = self.run("replace security groups", Access::SecurityGroups, move |session| {
             work(async move {
                 let stored = read(session, &Selection::All).await?;
                 let last = stored.last().map_or(0, |group| group.row);
                 let changes = Changes::between(&stored, groups, last);
                 if changes.none() {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 changes.write(session).await?;
                 const UPDATED: &str = "UPDATE security_groups_info SET last_updated = \
-                CASE WHEN last_updated < $1 THEN $1 ELSE last_updated + 1 END";
+                CASE WHEN last_updated < $1 THEN $1 ELSE last_updated + 1 END RETURNING last_updated";
                 let now = session.now().await?;
-                session.execute(statement(UPDATED).bind(now)).await?;
-                Ok(true)
+                let generation = session.number(statement(UPDATED).bind(now)).await?;
+                session.notify(Topic::SecurityGroups, generation).await?;
+                Ok(Some(generation))
             })
         })
-        .await
+        .await?;
+        if let Some(generation) = generation {
+            self.publish(Topic::SecurityGroups, generation);
+        }
+        Ok(generation.is_some())
     }
 
     /// The groups that hold everywhere, and those bound to one of `spaces`, in the order of their
@@ -69,16 +84,30 @@ impl Database {
         .await
     }
 
-    /// When security groups changed last, in nanoseconds since the epoch (contract section 16.1).
-    pub async fn security_groups_last_updated(&self) -> Result<i64, DatabaseError> {
-        self.run("security groups last updated", Access::Read, move |session| {
+    /// All groups, and their generation.
+    pub async fn security_group_snapshot(&self) -> Result<SecurityGroupSnapshot, DatabaseError> {
+        self.run("security group snapshot", Access::Read, move |session| {
             work(async move {
-                const UPDATED: &str = "SELECT last_updated FROM security_groups_info";
-                Ok(session.number(statement(UPDATED)).await?)
+                let generation = generation(session).await?;
+                let groups = read(session, &Selection::All).await?;
+                Ok(SecurityGroupSnapshot { generation, groups })
             })
         })
         .await
     }
+
+    /// When security groups changed last, in nanoseconds since the epoch (contract section 16.1):
+    /// their generation, which every change makes greater.
+    pub async fn security_groups_last_updated(&self) -> Result<i64, DatabaseError> {
+        self.run("security groups last updated", Access::Read, move |session| {
+            work(async move { Ok(generation(session).await?) })
+        })
+        .await
+    }
+}
+
+async fn generation(session: &mut Session<'_>) -> Result<i64, sqlx::Error> {
+    session.number(statement("SELECT last_updated FROM security_groups_info")).await
 }
 
 /// Which groups are read.

@@ -10,6 +10,7 @@ use sqlx::{Any, Row};
 
 use super::error::{DatabaseError, Fault};
 use super::location::Location;
+use super::watcher::Topic;
 use super::{Clock, Database, Inner};
 
 /// How often a transaction is tried when others are in its way.
@@ -139,9 +140,13 @@ impl Session<'_> {
     }
 
     /// Tells the other replicas, when this transaction commits, that the generation is a new one.
-    pub(super) async fn notify(&mut self, generation: i64) -> Result<(), sqlx::Error> {
+    pub(super) async fn notify(
+        &mut self,
+        topic: Topic,
+        generation: i64,
+    ) -> Result<(), sqlx::Error> {
         if let Location::Postgres(_) = self.inner.location {
-            let notify = statement("SELECT pg_notify('sarcenet_policies', $1)");
+            let notify = statement("SELECT pg_notify($1, $2)").bind(topic.channel());
             self.rows(notify.bind(generation.to_string())).await?;
         }
         Ok(())

@@ -16,13 +16,52 @@ use super::session::{random, statement};
 /// How long to wait before listening again after the connection is lost; half of it at least.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Tells a generation unless a later one has been told.
-pub(super) fn publish(told: &watch::Sender<i64>, generation: i64) {
-    told.send_if_modified(|latest| {
-        let later = generation > *latest;
-        *latest = generation.max(*latest);
-        later
-    });
+/// What has generations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Topic {
+    /// Policies and tags.
+    Policies,
+    /// Security groups.
+    SecurityGroups,
+}
+
+impl Topic {
+    const ALL: [Self; 2] = [Self::Policies, Self::SecurityGroups];
+
+    /// The channel of PostgreSQL on which replicas tell each other.
+    pub(super) fn channel(self) -> &'static str {
+        match self {
+            Self::Policies => "sarcenet_policies",
+            Self::SecurityGroups => "sarcenet_security_groups",
+        }
+    }
+}
+
+/// The latest generations that are known here, and those who are told of later ones. Clones are the
+/// same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    policies: watch::Sender<i64>,
+    security_groups: watch::Sender<i64>,
+}
+
+impl Told {
+    /// Tells the generations of this.
+    pub(super) fn of(&self, topic: Topic) -> &watch::Sender<i64> {
+        match topic {
+            Topic::Policies => &self.policies,
+            Topic::SecurityGroups => &self.security_groups,
+        }
+    }
+
+    /// Tells a generation unless a later one has been told.
+    pub(super) fn publish(&self, topic: Topic, generation: i64) {
+        self.of(topic).send_if_modified(|latest| {
+            let later = generation > *latest;
+            *latest = generation.max(*latest);
+            later
+        });
+    }
 }
 
 /// Watches the database for generations that others make, until the task is aborted.
@@ -34,7 +73,7 @@ pub(super) fn start(
     location: &Location,
     pool: &AnyPool,
     interval: Duration,
-    told: &watch::Sender<i64>,
+    told: &Told,
 ) -> JoinHandle<()> {
     let (pool, told, location) = (pool.clone(), told.clone(), location.clone());
     tokio::spawn(async move {
@@ -47,7 +86,7 @@ pub(super) fn start(
     })
 }
 
-async fn poll(pool: &AnyPool, interval: Duration, told: &watch::Sender<i64>) {
+async fn poll(pool: &AnyPool, interval: Duration, told: &Told) {
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(10)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -56,16 +95,24 @@ async fn poll(pool: &AnyPool, interval: Duration, told: &watch::Sender<i64>) {
     }
 }
 
-async fn read(pool: &AnyPool, told: &watch::Sender<i64>) {
-    let query = statement("SELECT last_updated FROM policies_info").fetch_one(pool);
-    match query.await.and_then(|row| row.try_get(0)) {
-        Ok(generation) => publish(told, generation),
+async fn read(pool: &AnyPool, told: &Told) {
+    const BOTH: &str = "SELECT policies_info.last_updated, security_groups_info.last_updated \
+        FROM policies_info CROSS JOIN security_groups_info";
+    let both = async {
+        let row = statement(BOTH).fetch_one(pool).await?;
+        Ok::<_, sqlx::Error>([
+            (Topic::Policies, row.try_get(0)?),
+            (Topic::SecurityGroups, row.try_get(1)?),
+        ])
+    };
+    match both.await {
+        Ok(both) => both.into_iter().for_each(|(topic, latest)| told.publish(topic, latest)),
         // Whoever asks for something is told the same; it is no news here.
-        Err(error) => debug!("cannot read the generation of the policies: {error}"),
+        Err(error) => debug!("cannot read the generations: {error}"),
     }
 }
 
-async fn listen(url: &str, pool: &AnyPool, told: &watch::Sender<i64>) {
+async fn listen(url: &str, pool: &AnyPool, told: &Told) {
     loop {
         if let Err(error) = listen_once(url, pool, told).await {
             warn!("not told of changes by other replicas, and looking for them instead: {error}");
@@ -76,19 +123,16 @@ async fn listen(url: &str, pool: &AnyPool, told: &watch::Sender<i64>) {
 }
 
 /// Listens until the connection is lost.
-async fn listen_once(
-    url: &str,
-    pool: &AnyPool,
-    told: &watch::Sender<i64>,
-) -> Result<(), sqlx::Error> {
+async fn listen_once(url: &str, pool: &AnyPool, told: &Told) -> Result<(), sqlx::Error> {
     let mut listener = PgListener::connect(url).await?;
-    listener.listen("sarcenet_policies").await?;
+    listener.listen_all(Topic::ALL.map(Topic::channel)).await?;
     // What was told before is lost.
     read(pool, told).await;
     while let Some(notification) = listener.try_recv().await? {
-        match notification.payload().parse() {
-            Ok(generation) => publish(told, generation),
-            Err(_) => read(pool, told).await,
+        let topic = Topic::ALL.into_iter().find(|topic| topic.channel() == notification.channel());
+        match (topic, notification.payload().parse()) {
+            (Some(topic), Ok(generation)) => told.publish(topic, generation),
+            _ => read(pool, told).await,
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ use super::external::failed;
 use super::payload::{self, TagPayload};
 use super::query;
 use super::routes::{INTERNAL, Internal as Operation, by_path};
-use super::watch::{DEFAULT, LONGEST, Question, Watch, WatchError};
+use super::watch::{DEFAULT, GroupQuestion, GroupWatch, LONGEST, Question, Watch, WatchError};
 use crate::database::Database;
 use crate::http::metrics::Metrics;
 use crate::http::reply::{ApiError, text};
@@ -30,7 +30,8 @@ use crate::policy::{PolicyFilter, SecurityGroup};
 pub struct InternalSettings {
     /// How many bytes tags are written with.
     pub tag_bytes: u8,
-    /// Most cells that can wait for changes at a time.
+    /// Most cells that can wait at a time for changes of policies, and as many for changes of
+    /// security groups.
     pub watchers: usize,
 }
 
@@ -45,6 +46,7 @@ impl Default for InternalSettings {
 pub struct Internal {
     database: Database,
     watch: Arc<Watch>,
+    group_watch: Arc<GroupWatch>,
     tag_bytes: u8,
 }
 
@@ -109,19 +111,26 @@ pub fn internal_router(server: &Internal) -> Router {
 }
 
 impl Internal {
-    /// Has `sarcenet_waiting_watchers` shown with the metrics of the process.
+    /// Has `sarcenet_waiting_watchers` and `sarcenet_waiting_group_watchers` shown with the metrics of
+    /// the process.
     pub fn show_in(&self, metrics: &Metrics) {
-        let help = "Cells that wait for changes of policies";
-        let waiting = self.watch.waiting();
-        metrics.register(|registry| registry.register("sarcenet_waiting_watchers", help, waiting));
+        let (policies, groups) = (self.watch.waiting(), self.group_watch.waiting());
+        metrics.register(|registry| {
+            let help = "Cells that wait for changes of policies";
+            registry.register("sarcenet_waiting_watchers", help, policies);
+            let help = "Cells that wait for changes of security groups";
+            registry.register("sarcenet_waiting_group_watchers", help, groups);
+        });
     }
 
     /// What the routes work with. Cells that wait for changes are answered when it is time to stop.
     pub fn new(settings: &InternalSettings, database: &Database, stop: Stop) -> Self {
+        let &InternalSettings { tag_bytes, watchers } = settings;
         Self {
             database: database.clone(),
-            watch: Arc::new(Watch::new(database, settings.tag_bytes, settings.watchers, stop)),
-            tag_bytes: settings.tag_bytes,
+            watch: Arc::new(Watch::new(database, tag_bytes, watchers, stop.clone())),
+            group_watch: Arc::new(GroupWatch::new(database, watchers, stop)),
+            tag_bytes,
         }
     }
 
@@ -137,6 +146,9 @@ impl Internal {
                 Ok(text(moment.map_err(failed("database read failed"))?.to_string()))
             }
             Operation::SecurityGroups => self.security_groups(query).await,
+            Operation::SecurityGroupsLastUpdated if query::first(query, "watch").is_some() => {
+                self.watch_groups(query).await
+            }
             Operation::SecurityGroupsLastUpdated => {
                 let moment = self.database.security_groups_last_updated().await;
                 Ok(text(moment.map_err(failed("database read failed"))?.to_string()))
@@ -158,27 +170,23 @@ impl Internal {
 
     /// See the module `watch` for what is asked and answered.
     async fn watch(&self, query: Option<&str>) -> Result<Response, ApiError> {
-        let number =
-            |name| query::number(query, name).map_err(|e| ApiError::bad_request(e.to_string()));
-        let generation = number("watch")?;
-        let seconds = match query::first(query, "timeout") {
-            Some(_) => Duration::from_secs(number("timeout")?.max(0) as u64),
-            None => DEFAULT,
-        };
+        let (generation, timeout) = waiting(query)?;
         let ids = query::list(query, "id").map(|ids| ids.into_iter().collect());
-        let question = Question { generation, timeout: seconds.min(LONGEST), ids };
+        let question = Question { generation, timeout, ids };
         match self.watch.answer(&question).await {
             Ok(body) => Ok(text(body)),
-            Err(error @ WatchError::Full) => {
-                let full = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
-                let mut response = full.into_response();
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-                Ok(response)
-            }
-            Err(error) => {
-                warn!("cannot tell a cell what has changed: {error:?}");
-                Err(ApiError::internal(error.to_string()))
-            }
+            Err(error) => unanswered(&error),
+        }
+    }
+
+    /// See the module `watch::groups` for what is asked and answered.
+    async fn watch_groups(&self, query: Option<&str>) -> Result<Response, ApiError> {
+        let (generation, timeout) = waiting(query)?;
+        let spaces = query::list(query, "space_guids").map(|spaces| spaces.into_iter().collect());
+        let question = GroupQuestion { generation, timeout, spaces };
+        match self.group_watch.answer(&question).await {
+            Ok(answer) => reply::json(&answer),
+            Err(error) => unanswered(&error),
         }
     }
 
@@ -209,4 +217,28 @@ impl Internal {
         let tag = tag.map_err(failed("database create failed"))?;
         reply::json(&TagPayload::new(&tag, self.tag_bytes))
     }
+}
+
+/// The generation that a cell has, and how long it will wait for another one.
+fn waiting(query: Option<&str>) -> Result<(i64, Duration), ApiError> {
+    let number =
+        |name| query::number(query, name).map_err(|e| ApiError::bad_request(e.to_string()));
+    let generation = number("watch")?;
+    let timeout = match query::first(query, "timeout") {
+        Some(_) => Duration::from_secs(number("timeout")?.max(0) as u64),
+        None => DEFAULT,
+    };
+    Ok((generation, timeout.min(LONGEST)))
+}
+
+/// What a cell hears that has waited in vain.
+fn unanswered(error: &WatchError) -> Result<Response, ApiError> {
+    if let WatchError::Full = error {
+        let full = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string());
+        let mut response = full.into_response();
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return Ok(response);
+    }
+    warn!("cannot tell a cell what has changed: {error:?}");
+    Err(ApiError::internal(error.to_string()))
 }

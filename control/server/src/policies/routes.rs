@@ -81,7 +81,7 @@ pub enum Internal {
     PoliciesLastUpdated,
     /// Security groups, page by page.
     SecurityGroups,
-    /// When security groups changed last.
+    /// When security groups changed last, at once or as soon as they do.
     SecurityGroupsLastUpdated,
     /// The tag of something that is no app.
     CreateTag,

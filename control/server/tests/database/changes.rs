@@ -5,6 +5,7 @@ use std::time::Duration;
 use sarcenet_server::database::{Database, PolicyChanges};
 use sarcenet_server::policy::PolicyFilter;
 
+use crate::security_groups::group;
 use crate::world::{BEGIN, World, policy, with_both};
 
 with_both!(
@@ -12,6 +13,7 @@ with_both!(
     the_log_leads_from_any_generation_it_knows_to_the_latest,
     what_the_log_has_forgotten_needs_a_snapshot,
     other_replicas_are_told,
+    other_replicas_are_told_of_security_groups,
     without_notifications_replicas_look_for_themselves,
     queries_and_operations_are_counted,
 );
@@ -124,17 +126,40 @@ async fn other_replicas_are_told(world: World) {
     assert!(told.changed().await.is_err(), "the watcher outlives the database");
 }
 
+async fn other_replicas_are_told_of_security_groups(world: World) {
+    let interval = if world.url.starts_with("sqlite") { 50 } else { 3_600_000 };
+    let interval = Duration::from_millis(interval);
+    let writer = world.open_with(|settings| settings.poll_interval = interval).await;
+    let reader = world.open_with(|settings| settings.poll_interval = interval).await;
+    let (mut told, policies) = (reader.security_group_changes(), reader.changes());
+    assert_eq!((*told.borrow(), *policies.borrow()), (BEGIN, BEGIN));
+    for generation in 1..=3 {
+        let groups = vec![group(&format!("g{generation}"), &[], &[])];
+        assert!(writer.replace_security_groups(&groups).await.unwrap());
+        assert_eq!(*writer.security_group_changes().borrow(), BEGIN + generation);
+        wait_for(&mut told, BEGIN + generation).await;
+        // What stays the same is told to nobody.
+        assert!(!writer.replace_security_groups(&groups).await.unwrap());
+        let snapshot = reader.security_group_snapshot().await.unwrap();
+        assert_eq!((snapshot.generation, snapshot.groups.len()), (BEGIN + generation, 1));
+    }
+    assert_eq!(*policies.borrow(), BEGIN);
+}
+
 async fn without_notifications_replicas_look_for_themselves(world: World) {
     let database = world.open().await;
-    let mut told = database.changes();
+    let (mut told, mut told_of_groups) = (database.changes(), database.security_group_changes());
     sqlx::any::install_default_drivers();
     // Somebody who tells nobody.
     let url = world.url.replace("a b?.db", "a%20b%3F.db").replace("sqlite:", "sqlite://");
     let mut connection = <sqlx::AnyConnection as sqlx::Connection>::connect(&url).await.unwrap();
-    let table = if url.starts_with("sqlite") { "policies_info" } else { "sarcenet.policies_info" };
-    let silent = format!("UPDATE {table} SET last_updated = {}", BEGIN + 77);
-    sqlx::query(sqlx::AssertSqlSafe(silent)).execute(&mut connection).await.unwrap();
+    let schema = if url.starts_with("sqlite") { "" } else { "sarcenet." };
+    for (table, moment) in [("policies_info", BEGIN + 77), ("security_groups_info", BEGIN + 78)] {
+        let silent = format!("UPDATE {schema}{table} SET last_updated = {moment}");
+        sqlx::query(sqlx::AssertSqlSafe(silent)).execute(&mut connection).await.unwrap();
+    }
     wait_for(&mut told, BEGIN + 77).await;
+    wait_for(&mut told_of_groups, BEGIN + 78).await;
 }
 
 async fn queries_and_operations_are_counted(world: World) {

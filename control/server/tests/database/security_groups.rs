@@ -11,7 +11,7 @@ with_both!(
     what_stays_the_same_is_not_news,
 );
 
-fn group(guid: &str, staging: &[&str], running: &[&str]) -> SecurityGroup {
+pub(crate) fn group(guid: &str, staging: &[&str], running: &[&str]) -> SecurityGroup {
     let owned = |spaces: &[&str]| spaces.iter().map(|space| (*space).to_owned()).collect();
     SecurityGroup {
         row: 0,

@@ -65,9 +65,14 @@ impl Platform {
         let known = Arc::new(Mutex::new(Known { groups_on_page: 5000, ..Known::default() }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&known));
+        let this = Self { known, address };
+        let router = this.router();
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { known, address }
+        this
+    }
+
+    pub(crate) fn router(&self) -> Router {
+        Router::new().fallback(answer).with_state(Arc::clone(&self.known))
     }
 
     /// How often something was asked whose method and address begin so.

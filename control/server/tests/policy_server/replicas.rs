@@ -15,14 +15,14 @@ with_both!(what_changes_at_one_is_told_to_watchers_of_the_other);
 const POLICIES: &str = "/networking/v1/external/policies";
 
 /// A replica of the internal API.
-struct Replica {
-    address: SocketAddr,
+pub(crate) struct Replica {
+    pub(crate) address: SocketAddr,
     _server: Server,
     _stopper: Stopper,
 }
 
 impl Replica {
-    async fn of(world: &World) -> Self {
+    pub(crate) async fn of(world: &World) -> Self {
         let database = world.replica().await;
         let (stopper, stop) = stop();
         let internal = Internal::new(&InternalSettings::default(), &database, stop.clone());

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use sarcenet_server::cloud_controller::SecurityGroupSource;
-use sarcenet_server::database::Database;
 use sarcenet_server::outbound::OutboundSettings;
-use sarcenet_server::syncer::{SyncError, Synced, Syncer};
+use sarcenet_server::syncer::{Leader, SyncError, Synced, Syncer};
 use serde_json::{Value, json};
 
 use crate::platform::Mood;
@@ -24,8 +23,8 @@ const HOLD: Duration = Duration::from_mins(1);
 fn syncer(world: &World) -> Syncer {
     let url = format!("http://{}", world.platform.address);
     let source = SecurityGroupSource::new(&url, &OutboundSettings::default()).unwrap();
-    let database: Database = world.database.clone();
-    Syncer::new(database, world.cloud_controller.clone(), source)
+    let leader = Leader::new(world.database.clone());
+    Syncer::new(leader, world.cloud_controller.clone(), source)
 }
 
 fn group(guid: &str, rules: &Value) -> Value {

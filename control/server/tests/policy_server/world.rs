@@ -11,6 +11,7 @@ use sarcenet_server::access::{Authority, Uaa, UaaSettings};
 use sarcenet_server::cloud_controller::{CloudController, CloudControllerSettings};
 use sarcenet_server::database::{Database, DatabaseSettings};
 use sarcenet_server::http::metrics::Metrics;
+use sarcenet_server::http::tls::{ServerFiles, ServerTls};
 use sarcenet_server::http::{Limits, Serve, Server, Stop, Stopper, stop};
 use sarcenet_server::outbound::OutboundSettings;
 use sarcenet_server::policies::{
@@ -32,6 +33,17 @@ pub(crate) struct Options {
     pub(crate) remember: Duration,
     /// How long they are waited for.
     pub(crate) patience: Duration,
+    /// How UAA is reached, if not without TLS.
+    pub(crate) uaa: Option<OverTls>,
+    /// How Cloud Controller is.
+    pub(crate) cloud_controller: Option<OverTls>,
+}
+
+/// A server of the platform with a certificate, and how it is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct OverTls {
+    pub(crate) server: ServerFiles,
+    pub(crate) outbound: OutboundSettings,
 }
 
 impl Default for Options {
@@ -41,6 +53,8 @@ impl Default for Options {
             internal: InternalSettings::default(),
             remember: Duration::ZERO,
             patience: Duration::from_mins(1),
+            uaa: None,
+            cloud_controller: None,
         }
     }
 }
@@ -51,6 +65,7 @@ pub(crate) struct World {
     pub(crate) platform: Platform,
     pub(crate) database: Database,
     pub(crate) cloud_controller: Arc<CloudController>,
+    pub(crate) cloud_controller_url: String,
     pub(crate) external: SocketAddr,
     pub(crate) internal: SocketAddr,
     pub(crate) stopper: Stopper,
@@ -112,10 +127,14 @@ pub(crate) fn seconds_from_now(seconds: i64) -> u64 {
 }
 
 pub(crate) async fn serve(router: Router, stop: Stop) -> Server {
+    serve_with(None, router, stop).await
+}
+
+async fn serve_with(tls: Option<ServerFiles>, router: Router, stop: Stop) -> Server {
     let serve = Serve {
         name: "test",
         address: (Ipv4Addr::LOCALHOST, 0).into(),
-        tls: None,
+        tls: tls.map(|files| ServerTls::load(files).unwrap()),
         router,
         limits: Limits::default(),
     };
@@ -140,23 +159,38 @@ impl World {
     pub(crate) async fn over(url: String, options: Options) -> Self {
         let platform = Platform::start().await;
         fill(&platform);
-        let address = format!("http://{}", platform.address);
-        let outbound =
-            OutboundSettings { timeout: options.patience, ..OutboundSettings::default() };
+        let (stopper, stop) = stop();
+        let mut servers = Vec::new();
+        let mut reached = Vec::new();
+        for over in [&options.uaa, &options.cloud_controller] {
+            let Some(OverTls { server, outbound }) = over else {
+                let timeout = options.patience;
+                let outbound = OutboundSettings { timeout, ..OutboundSettings::default() };
+                reached.push((format!("http://{}", platform.address), outbound));
+                continue;
+            };
+            let server = serve_with(Some(server.clone()), platform.router(), stop.clone()).await;
+            reached.push((format!("https://{}", server.address()), outbound.clone()));
+            servers.push(server);
+        }
+        let [(uaa_url, uaa_outbound), (cloud_controller_url, outbound)] =
+            reached.try_into().unwrap();
         let uaa = UaaSettings {
-            url: address.clone(),
+            url: uaa_url,
             client: "network-policy".into(),
             secret: "secret".into(),
             remember: options.remember,
-            outbound: outbound.clone(),
+            outbound: uaa_outbound,
         };
         let uaa = Arc::new(Uaa::new(&uaa).unwrap());
-        let settings =
-            CloudControllerSettings { url: address, remember: options.remember, outbound };
+        let settings = CloudControllerSettings {
+            url: cloud_controller_url.clone(),
+            remember: options.remember,
+            outbound,
+        };
         let cloud_controller = Arc::new(CloudController::new(&settings, Arc::clone(&uaa)).unwrap());
         let database = Database::open(&DatabaseSettings::new(&url)).await.unwrap();
         let metrics = Metrics::default();
-        let (stopper, stop) = stop();
         let external = external_router(
             &options.external,
             &database,
@@ -166,16 +200,17 @@ impl World {
         );
         let internal = Internal::new(&options.internal, &database, stop.clone());
         internal.show_in(&metrics);
-        let servers = vec![
-            serve(external, stop.clone()).await,
-            serve(internal_router(&internal), stop).await,
-        ];
+        let external = serve(external, stop.clone()).await;
+        let internal = serve(internal_router(&internal), stop).await;
+        let addresses = (external.address(), internal.address());
+        servers.extend([external, internal]);
         Self {
             platform,
             database,
             cloud_controller,
-            external: servers[0].address(),
-            internal: servers[1].address(),
+            cloud_controller_url,
+            external: addresses.0,
+            internal: addresses.1,
             stopper,
             servers,
             client: Client::builder().no_proxy().build().unwrap(),

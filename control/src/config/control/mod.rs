@@ -34,8 +34,8 @@ pub struct ControlSpec {
     pub internal: Option<InternalSpec>,
     /// The subnet controller, if it runs here.
     pub subnet_controller: Option<SubnetControllerSpec>,
-    /// The sync of security groups, if it runs here.
-    pub sync: Option<SyncSpec>,
+    /// Where security groups come from, if they are brought to the database from here.
+    pub security_groups: Option<GroupsSpec>,
     /// Where health and metrics are told.
     pub status: Option<SocketAddr>,
     /// Where they are told besides: Cloud Foundry's servers have a port for those who look for
@@ -94,6 +94,15 @@ pub struct CloudControllerSpec {
     pub cleanup_interval: Duration,
 }
 
+/// `security_groups:`.
+#[derive(Debug, Clone)]
+pub enum GroupsSpec {
+    /// Cloud Controller has them.
+    Sync(Box<SyncSpec>),
+    /// This file has them.
+    File(PathBuf),
+}
+
 /// `security_groups.sync:`, with whom it takes.
 #[derive(Debug, Clone)]
 pub struct SyncSpec {
@@ -136,7 +145,7 @@ impl ControlSpec {
             external: None,
             internal: None,
             subnet_controller: None,
-            sync: None,
+            security_groups: None,
             status: None,
             debug: None,
         }

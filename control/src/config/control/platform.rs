@@ -1,5 +1,6 @@
 //! `auth:`, `cloud_controller:` and `security_groups:`: other servers of the platform.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sarcenet_server::access::{Secret, UaaSettings};
@@ -7,7 +8,7 @@ use sarcenet_server::cloud_controller::CloudControllerSettings;
 use sarcenet_server::outbound::{self, OutboundSettings};
 
 use super::read::ControlReader;
-use super::{AuthSpec, CloudControllerSpec, SourceSpec, SyncSpec, UaaSpec};
+use super::{AuthSpec, CloudControllerSpec, GroupsSpec, SourceSpec, SyncSpec, UaaSpec};
 use crate::config::reader::Entries;
 use crate::config::tree::{At, Node, Place};
 
@@ -18,7 +19,13 @@ const UAA: (&str, &str) = ("https://uaa.service.cf.internal:8443", "network-poli
 pub(super) struct Platform {
     auth: Option<At<Option<AuthSpec>>>,
     cloud_controller: Option<At<Option<CloudControllerSpec>>>,
-    sync: Option<At<Option<SourceSpec>>>,
+    groups: Option<Source>,
+}
+
+/// Where security groups come from.
+enum Source {
+    Sync(At<Option<SourceSpec>>),
+    File(Option<PathBuf>),
 }
 
 impl ControlReader<'_> {
@@ -32,21 +39,24 @@ impl ControlReader<'_> {
                 place: node.place,
                 value: self.cloud_controller(node, cleanup_interval),
             }),
-            sync: self
-                .section(top.take("security_groups"), "security_groups", &["sync"])
-                .and_then(|mut section| section.take("sync"))
-                .map(|node| At { place: node.place, value: self.sync(node) }),
+            groups: self.groups(top.take("security_groups")),
         }
     }
 
-    /// What the policy server has of it, and the sync. None when that could not be read.
+    /// What the policy server has of it, and where security groups come from. None when that could
+    /// not be read.
     pub(super) fn auth(
         &mut self,
         file: Place,
         platform: Platform,
         self_service: bool,
-    ) -> Option<(AuthSpec, Option<SyncSpec>)> {
-        let Platform { auth, cloud_controller, sync } = platform;
+    ) -> Option<(AuthSpec, Option<GroupsSpec>)> {
+        let Platform { auth, cloud_controller, groups } = platform;
+        let (sync, group_file) = match groups {
+            Some(Source::Sync(sync)) => (Some(sync), None),
+            Some(Source::File(path)) => (None, path.map(GroupsSpec::File)),
+            None => (None, None),
+        };
         if let (None, Some(At { place, .. })) = (&cloud_controller, &sync) {
             let message = "security_groups.sync lists what Cloud Controller has; add \
                            `cloud_controller:` with its address";
@@ -73,12 +83,13 @@ impl ControlReader<'_> {
                 let sync =
                     cloud_controller.as_ref().zip(source).map(|(cloud_controller, source)| {
                         let cloud_controller = cloud_controller.settings.clone();
-                        SyncSpec { uaa: spec.uaa.clone(), cloud_controller, source }
+                        let uaa = spec.uaa.clone();
+                        GroupsSpec::Sync(Box::new(SyncSpec { uaa, cloud_controller, source }))
                     });
                 let spec = UaaSpec { cloud_controller, ..*spec };
-                Some((AuthSpec::Uaa(Box::new(spec)), sync))
+                Some((AuthSpec::Uaa(Box::new(spec)), sync.or(group_file)))
             }
-            (tokens_file @ AuthSpec::TokensFile(_), None) => Some((tokens_file, None)),
+            (tokens_file @ AuthSpec::TokensFile(_), None) => Some((tokens_file, group_file)),
             (AuthSpec::TokensFile(_), Some(At { place, .. })) => {
                 let message = "cloud_controller is asked with a token of UAA; write `auth: {uaa: \
                                ...}` instead of a tokens_file, or remove cloud_controller";
@@ -166,6 +177,22 @@ impl ControlReader<'_> {
         let outbound = self.outbound(&mut section);
         let settings = CloudControllerSettings { url: url?, remember, outbound };
         Some(CloudControllerSpec { settings, cleanup_interval })
+    }
+
+    fn groups(&mut self, node: Option<At<Node>>) -> Option<Source> {
+        let mut section = self.section(node, "security_groups", &["sync", "file"])?;
+        match (section.take("sync"), section.take("file")) {
+            (Some(_), Some(At { place, .. })) => {
+                let message = "security_groups has both sync and file, and each would take away \
+                               what the other brings; write one of them";
+                self.reader.wrong(place, message);
+                None
+            }
+            (Some(sync), None) => {
+                Some(Source::Sync(At { place: sync.place, value: self.sync(sync) }))
+            }
+            (None, file) => file.map(|file| Source::File(self.path(file, "file"))),
+        }
     }
 
     fn sync(&mut self, node: At<Node>) -> Option<SourceSpec> {

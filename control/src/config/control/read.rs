@@ -101,7 +101,7 @@ impl ControlReader<'_> {
             listeners.push(leases);
         }
         self.apart(file, &listeners);
-        let (auth, sync) = auth.unzip();
+        let (auth, security_groups) = auth.unzip();
         let internal = policy_server.then(|| InternalSpec {
             listen: internal.address,
             tls: tls.clone(),
@@ -122,7 +122,7 @@ impl ControlReader<'_> {
             external,
             internal,
             subnet_controller,
-            sync: sync.flatten(),
+            security_groups: security_groups.flatten(),
             status: Some(status.address),
             debug: None,
         })

@@ -49,7 +49,7 @@ fn the_contracts_defaults() {
     assert_eq!(spec.database.url, "sqlite:/r/var/lib/sarcenet/control.db");
     assert_eq!(spec.database_directory, Some("/r/var/lib/sarcenet".into()));
     assert_eq!(spec.status.unwrap().to_string(), "127.0.0.1:31946");
-    assert!(spec.sync.is_none() && spec.debug.is_none());
+    assert!(spec.security_groups.is_none() && spec.debug.is_none());
     let internal = spec.internal.unwrap();
     assert_eq!(internal.listen.to_string(), "0.0.0.0:4003");
     assert_eq!(internal.tls.client_ca, Some("/r/etc/sarcenet/certs/ca.crt".into()));
@@ -97,7 +97,8 @@ fn every_key() {
     assert_eq!(cloud_controller.settings.remember, Duration::from_secs(7));
     assert!(cloud_controller.settings.outbound.skip_verification);
     assert_eq!(cloud_controller.cleanup_interval, Duration::from_mins(2));
-    let SyncSpec { source: sync, cloud_controller, .. } = spec.sync.unwrap();
+    let Some(GroupsSpec::Sync(sync)) = spec.security_groups else { panic!() };
+    let SyncSpec { source: sync, cloud_controller, .. } = *sync;
     assert_eq!(cloud_controller.url, "https://cc.example.org:9024");
     assert_eq!(sync.interval, Duration::from_secs(30));
     assert_eq!(sync.outbound.identity, Some(("/r/sync.crt".into(), "/r/sync.key".into())));
@@ -113,6 +114,15 @@ fn a_role_alone_needs_nothing_of_the_other() {
     assert_eq!(spec.status.unwrap().to_string(), "127.0.0.1:19683");
     let spec = parse(&format!("roles: [policy-server]\n{GOOD}"));
     assert!(spec.subnet_controller.is_none());
+}
+
+#[test]
+fn security_groups_may_be_in_a_file() {
+    for auth in ["tokens_file: /t", "uaa: {secret: hush}"] {
+        let spec = parse(&format!("auth: {{{auth}}}\nsecurity_groups: {{file: /groups.yaml}}\n"));
+        let Some(GroupsSpec::File(file)) = spec.security_groups else { panic!("{auth}") };
+        assert_eq!(file, Path::new("/r/groups.yaml"));
+    }
 }
 
 #[test]
@@ -232,6 +242,13 @@ const MISTAKES: &[(&str, &[&str])] = &[
             "4:25: sync needs cert and key, or neither",
         ],
     ),
+    (
+        "security_groups: {sync: {}, file: /groups.yaml}",
+        &[
+            "4:35: security_groups has both sync and file, and each would take away what the other brings; write one of them",
+        ],
+    ),
+    ("security_groups: {file: groups.yaml}", &["4:25: file `groups.yaml` is not an absolute path"]),
 ];
 
 #[test]

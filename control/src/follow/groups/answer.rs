@@ -44,6 +44,36 @@ pub struct Page {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct GroupList(pub Vec<GroupText>);
 
+/// What a server says of changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// The latest generation, and whether groups have changed since the one that was named.
+    Change {
+        /// The generation.
+        generation: i64,
+        /// Whether they have.
+        changed: bool,
+    },
+    /// When groups changed last, in nanoseconds since the epoch; none if the server does not say. It
+    /// does not tell of changes by itself.
+    Moment(Option<i64>),
+}
+
+#[derive(Deserialize)]
+struct Change {
+    generation: i64,
+    changed: bool,
+}
+
+/// Reads what a server says of changes.
+pub(super) fn told(body: &[u8]) -> Result<Told, JsonError> {
+    if let Some(moment) = std::str::from_utf8(body).ok().and_then(|text| text.trim().parse().ok()) {
+        return Ok(Told::Moment(Some(moment)));
+    }
+    let Change { generation, changed } = json::from_slice(body)?;
+    Ok(Told::Change { generation, changed })
+}
+
 /// Reads a part of the list.
 pub(super) fn read(body: &[u8]) -> Result<Page, JsonError> {
     json::from_slice(body)

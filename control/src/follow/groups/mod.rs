@@ -1,20 +1,22 @@
 //! Following the security groups of the policy server.
 
 mod answer;
+mod course;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use reqwest::Url;
 use sarcenet_server::outbound::resource;
 use tokio::sync::{mpsc, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
-pub use answer::{Converted, GroupList, GroupText, Page, convert};
+pub use answer::{Converted, GroupList, GroupText, Page, Told, convert};
+pub use course::{Course, Question, Reply, Step};
 
 use super::ask::{AskError, LARGEST, get, host};
 use super::asker::Asker;
@@ -40,10 +42,12 @@ const LONGEST_LIST: usize = 60_000;
 pub struct GroupSettings {
     /// The policy server's internal API.
     pub url: Url,
-    /// How often it is asked.
+    /// How often it is asked when it does not tell of changes itself.
     pub interval: Duration,
-    /// How long each answer may take.
+    /// How long each answer may take, beside the time that the server is asked to wait.
     pub timeout: Duration,
+    /// Whether it is asked to tell of changes.
+    pub watch: bool,
 }
 
 /// Security groups of the server.
@@ -89,16 +93,16 @@ impl Groups {
 pub struct GroupFollower {
     settings: GroupSettings,
     asker: Asker,
+    course: Course,
     tenants: watch::Receiver<Arc<Tenants>>,
-    /// The spaces that were asked for last.
+    /// The spaces whose groups were read last.
     spaces: BTreeSet<String>,
-    /// When the groups here had changed last, as the server said before they were read.
-    known: Option<i64>,
     state: watch::Sender<GroupState>,
     force: mpsc::Receiver<Force>,
+    /// Who wants to know how it is.
+    waiting: Vec<Force>,
     metrics: PolicyMetrics,
     trouble: Trouble,
-    failures: u32,
 }
 
 impl GroupFollower {
@@ -112,68 +116,108 @@ impl GroupFollower {
         force: mpsc::Receiver<Force>,
         metrics: PolicyMetrics,
     ) -> Self {
+        let course = Course::new(settings.watch, settings.interval);
         Self {
             settings,
             asker,
+            course,
             tenants,
             spaces: BTreeSet::new(),
-            known: None,
             state,
             force,
+            waiting: Vec::new(),
             metrics,
             trouble: Trouble::none("security groups"),
-            failures: 0,
         }
     }
 
     /// Follows for as long as it is polled.
     pub async fn run(mut self) {
-        let mut waiting: Vec<Force> = Vec::new();
         loop {
-            waiting.extend(std::iter::from_fn(|| self.force.try_recv().ok()));
-            if !waiting.is_empty() {
-                self.known = None;
+            while let Ok(force) = self.force.try_recv() {
+                self.forced(force);
             }
-            let outcome = self.cycle().await;
-            let pause = match &outcome {
-                Ok(()) => {
-                    self.failures = 0;
-                    self.metrics.answered(WHAT);
-                    if self.trouble.over() {
-                        self.state.send_modify(|state| state.problem = None);
-                    }
-                    Pause::about(self.settings.interval)
-                }
-                Err(error) => {
-                    self.failures = self.failures.saturating_add(1);
-                    self.metrics.failed(WHAT, error.kind());
-                    if let Some(text) = self.trouble.failed(error.kind(), error) {
-                        self.state.send_modify(|state| state.problem = Some(text));
-                    }
-                    match error {
-                        AskError::Busy { pause, .. } => Pause::asked(*pause),
-                        _ => Pause::after(self.failures),
-                    }
+            if self.has_new_spaces() {
+                self.course.spaces_came();
+            }
+            let question = self.course.question();
+            let began = Instant::now();
+            let reply = match question {
+                Question::All => self.read().await.map(|()| Reply::Read),
+                Question::Changes { .. } | Question::LastUpdated => {
+                    let Some(told) = self.told(question).await else { continue };
+                    told.map(Reply::Told)
                 }
             };
-            let outcome = outcome.map(|()| self.state.borrow().round).map_err(|e| e.to_string());
-            for waiting in waiting.drain(..) {
-                // Who has gone does not want to know any more.
-                let _ = waiting.send(outcome.clone());
-            }
-            waiting.extend(self.rest(pause).await);
+            let pause = self.replied(reply.unwrap_or_else(Reply::Failed), began.elapsed());
+            self.rest(pause).await;
         }
     }
 
-    /// Asks for the groups, unless nothing has changed.
-    async fn cycle(&mut self) -> Result<(), AskError> {
+    /// The server is asked at once.
+    fn forced(&mut self, force: Force) {
+        self.waiting.push(force);
+        self.course.doubted();
+    }
+
+    /// Whether there are spaces here whose groups were not read.
+    fn has_new_spaces(&mut self) -> bool {
+        !self.tenants.borrow_and_update().spaces.is_subset(&self.spaces)
+    }
+
+    /// Asks when groups changed, or whether. None when there is something else to ask first: what waits
+    /// for changes makes room for it.
+    async fn told(&mut self, question: Question) -> Option<Result<Told, AskError>> {
+        let last = "security_groups_last_updated";
+        let (url, wait) = match question {
+            Question::Changes { since, wait } => {
+                let (since, seconds) = (since.to_string(), wait.as_secs().to_string());
+                let mut query = vec![("watch", &*since), ("timeout", &*seconds)];
+                // Of more spaces than there is room for, all changes are told.
+                let lists = lists(&self.spaces);
+                if let [list] = &*lists {
+                    query.push(("space_guids", list));
+                }
+                (self.url(last, &query), wait)
+            }
+            Question::LastUpdated | Question::All => (self.url(last, &[]), Duration::ZERO),
+        };
+        let waits = !wait.is_zero();
+        let body = {
+            let mut asking = std::pin::pin!(get(&self.asker, &url, self.settings.timeout + wait));
+            loop {
+                tokio::select! {
+                    body = &mut asking => break Ok(body),
+                    Some(force) = self.force.recv(), if waits => break Err(Some(force)),
+                    Ok(()) = self.tenants.changed(), if waits => {
+                        if !self.tenants.borrow_and_update().spaces.is_subset(&self.spaces) {
+                            break Err(None);
+                        }
+                    }
+                }
+            }
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err(force) => {
+                if let Some(force) = force {
+                    self.forced(force);
+                }
+                return None;
+            }
+        };
+        Some(match body {
+            Ok(body) => answer::told(&body).map_err(|e| garbage(&url, &e.to_string())),
+            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(Told::Moment(None)),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Reads the groups of the spaces here.
+    async fn read(&mut self) -> Result<(), AskError> {
         let spaces = self.tenants.borrow_and_update().spaces.clone();
-        let moment = self.last_updated().await?;
-        if moment.is_some() && moment == self.known && spaces.is_subset(&self.spaces) {
-            return Ok(());
-        }
         let texts = self.all(&spaces).await?;
-        (self.known, self.spaces) = (moment, spaces);
+        self.spaces = spaces;
         let same = |state: &GroupState| state.groups.as_ref().is_some_and(|now| now.texts == texts);
         if !same(&self.state.borrow()) {
             let groups = Some(Arc::new(Groups::new(texts)));
@@ -185,18 +229,46 @@ impl GroupFollower {
         Ok(())
     }
 
-    /// When groups changed last; none if the server does not say (contract section 16.1).
-    async fn last_updated(&mut self) -> Result<Option<i64>, AskError> {
-        let url = self.url("security_groups_last_updated", &[]);
-        match get(&self.asker, &url, self.settings.timeout).await {
-            Ok(body) => {
-                let number =
-                    std::str::from_utf8(&body).ok().and_then(|text| text.trim().parse().ok());
-                number.map(Some).ok_or_else(|| garbage(&url, "it is no number"))
+    /// Takes note of a reply. Returns how long to wait.
+    fn replied(&mut self, reply: Reply, elapsed: Duration) -> Pause {
+        let was_watching = self.course.is_watching();
+        let Step { problem, pause } = self.course.replied(reply, elapsed);
+        let is_watching = self.course.is_watching();
+        if was_watching != is_watching {
+            let (server, seconds) = (host(&self.settings.url), self.settings.interval.as_secs());
+            if is_watching {
+                info!("{server} tells of changes of security groups by itself");
+            } else {
+                info!(
+                    "{server} does not tell of changes of security groups; it is asked every \
+                     {seconds} s"
+                );
             }
-            Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(None),
-            Err(error) => Err(error),
         }
+        self.metrics.groups_watched(is_watching);
+        if let Some(problem) = &problem {
+            self.metrics.failed(WHAT, problem.kind());
+            if let Some(text) = self.trouble.failed(problem.kind(), problem) {
+                self.state.send_modify(|state| state.problem = Some(text));
+            }
+        } else {
+            self.metrics.answered(WHAT);
+            if self.trouble.over() {
+                self.state.send_modify(|state| state.problem = None);
+            }
+        }
+        // As long as something is to be read another question comes.
+        if problem.is_some() || self.course.is_complete() {
+            let outcome = match problem {
+                None => Ok(self.state.borrow().round),
+                Some(problem) => Err(problem.to_string()),
+            };
+            for waiting in self.waiting.drain(..) {
+                // Who has gone does not want to know any more.
+                let _ = waiting.send(outcome.clone());
+            }
+        }
+        pause
     }
 
     /// The groups that hold everywhere and those of `spaces`, each once.
@@ -240,15 +312,18 @@ impl GroupFollower {
     }
 
     /// Waits, unless something happens that makes it right to ask at once.
-    async fn rest(&mut self, pause: Pause) -> Option<Force> {
+    async fn rest(&mut self, pause: Pause) {
         let mut over = std::pin::pin!(tokio::time::sleep(pause.time()));
         loop {
             tokio::select! {
-                () = &mut over => return None,
-                Some(force) = self.force.recv() => return Some(force),
-                Ok(()) = self.tenants.changed(), if self.failures == 0 => {
-                    if !self.tenants.borrow_and_update().spaces.is_subset(&self.spaces) {
-                        return None;
+                () = &mut over => return,
+                Some(force) = self.force.recv() => {
+                    self.forced(force);
+                    return;
+                }
+                Ok(()) = self.tenants.changed(), if self.course.is_well() => {
+                    if self.has_new_spaces() {
+                        return;
                     }
                 }
             }

@@ -98,38 +98,42 @@ pub(super) fn read(body: &[u8]) -> Result<Answer, AnswerError> {
     }
 }
 
-/// A policy as the internal API writes it; the agent's disk has it in the same form.
+/// A policy as both APIs write it, in the external one without tags; the agent's disk has it in the
+/// form of the internal one.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Entry {
-    source: Source,
-    destination: Destination,
+pub(crate) struct PolicyText {
+    pub(crate) source: SourceText,
+    pub(crate) destination: DestinationText,
 }
 
+/// The app that opens conversations.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Source {
-    id: String,
+pub(crate) struct SourceText {
+    pub(crate) id: String,
     tag: String,
 }
 
+/// The app that is talked to.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Destination {
-    id: String,
+pub(crate) struct DestinationText {
+    pub(crate) id: String,
     tag: String,
-    protocol: String,
-    ports: Ports,
+    pub(crate) protocol: String,
+    pub(crate) ports: PortsText,
 }
 
+/// Ports, which may be none that there are.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Ports {
-    start: i64,
-    end: i64,
+pub(crate) struct PortsText {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
 }
 
-impl Entry {
+impl PolicyText {
     fn policy(self) -> Option<TaggedPolicy> {
         let Self { source, destination } = self;
         let protocol = match destination.protocol.as_str() {
@@ -137,7 +141,7 @@ impl Entry {
             "udp" => Protocol::Udp,
             _ => return None,
         };
-        let Ports { start, end } = destination.ports;
+        let PortsText { start, end } = destination.ports;
         if source.id.is_empty() || destination.id.is_empty() || start > end {
             return None;
         }
@@ -150,16 +154,16 @@ impl Entry {
     }
 }
 
-impl From<&TaggedPolicy> for Entry {
+impl From<&TaggedPolicy> for PolicyText {
     fn from(tagged: &TaggedPolicy) -> Self {
         let TaggedPolicy { policy, source_tag, destination_tag } = tagged;
         Self {
-            source: Source { id: policy.source.clone(), tag: source_tag.text(2) },
-            destination: Destination {
+            source: SourceText { id: policy.source.clone(), tag: source_tag.text(2) },
+            destination: DestinationText {
                 id: policy.destination.clone(),
                 tag: destination_tag.text(2),
                 protocol: policy.protocol.name().to_owned(),
-                ports: Ports { start: policy.first_port.into(), end: policy.last_port.into() },
+                ports: PortsText { start: policy.first_port.into(), end: policy.last_port.into() },
             },
         }
     }
@@ -176,7 +180,7 @@ pub(super) fn written<'a, S: serde::Serializer>(
     policies: impl IntoIterator<Item = &'a TaggedPolicy>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(policies.into_iter().map(Entry::from))
+    serializer.collect_seq(policies.into_iter().map(PolicyText::from))
 }
 
 impl<'de> Deserialize<'de> for List {
@@ -197,7 +201,7 @@ impl<'de> Visitor<'de> for ListVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<List, A::Error> {
         let mut list = List::default();
-        while let Some(entry) = entries.next_element::<Entry>()? {
+        while let Some(entry) = entries.next_element::<PolicyText>()? {
             match entry.policy() {
                 Some(policy) => list.policies.push(policy),
                 None => list.left_out += 1,

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 pub use answer::{Answer, AnswerError, List};
+pub(crate) use answer::{DestinationText, PolicyText};
 pub use course::{Course, Problem, Question, Reply, Step};
 pub use set::{Policies, PoliciesError};
 

@@ -80,7 +80,9 @@ async fn whatever_a_server_does_the_groups_stay() {
     for (say, kind) in wrongs().into_iter().filter(|(say, _)| !of_policies(say)).chain(more) {
         let first = good("first");
         let server = Scripted::start(move |question| match question {
-            "security_groups_last_updated" => Say::Text(404, "404 page not found".into()),
+            question if question.starts_with("security_groups_last_updated") => {
+                Say::Text(404, "404 page not found".into())
+            }
             _ => Say::ok(first.clone()),
         })
         .await;
@@ -88,7 +90,9 @@ async fn whatever_a_server_does_the_groups_stay() {
         following.until(|state| state.groups.is_some()).await;
         let (first, bad) = (following.state.borrow().groups.clone(), say.clone());
         server.says(move |question| match question {
-            "security_groups_last_updated" => Say::Text(404, "404 page not found".into()),
+            question if question.starts_with("security_groups_last_updated") => {
+                Say::Text(404, "404 page not found".into())
+            }
             _ => bad.clone(),
         });
         let error = following.force().await.unwrap_err();
@@ -99,7 +103,9 @@ async fn whatever_a_server_does_the_groups_stay() {
         assert_eq!(following.state.borrow().groups, first, "{kind}");
         let second = good("second");
         server.says(move |question| match question {
-            "security_groups_last_updated" => Say::Text(404, "404 page not found".into()),
+            question if question.starts_with("security_groups_last_updated") => {
+                Say::Text(404, "404 page not found".into())
+            }
             _ => Say::ok(second.clone()),
         });
         following.force().await.unwrap();
@@ -114,5 +120,50 @@ async fn whatever_a_server_does_the_groups_stay() {
             .map(|group| group.name.clone())
             .collect();
         assert_eq!(names, ["second"], "{kind}");
+    }
+}
+
+/// What is no answer to whether groups have changed.
+#[tokio::test]
+async fn whatever_a_server_says_of_changes_the_groups_stay() {
+    let group = json!({"guid": "first", "name": "first", "rules": "[]"});
+    let page = json!({"next": 0, "security_groups": [group]}).to_string();
+    for (say, kind) in [
+        (Say::ok("soon"), "garbage"),
+        (Say::ok(""), "garbage"),
+        (Say::ok("1.5"), "garbage"),
+        (Say::ok(r#"{"generation":7}"#), "garbage"),
+        (Say::ok(r#"{"generation":"7","changed":true}"#), "garbage"),
+        (Say::ok(r#"{"next":0,"security_groups":[]}"#), "garbage"),
+        (Say::Text(500, r#"{"error": "database read failed"}"#.into()), "status"),
+        (Say::Busy(3600), "busy"),
+        (Say::Nothing, "slow"),
+    ] {
+        let page = page.clone();
+        let good = move |question: &str| {
+            if question.starts_with("security_groups_last_updated?watch=0&") {
+                Say::ok(r#"{"generation":7,"changed":true}"#)
+            } else if question.starts_with("security_groups_last_updated") {
+                Say::Nothing
+            } else {
+                Say::ok(page.clone())
+            }
+        };
+        let server = Scripted::start(good.clone()).await;
+        let mut following = groups(server.address);
+        following.until(|state| state.groups.is_some()).await;
+        let before = following.state.borrow().groups.clone();
+        let bad = say.clone();
+        server.says(move |_| bad.clone());
+        let error = following.force().await.unwrap_err();
+        let failures = format!(
+            "sarcenet_agent_follow_failures_total{{what=\"security_groups\",kind=\"{kind}\"}}"
+        );
+        assert!(following.metric(&failures) >= 1, "{say:?}: {error}");
+        assert_eq!(following.state.borrow().groups, before, "{say:?}");
+        assert!(following.state.borrow().problem.is_some(), "{say:?}");
+        server.says(good);
+        following.force().await.unwrap();
+        assert_eq!(following.state.borrow().problem, None, "{say:?}");
     }
 }

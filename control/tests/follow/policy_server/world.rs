@@ -252,12 +252,18 @@ pub(crate) fn policies_with(
     Following { state, tenants, metrics, force, task }
 }
 
-/// Follows security groups. It would be asked every hour.
+/// Follows security groups. The server would be asked every hour.
 pub(crate) fn groups(server: SocketAddr) -> Following<GroupState> {
+    groups_every(Duration::from_hours(1), server)
+}
+
+/// The same with another interval.
+pub(crate) fn groups_every(interval: Duration, server: SocketAddr) -> Following<GroupState> {
     let settings = GroupSettings {
         url: format!("https://{server}").parse().unwrap(),
-        interval: Duration::from_hours(1),
+        interval,
         timeout: Duration::from_secs(2),
+        watch: true,
     };
     let (tenants, whose) = watch::channel(Arc::default());
     let (sender, state) = watch::channel(GroupState::default());

@@ -1,4 +1,5 @@
-//! How cells follow changes without asking all the time.
+//! How cells follow changes without asking all the time: of policies here, of security groups in
+//! `groups`.
 //!
 //! `GET /networking/v1/internal/policies?watch=<generation>&timeout=<seconds>[&id=<list>]` answers as
 //! soon as the policies are of another generation than the one named. A generation is a number;
@@ -22,7 +23,9 @@
 //! the answer is 503 with `Retry-After`; whoever is told so, or gets no answer, asks again after a
 //! pause that grows.
 
+mod groups;
 mod log;
+mod seats;
 #[cfg(test)]
 mod tests;
 
@@ -32,15 +35,15 @@ use std::time::Duration;
 use axum::body::Bytes;
 use prometheus_client::metrics::gauge::Gauge;
 use serde::Serialize;
-use tokio::sync::{Mutex, Semaphore};
-use tokio::time::Instant;
-use uuid::Uuid;
+use tokio::sync::Mutex;
 
 use super::payload::TaggedPayload;
 use crate::database::{Database, DatabaseError, PolicySnapshot};
 use crate::http::Stop;
 use crate::policy::{PolicyFilter, TaggedPolicy};
+pub(super) use groups::{GroupQuestion, GroupWatch};
 use log::{Difference, Log};
+use seats::{Seats, deadline};
 
 /// Longest time that a cell can ask the server to wait.
 pub(super) const LONGEST: Duration = Duration::from_mins(5);
@@ -53,10 +56,7 @@ pub(super) const DEFAULT: Duration = Duration::from_secs(30);
 pub(super) struct Watch {
     database: Database,
     tag_bytes: u8,
-    seats: Semaphore,
-    /// How many wait.
-    waiting: Gauge,
-    stop: Stop,
+    seats: Seats,
     /// One at a time brings it up to date for all.
     log: Mutex<Option<Log>>,
     /// All policies of a generation, as the answer has them. One at a time reads and writes them
@@ -81,10 +81,10 @@ pub(super) enum WatchError {
     /// As many wait as may.
     #[error("too many watchers")]
     Full,
-    /// The policies cannot be read.
+    /// What they wait for cannot be read.
     #[error("database read failed")]
     Database(#[from] DatabaseError),
-    /// They cannot be written down.
+    /// Policies cannot be written down.
     #[error("map policies as bytes failed")]
     Json(#[from] serde_json::Error),
 }
@@ -118,9 +118,7 @@ impl Watch {
         Self {
             database: database.clone(),
             tag_bytes,
-            waiting: Gauge::default(),
-            seats: Semaphore::new(seats.min(Semaphore::MAX_PERMITS)),
-            stop,
+            seats: Seats::new(seats, stop),
             log: Mutex::new(None),
             everything: Mutex::new((0, Bytes::new())),
         }
@@ -128,14 +126,13 @@ impl Watch {
 
     /// How many wait, now and later.
     pub(super) fn waiting(&self) -> Gauge {
-        self.waiting.clone()
+        self.seats.waiting()
     }
 
     /// Waits for another generation than the one named, and says what became of it.
     pub(super) async fn answer(&self, question: &Question) -> Result<Bytes, WatchError> {
-        let _seat = self.seats.try_acquire().map_err(|_| WatchError::Full)?;
-        let _counted = Counted::new(&self.waiting);
-        let deadline = Instant::now() + jitter(question.timeout);
+        let _seat = self.seats.take().ok_or(WatchError::Full)?;
+        let deadline = deadline(question.timeout);
         let mut changes = self.database.changes();
         let mut newest = question.generation;
         let mut over = false;
@@ -149,12 +146,7 @@ impl Watch {
             if over || difference.concerns(|policy| question.wants(policy)) {
                 return self.changes(question, generation, &difference);
             }
-            over = tokio::select! {
-                // An error is a database that is closed: nothing will change.
-                Ok(()) = changes.changed() => false,
-                () = self.stop.stopped() => true,
-                () = tokio::time::sleep_until(deadline) => true,
-            };
+            over = self.seats.rest(&mut changes, deadline).await;
             if over {
                 // A notice may have been lost on its way from another replica.
                 newest = newest.max(self.database.last_updated().await?);
@@ -233,26 +225,4 @@ impl Watch {
     fn list<'a>(&self, policies: impl Iterator<Item = &'a TaggedPolicy>) -> Vec<TaggedPayload<'a>> {
         policies.map(|policy| TaggedPayload::new(policy, self.tag_bytes)).collect()
     }
-}
-
-/// Counts a cell for as long as it waits.
-struct Counted<'a>(&'a Gauge);
-
-impl<'a> Counted<'a> {
-    fn new(waiting: &'a Gauge) -> Self {
-        waiting.inc();
-        Self(waiting)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-/// Three quarters of the time, and a random part of the last one.
-fn jitter(timeout: Duration) -> Duration {
-    let random = Uuid::new_v4().as_u128() as u16;
-    timeout.mul_f64(0.75 + 0.25 * f64::from(random) / f64::from(u16::MAX))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::seats::jitter;
 use super::*;
 use crate::database::{PolicyChange, PolicyChanges};
 use crate::policy::{Policy, Protocol, TagNumber};

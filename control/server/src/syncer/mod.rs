@@ -1,18 +1,22 @@
-//! Brings security groups from Cloud Controller to the database, from where cells have them
-//! (contract section 1.10). Of several replicas one does it at a time.
+//! Brings security groups to the database, from where cells have them: from Cloud Controller
+//! (contract section 1.10), or those that are given here. Of several replicas one does it at a time.
+
+mod given;
+mod leader;
+mod metrics;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
-use uuid::Uuid;
+
+pub use given::{Given, GivenSyncer};
+pub use leader::Leader;
+pub use metrics::SyncMetrics;
 
 use crate::cloud_controller::{CloudController, CloudControllerError, Latest, SecurityGroupSource};
-use crate::database::{Database, DatabaseError};
+use crate::database::DatabaseError;
 use crate::outbound::OutboundError;
-
-/// The name under which replicas agree on who does it.
-const LEADERSHIP: &str = "security-group-syncer";
 
 /// How often a list is asked for in a row when it changes under way.
 const ATTEMPTS: usize = 3;
@@ -43,6 +47,8 @@ pub enum SyncError {
 /// What there was to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Synced {
+    /// It is not known here what they should be.
+    Nothing,
     /// Another replica does it.
     Elsewhere,
     /// Nothing has changed in Cloud Controller.
@@ -54,11 +60,9 @@ pub enum Synced {
 /// Keeps the security groups of the database like those of Cloud Controller.
 #[derive(Debug)]
 pub struct Syncer {
-    database: Database,
+    leader: Leader,
     cloud_controller: Arc<CloudController>,
     source: SecurityGroupSource,
-    /// As which it leads.
-    holder: String,
     /// What was brought last, and when.
     last: Option<(Latest, Instant)>,
 }
@@ -66,20 +70,21 @@ pub struct Syncer {
 impl Syncer {
     /// Nothing is asked yet.
     pub fn new(
-        database: Database,
+        leader: Leader,
         cloud_controller: Arc<CloudController>,
         source: SecurityGroupSource,
     ) -> Self {
-        let holder = Uuid::new_v4().to_string();
-        Self { database, cloud_controller, source, holder, last: None }
+        Self { leader, cloud_controller, source, last: None }
     }
 
     /// Synchronizes after each `interval`, until dropped. What fails is tried again after the next.
-    pub async fn run(&mut self, interval: Duration) {
+    pub async fn run(&mut self, interval: Duration, metrics: &SyncMetrics) {
         loop {
             tokio::time::sleep(interval).await;
             // Who leads does so past the next turn, so that one turn that fails changes nothing.
-            match self.sync(interval * 3).await {
+            let outcome = self.sync(interval * 3).await;
+            metrics.count(&outcome);
+            match outcome {
                 Ok(Synced::Compared(true)) => info!("security groups have changed"),
                 Ok(done) => debug!(?done, "looked for changes of security groups"),
                 Err(e) => warn!("{e}"),
@@ -89,7 +94,7 @@ impl Syncer {
 
     /// One turn, if this replica leads or can lead for the next `hold`.
     pub async fn sync(&mut self, hold: Duration) -> Result<Synced, SyncError> {
-        if !self.database.try_lead(LEADERSHIP, &self.holder, hold).await? {
+        if !self.leader.lead(hold).await? {
             self.last = None;
             return Ok(Synced::Elsewhere);
         }
@@ -100,7 +105,7 @@ impl Syncer {
             }
             let listed = self.cloud_controller.security_groups(&self.source, latest).await?;
             if let Some(groups) = listed {
-                let changed = self.database.replace_security_groups(&groups).await?;
+                let changed = self.leader.database().replace_security_groups(&groups).await?;
                 self.last = Some((latest, Instant::now()));
                 return Ok(Synced::Compared(changed));
             }
