@@ -32,10 +32,12 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const TOKEN: &str = "token-of-the-operator";
 /// How long they may take until they serve, and to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Their settings, below a root.
+const SETTINGS: &str = "etc/sarcenet";
 /// The certificates of those who ask, below a root.
 const CERTS: &str = "etc/sarcenet/certs";
-/// The file of security groups, below a root.
-const GROUPS: &str = "etc/sarcenet/security-groups.yaml";
+/// The file of security groups, beside their settings.
+const GROUPS: &str = "security-groups.yaml";
 /// Certificates of a cell.
 const CLIENT_FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
 /// Those of the servers beside them.
@@ -64,13 +66,13 @@ impl Servers {
         ))?;
         namespace.ip(&format!("addr add {ADDRESS}/24 dev eth0\nlink set eth0 up\n"))?;
         let binaries = Binaries::find()?;
-        for directory in ["etc/sarcenet", "var/lib/sarcenet", "log"] {
+        for directory in [SETTINGS, "var/lib/sarcenet", "log"] {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         }
         write_certs(&binaries.sarcenet, &root)?;
         let write = |name: &str, content: &str| {
-            let path = root.join("etc/sarcenet").join(name);
+            let path = root.join(SETTINGS).join(name);
             std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
         };
         write("token", TOKEN)?;
@@ -81,12 +83,12 @@ impl Servers {
         write(
             "control.yaml",
             &format!(
-                "auth: {{tokens_file: /etc/sarcenet/tokens.yaml}}\n\
+                "auth: {{tokens_file: /{SETTINGS}/tokens.yaml}}\n\
                  external: {{tls: true}}\n\
-                 security_groups: {{file: /{GROUPS}}}\n"
+                 security_groups: {{file: /{SETTINGS}/{GROUPS}}}\n"
             ),
         )?;
-        write("security-groups.yaml", &SecurityGroup::file(&[]))?;
+        write(GROUPS, &SecurityGroup::file(&[]))?;
         let arguments: Vec<OsString> = vec!["--root".into(), root.clone().into(), "control".into()];
         let log = root.join("log/control.log");
         let process = Process::start(&namespace, &binaries.sarcenet, arguments, log)?;
@@ -134,7 +136,7 @@ impl Servers {
             "--ca".into(),
             self.root.join(CERTS).join("ca.crt").into(),
             "--token-file".into(),
-            self.root.join("etc/sarcenet/token").into(),
+            self.root.join(SETTINGS).join("token").into(),
         ]
     }
 
@@ -180,7 +182,7 @@ impl Servers {
 
     /// Has the policy server tell cells these security groups, soon.
     pub(crate) fn set_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
-        let path = self.root.join(GROUPS);
+        let path = self.root.join(SETTINGS).join(GROUPS);
         // Whoever reads the file must never see half of it.
         let new = path.with_extension("yaml.new");
         std::fs::write(&new, SecurityGroup::file(groups))
