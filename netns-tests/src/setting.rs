@@ -3,8 +3,8 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use sarcenet_rig::{Container, Plan, Policy, SarcenetCell, World};
+use anyhow::{Context as _, Result, ensure};
+use sarcenet_rig::{Container, Plan, Policy, SarcenetCell, World, eventually};
 
 /// How long anything may take that must come about. It only ends a test that has failed: a busy
 /// machine may be late for everything, so nothing is to be concluded from less.
@@ -50,6 +50,23 @@ impl Setting {
     pub fn cells(&self) -> Result<[&SarcenetCell; 2]> {
         let cells: Vec<_> = self.world.sarcenet_cells().collect();
         cells.try_into().ok().context("two Sarcenet cells")
+    }
+
+    /// Waits until both cells have a policy for this port on their disks, which is soon after it is in
+    /// force: agents that are killed then bring it back.
+    ///
+    /// # Errors
+    /// One has not, or cannot be looked at.
+    pub fn on_disk(&self, port: u16) -> Result<()> {
+        for cell in self.cells()? {
+            let path = cell.root().join("var/lib/sarcenet/followed.json");
+            eventually(PATIENCE, || {
+                let text = std::fs::read_to_string(&path)?;
+                ensure!(text.contains(&format!("\"start\":{port}")), "{}: {text}", path.display());
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     /// A port of the receiver.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use sarcenet_netns_tests::PATIENCE;
-use sarcenet_rig::{CellKind, Plan, World, tcp};
+use sarcenet_rig::{CellKind, Plan, World, eventually, tcp};
 
 /// Port that the policy opens.
 const PORT: u16 = 8080;
@@ -87,10 +87,14 @@ fn tell(world: &World) -> Result<()> {
     ensure!((agent.containers, agent.addresses_free) == (2, free), "{agent:?}");
     ensure!(std::fs::read(disk.join("containers.json"))? == state, "the state was changed");
 
-    // What is there goes on, and policies are not on this disk.
+    // What is there goes on. Policies come into force, and that they are not kept is said.
     open.download(4 << 20)?;
     from.http(target, PATIENCE)?.greeting()?;
     world.allow(&[tcp("app-1", "app-2", 1..=2)])?;
+    eventually(PATIENCE, || {
+        ensure!(world.logs().contains("a restart would bring older policies back"), "not said");
+        Ok(())
+    })?;
 
     std::fs::remove_file(&ballast)?;
     let later = world.attach(0, Some("app-2"))?;

@@ -27,6 +27,7 @@ fn agents_may_die_while_traffic_flows(kind: AttachKind) {
         let _server = to.serve_http(PORT)?;
         let mut open = from.http(target, PATIENCE)?;
         open.greeting()?;
+        setting.on_disk(PORT)?;
         for cell in setting.cells()? {
             cell.kill_agent()?;
         }
@@ -138,6 +139,7 @@ fn everything_may_die_at_once(kind: AttachKind) {
         let _server = to.serve_http(PORT)?;
         let mut open = from.http(setting.target(PORT), PATIENCE)?;
         open.greeting()?;
+        setting.on_disk(PORT)?;
         for cell in setting.cells()? {
             cell.kill_agent()?;
             cell.kill_dataplane()?;

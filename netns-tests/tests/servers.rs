@@ -6,7 +6,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Result, ensure};
 use sarcenet_netns_tests::{PATIENCE, Setting};
-use sarcenet_rig::{CellKind, Container, Plan, SarcenetCell, eventually, tcp};
+use sarcenet_rig::{CellKind, Container, Plan, eventually, tcp};
 
 /// Port that the policy opens.
 const PORT: u16 = 8080;
@@ -14,22 +14,12 @@ const PORT: u16 = 8080;
 const OTHER: u16 = 9090;
 
 fn told(test: impl FnOnce(&Setting) -> Result<()>) {
-    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]).servers();
+    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]);
     Setting::told(plan, &[tcp("app-1", "app-2", PORT..=PORT)], test);
 }
 
 fn port(container: &Container, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(container.address(), port)
-}
-
-/// Waits until a cell has the policy for this port on its disk, which is soon after it is in force.
-fn on_disk(cell: &SarcenetCell, port: u16) -> Result<()> {
-    let path = cell.root().join("var/lib/sarcenet/followed.json");
-    eventually(PATIENCE, || {
-        let text = std::fs::read_to_string(&path)?;
-        ensure!(text.contains(&format!("\"start\":{port}")), "{}: {text}", path.display());
-        Ok(())
-    })
 }
 
 fn refused(from: &Container, to: SocketAddrV4) -> Result<()> {
@@ -65,9 +55,7 @@ fn cells_go_on_without_servers() {
         let _servers = [to.serve_http(PORT)?, to.serve_http(OTHER)?];
         let mut open = from.http(setting.target(PORT), PATIENCE)?;
         open.greeting()?;
-        for cell in setting.cells()? {
-            on_disk(cell, PORT)?;
-        }
+        setting.on_disk(PORT)?;
         world.servers()?.kill()?;
         open.greeting()?;
         for cell in setting.cells()? {

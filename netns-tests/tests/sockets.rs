@@ -28,7 +28,7 @@ const NOBODY: u32 = 65_534;
 
 /// app-1 on the first cell, and app-2 on the second, which app-1 may reach.
 fn told(test: impl FnOnce(&Setting) -> Result<()>) {
-    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]);
+    let plan = Plan::new("s", &[CellKind::Sarcenet, CellKind::Sarcenet]).from_files();
     Setting::told(plan, &[tcp("app-1", "app-2", PORT..=PORT)], test);
 }
 

@@ -25,7 +25,8 @@ struct Setting {
 
 impl Setting {
     fn build(mode: UplinkMode) -> Result<Self> {
-        let plan = Plan::new("u", &[CellKind::Sarcenet, CellKind::Sarcenet]).uplink(mode);
+        let cells = [CellKind::Sarcenet, CellKind::Sarcenet];
+        let plan = Plan::new("u", &cells).uplink(mode).from_files();
         let world = World::new(plan)?;
         let from = world.attach(0, Some("app-1"))?;
         let to = world.attach(1, Some("app-2"))?;

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
 mod cpu;
 mod cubic;
 mod generator;
+mod lease_storm;
 mod load;
 mod loading;
 mod machine;
@@ -34,6 +36,8 @@ enum Cli {
     List,
     /// Measure how long a change of policies takes to every cell's agent
     PolicyLatency(policy_latency::Arguments),
+    /// Measure how soon all cells have a subnet when they ask at once
+    LeaseStorm(lease_storm::Arguments),
     /// One load generator, run inside a container by `sarcenet-perf run`
     #[command(subcommand)]
     Load(load::Load),
@@ -49,10 +53,13 @@ Examples:
       a full run with all its files
   sarcenet-perf policy-latency --json latency.json
       10,000 policies, 100 agents, 200 changes
+  sarcenet-perf lease-storm
+      250 cells ask for a subnet at once
 
 Needs:
   root, for namespaces; iperf3, ip, conntrack, iptables-legacy or iptables-nft; the other programs of
   Sarcenet beside this one, or in SARCENET_BIN_DIR
+  PostgreSQL for lease-storm, which starts a server of its own
   a machine that does nothing else: all sides share its cores
 
 Exit status:
@@ -68,6 +75,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Cli::PolicyLatency(arguments) => policy_latency::run(&arguments),
+        Cli::LeaseStorm(arguments) => lease_storm::run(&arguments),
         Cli::Load(load) => load.run(),
     }
 }

@@ -160,9 +160,7 @@ impl Run {
         let results = Results { machine, method, scenarios: outcomes, failures };
         report::table::print(&results);
         println!("{} seconds in all.", began.elapsed().as_secs());
-        if let Some(path) = &self.json {
-            report::write_json(&results, path)?;
-        }
+        report::write_json(&results, self.json.as_deref())?;
         if let Some(directory) = &self.svg {
             report::plot::write(&results, directory)?;
         }

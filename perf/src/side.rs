@@ -142,7 +142,10 @@ impl Side {
             Kind::Reference => ("perfr", CellKind::Routed),
         };
         let apps = Loading::apps();
+        // From a file: with tags, and numbers of policies, that are the same for the kernel's cells,
+        // and with as little as possible between the cells and beside them.
         let mut plan = Plan::new(label, &[cell, cell])
+            .from_files()
             .apps(apps.iter().map(|(id, tag)| (id.as_str(), *tag)))
             .uplink(building.uplink)
             .attach(building.attach);

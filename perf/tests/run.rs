@@ -119,6 +119,28 @@ fn scenarios_are_listed_with_their_bars() -> Result<()> {
 }
 
 #[test]
+fn every_cell_has_a_subnet_of_its_own() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("storm.json");
+    let json = json.to_string_lossy();
+    let output = perf(&["lease-storm", "--cells=20", "--json", &json])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    for words in ["20 cells ask at once", "PostgreSQL, 2 controllers", "SQLite, 1 controller "] {
+        ensure!(said.contains(words), "{words} is missing in {said}");
+    }
+    ensure!(said.contains("bar: all have theirs within 5000 ms: "), "{said}");
+    let numbers: Value = serde_json::from_slice(&std::fs::read(&*json)?)?;
+    for storm in 0..2 {
+        let storm = &numbers["storms"][storm];
+        assert_eq!(storm["cell"]["samples"], 20, "{numbers}");
+        assert!(storm["all_ms"].as_f64() >= storm["cell"]["max_ms"].as_f64(), "{numbers}");
+    }
+    Ok(())
+}
+
+#[test]
 fn every_agent_hears_of_every_change() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let json = directory.path().join("latency.json");

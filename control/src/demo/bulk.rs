@@ -18,8 +18,9 @@ pub(super) fn compare(teller: &mut Teller, setting: &Setting) -> Result<()> {
     Teller::chapter("One TCP stream from cell to cell, Sarcenet and the kernel in turns");
     let policy = [tcp("app-a", "app-c", BULK_PORT..=BULK_PORT)];
     setting.world.allow(&policy)?;
-    let kernel = World::new(Plan::new("demok", &[CellKind::KERNEL, CellKind::KERNEL]).apps(APPS))
-        .context("build two kernel cells for comparison")?;
+    let plan = Plan::new("demok", &[CellKind::KERNEL, CellKind::KERNEL]).apps(APPS);
+    // On a bridge, as the demo's cells are.
+    let kernel = World::new(plan.bridge()).context("build two kernel cells for comparison")?;
     kernel.allow(&policy)?;
     let (from, to) = (kernel.attach(0, Some("app-a"))?, kernel.attach(1, Some("app-c"))?);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());

@@ -1,7 +1,7 @@
 //! The way out of the overlay and into it: security groups, source NAT, mapped ports.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use sarcenet_rig::outside::network;
@@ -15,6 +15,9 @@ use super::teller::Teller;
 const GROUP: &str = "web";
 /// Ports of the server outside.
 const PORTS: [u16; 2] = [80, 81];
+/// How soon a change of the policy server's file of security groups must be felt. It is read when it
+/// has been quiet for some time, so that nobody is told half of it.
+const FILE_BAR: Duration = Duration::from_millis(500);
 
 /// Tells this part.
 pub(super) fn tell(teller: &mut Teller, setting: &Setting) -> Result<()> {
@@ -35,8 +38,10 @@ pub(super) fn tell(teller: &mut Teller, setting: &Setting) -> Result<()> {
     let began = Instant::now();
     world.bind(SecurityGroup::running(GROUP, SPACE, &[rule]))?;
     let felt = felt_after(began, a, open, Outcome::is_connected)?;
-    Teller::chapter(&format!("A security group of app-a's space admits tcp to {open}"));
-    in_time(teller, &format!("app-a to {open}"), felt, "open");
+    Teller::chapter(&format!(
+        "In the policy server's file a security group of app-a's space admits tcp to {open}"
+    ));
+    in_time(teller, &format!("app-a to {open}"), felt, FILE_BAR, "open");
     greeted(teller, "who the outside sees", a.namespace(), open, "the outside", cell);
     refused(teller, &format!("app-a to {closed}"), a, closed)?;
     refused(teller, &format!("app-b, of no space, to {open}"), b_near, open)?;

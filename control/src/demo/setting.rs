@@ -32,8 +32,7 @@ impl Setting {
     pub(super) fn build() -> Result<Self> {
         let plan = Plan::new(LABEL, &[CellKind::Sarcenet, CellKind::Sarcenet])
             .apps(APPS)
-            .outside(OutsidePlan::default())
-            .servers();
+            .outside(OutsidePlan::default());
         let world = World::new(plan)?;
         let a = world.attach_as(0, &ContainerSpec::app("app-a").space(SPACE))?;
         let mapped = ContainerSpec::app("app-b").mapping(MAPPED_PORT, APP_PORT);
@@ -53,7 +52,11 @@ impl Setting {
     }
 
     pub(super) fn describe(&self) {
-        println!("sarcenet control: policy server and subnet controller, asked over mTLS");
+        println!(
+            "sarcenet control: policy server and subnet controller, asked over mTLS with certificates \
+             of sarcenet certs init.\nNo file of a cell names cells, apps, policies or security \
+             groups: all come from there."
+        );
         for (number, cell) in self.world.cells().iter().enumerate() {
             let plan = cell.plan();
             let containers: Vec<String> = self

@@ -61,7 +61,7 @@ fn allowed(teller: &mut Teller, setting: &Setting) -> Result<()> {
             .collect::<Result<Vec<_>>>()?;
         Teller::chapter(&format!("sarcenet {}", command.join(" ")));
         for ((place, to), felt) in targets.iter().zip(felt) {
-            in_time(teller, &format!("app-a to {app}, {place}"), felt, "open");
+            in_time(teller, &format!("app-a to {app}, {place}"), felt, CHANGE_BAR, "open");
             answered(teller, &format!("GET / from {app}, {place}"), a, to, app);
         }
     }
@@ -150,7 +150,7 @@ fn revoked(teller: &mut Teller, setting: &Setting) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     Teller::chapter(&format!("sarcenet {}", command.join(" ")));
     for ((place, _), felt) in targets.iter().zip(felt) {
-        in_time(teller, &format!("new connections to app-b, {place}"), felt, "refused");
+        in_time(teller, &format!("new connections to app-b, {place}"), felt, CHANGE_BAR, "refused");
     }
     let lives = open.greeting().and_then(|_| open.download(1 << 20));
     teller.step(
@@ -189,12 +189,17 @@ pub(super) fn felt_after(
     Ok(None)
 }
 
-pub(super) fn in_time(teller: &mut Teller, what: &str, felt: Option<Duration>, state: &str) {
-    let bar = CHANGE_BAR.as_millis();
+pub(super) fn in_time(
+    teller: &mut Teller,
+    what: &str,
+    felt: Option<Duration>,
+    bar: Duration,
+    state: &str,
+) {
     teller.step(
         what,
-        &format!("{state} within {bar} ms"),
-        felt.is_some_and(|felt| felt <= CHANGE_BAR),
+        &format!("{state} within {} ms", bar.as_millis()),
+        felt.is_some_and(|felt| felt <= bar),
         &match felt {
             Some(felt) => {
                 format!("{state} {:.1} ms after the command", felt.as_secs_f64() * 1e3)

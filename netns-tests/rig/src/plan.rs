@@ -86,23 +86,24 @@ pub struct Plan {
     pub attach: AttachKind,
     /// How packets of Sarcenet cells shall travel to other cells.
     pub uplink: UplinkMode,
-    /// Whether two cells are joined by a bridge as more are, and not by one veth pair, which is
-    /// faster. Frames that pass a cell's AF_XDP sockets are seen on the bridge only.
+    /// Whether two cells are joined by a bridge although nobody else is to be reached there, and not
+    /// by one veth pair, which is faster. Frames that pass a cell's AF_XDP sockets are seen on the
+    /// bridge only.
     pub bridge: bool,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
     /// How containers may reach the outside; none for a world without one. Cells of a world with
     /// an outside are joined by a bridge.
     pub outside: Option<OutsidePlan>,
-    /// Whether Sarcenet cells get their subnets, the other cells, apps and policies from servers,
-    /// and not from the network file. Apps must have the tags that servers give: 1 and so on. Cells
-    /// of a world with servers are joined by a bridge.
-    pub servers: bool,
+    /// Whether Sarcenet cells get their subnets, the other cells, apps and policies from one network
+    /// file, and not from servers. Without it apps must have the tags that servers give, which are 1
+    /// and so on, and a world with a Sarcenet cell is joined by a bridge, where the servers are, too.
+    pub files: bool,
 }
 
 impl Plan {
-    /// A world of these cells with the apps `app-1` to `app-200`, tags 1 to 200, and an Ethernet
-    /// underlay.
+    /// A world of these cells with the apps `app-1` to `app-200`, tags 1 to 200, an Ethernet
+    /// underlay, and servers that Sarcenet cells get everything from.
     pub fn new(label: &str, cells: &[CellKind]) -> Self {
         Self {
             label: label.to_owned(),
@@ -111,10 +112,10 @@ impl Plan {
             underlay_mtu: 1500,
             attach: AttachKind::Tun,
             uplink: UplinkMode::Auto,
-            bridge: cells.len() > 2,
+            bridge: false,
             dataplane_arguments: Vec::new(),
             outside: None,
-            servers: false,
+            files: false,
         }
     }
 
@@ -150,14 +151,24 @@ impl Plan {
     #[must_use]
     pub fn outside(mut self, outside: OutsidePlan) -> Self {
         self.outside = Some(outside);
-        self.bridge()
+        self
     }
 
-    /// The same with servers.
+    /// The same without servers: one network file says what they would.
     #[must_use]
-    pub fn servers(mut self) -> Self {
-        self.servers = true;
-        self.bridge()
+    pub fn from_files(mut self) -> Self {
+        self.files = true;
+        self
+    }
+
+    /// Whether there are servers. Kernel cells ask none.
+    pub(crate) fn has_servers(&self) -> bool {
+        !self.files && self.cells.contains(&CellKind::Sarcenet)
+    }
+
+    /// Whether a bridge joins the cells.
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.bridge || self.cells.len() != 2 || self.outside.is_some() || self.has_servers()
     }
 
     /// Addresses of the cells.
@@ -172,7 +183,10 @@ impl Plan {
 
     /// The network file that Sarcenet's agents read when there are no servers.
     pub(crate) fn network_file(&self, policies: &[Policy], groups: &[SecurityGroup]) -> String {
-        let mut text = self.local_part(groups);
+        let mut text = self.local_part();
+        if self.outside.is_some() {
+            text.push_str(&SecurityGroup::file(groups));
+        }
         text.push_str("cells:\n");
         for cell in self.cell_plans() {
             let CellPlan { name, underlay, subnet, .. } = cell;
@@ -197,11 +211,11 @@ impl Plan {
     }
 
     /// What a network file says with servers and without.
-    pub(crate) fn local_part(&self, groups: &[SecurityGroup]) -> String {
+    pub(crate) fn local_part(&self) -> String {
         let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
         let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\n");
         if let Some(outside) = &self.outside {
-            text.push_str(&outside.network_file(groups));
+            text.push_str(&outside.network_file());
         }
         text
     }

@@ -2,7 +2,10 @@
 //! underlay, with certificates that `sarcenet certs init` made.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +20,7 @@ use sarcenet_server::http::tls::IdentityFiles;
 use serde_json::{Value, json};
 
 use crate::namespace::{Namespace, checked};
+use crate::outside::SecurityGroup;
 use crate::plan::{AppTag, CellPlan};
 use crate::sarcenet::Binaries;
 use crate::sarcenet::process::Process;
@@ -28,8 +32,16 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 100);
 const TOKEN: &str = "token-of-the-operator";
 /// How long they may take until they serve, and to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Their settings, below a root.
+const SETTINGS: &str = "etc/sarcenet";
 /// The certificates of those who ask, below a root.
 const CERTS: &str = "etc/sarcenet/certs";
+/// The file of security groups, beside their settings.
+const GROUPS: &str = "security-groups.yaml";
+/// Certificates of a cell.
+const CLIENT_FILES: [&str; 3] = ["ca.crt", "client.crt", "client.key"];
+/// Those of the servers beside them.
+const SERVER_FILES: [&str; 2] = ["server.crt", "server.key"];
 
 /// Running servers.
 #[derive(Debug)]
@@ -54,18 +66,13 @@ impl Servers {
         ))?;
         namespace.ip(&format!("addr add {ADDRESS}/24 dev eth0\nlink set eth0 up\n"))?;
         let binaries = Binaries::find()?;
-        for directory in ["etc/sarcenet", "var/lib/sarcenet", "log"] {
+        for directory in [SETTINGS, "var/lib/sarcenet", "log"] {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).with_context(|| format!("make {}", path.display()))?;
         }
-        checked(Command::new(&binaries.sarcenet).arg("--root").arg(&root).args([
-            "certs",
-            "init",
-            "--name",
-            &ADDRESS.to_string(),
-        ]))?;
+        write_certs(&binaries.sarcenet, &root)?;
         let write = |name: &str, content: &str| {
-            let path = root.join("etc/sarcenet").join(name);
+            let path = root.join(SETTINGS).join(name);
             std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))
         };
         write("token", TOKEN)?;
@@ -75,8 +82,13 @@ impl Servers {
         )?;
         write(
             "control.yaml",
-            "auth: {tokens_file: /etc/sarcenet/tokens.yaml}\nexternal: {tls: true}\n",
+            &format!(
+                "auth: {{tokens_file: /{SETTINGS}/tokens.yaml}}\n\
+                 external: {{tls: true}}\n\
+                 security_groups: {{file: /{SETTINGS}/{GROUPS}}}\n"
+            ),
         )?;
+        write(GROUPS, &SecurityGroup::file(&[]))?;
         let arguments: Vec<OsString> = vec!["--root".into(), root.clone().into(), "control".into()];
         let log = root.join("log/control.log");
         let process = Process::start(&namespace, &binaries.sarcenet, arguments, log)?;
@@ -124,41 +136,61 @@ impl Servers {
             "--ca".into(),
             self.root.join(CERTS).join("ca.crt").into(),
             "--token-file".into(),
-            self.root.join("etc/sarcenet/token").into(),
+            self.root.join(SETTINGS).join("token").into(),
         ]
     }
 
-    /// Gives a cell what it needs to ask them: the files, and the lines of its network file.
-    pub(crate) fn admit(&self, cell: &CellPlan, root: &Path) -> Result<()> {
-        let to = root.join(CERTS);
-        std::fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
-        for name in ["ca.crt", "client.crt", "client.key"] {
-            std::fs::copy(self.root.join(CERTS).join(name), to.join(name))
-                .with_context(|| format!("copy {name} to {}", to.display()))?;
+    /// Gives cells what they need to ask them: the files that [`Servers::network_file`] means, in
+    /// the directory of each below `roots`, and the subnets of the plan.
+    pub(crate) fn admit(&self, cells: &[CellPlan], roots: &Path) -> Result<()> {
+        for cell in cells {
+            let to = roots.join(&cell.name).join(CERTS);
+            std::fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+            for name in CLIENT_FILES {
+                std::fs::copy(self.root.join(CERTS).join(name), to.join(name))
+                    .with_context(|| format!("copy {name} to {}", to.display()))?;
+            }
         }
-        // A lease that is presented is taken: so the cell gets the subnet of the plan.
-        let lease = json!({
-            "underlay_ip": cell.underlay,
-            "overlay_subnet": cell.subnet,
-            "overlay_hardware_addr": cell.vtep_mac(),
-        });
         let url = Self::url(4103, "/leases/renew");
-        self.ask(|client| async move { sent(client.put(url).body(lease.to_string())).await })
-            .map(drop)
-            .with_context(|| format!("lease {} to {}", cell.subnet, cell.name))
+        self.ask(|client| async move {
+            for cell in cells {
+                let CellPlan { name, underlay, subnet, .. } = cell;
+                // A lease that is presented is taken: so the cell gets the subnet of the plan.
+                let lease = json!({
+                    "underlay_ip": underlay,
+                    "overlay_subnet": subnet,
+                    "overlay_hardware_addr": cell.vtep_mac(),
+                });
+                sent(client.put(&url).body(lease.to_string()))
+                    .await
+                    .with_context(|| format!("lease {subnet} to {name}"))?;
+            }
+            Ok(())
+        })
     }
 
     /// The lines of a cell's network file that name them.
-    pub(crate) fn network_file(cell: &CellPlan) -> String {
+    pub(crate) fn network_file(cell: &CellPlan, asks_for_groups: bool) -> String {
         let underlay = cell.underlay;
+        let groups = if asks_for_groups { "  security_groups: {interval: 60}\n" } else { "" };
         format!(
             "control:\n  underlay: {underlay}\n  \
              leases: {{url: 'https://{ADDRESS}:4103'}}\n  \
-             policies: {{url: 'https://{ADDRESS}:4003'}}\n"
+             policies: {{url: 'https://{ADDRESS}:4003'}}\n{groups}"
         )
     }
 
-    /// Gives apps their tags, which are 1 and so on, in this order.
+    /// Has the policy server tell cells these security groups, soon.
+    pub(crate) fn set_groups(&self, groups: &[SecurityGroup]) -> Result<()> {
+        let path = self.root.join(SETTINGS).join(GROUPS);
+        // Whoever reads the file must never see half of it.
+        let new = path.with_extension("yaml.new");
+        std::fs::write(&new, SecurityGroup::file(groups))
+            .and_then(|()| std::fs::rename(&new, &path))
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// Gives apps their tags, which are the next ones, in this order.
     pub(crate) fn tag(&self, apps: &[AppTag]) -> Result<()> {
         let url = Self::url(4003, "/networking/v1/internal/tags");
         self.ask(|client| async move {
@@ -220,6 +252,34 @@ impl Servers {
             runtime.block_on(work(client))
         })?
     }
+}
+
+/// Puts certificates below a root, those that `sarcenet certs init` made for the first world of this
+/// process: all servers have the same address, and making keys takes longer than all else here.
+fn write_certs(sarcenet: &Path, root: &Path) -> Result<()> {
+    static MADE: Mutex<Vec<(&str, Vec<u8>)>> = Mutex::new(Vec::new());
+    let directory = root.join(CERTS);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if !made.is_empty() {
+        std::fs::create_dir_all(&directory)
+            .with_context(|| format!("make {}", directory.display()))?;
+        return made.iter().try_for_each(|(name, content)| {
+            let path = directory.join(name);
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+            file.and_then(|mut file| file.write_all(content))
+                .with_context(|| format!("write {}", path.display()))
+        });
+    }
+    let mut command = Command::new(sarcenet);
+    command.arg("--root").arg(root).args(["certs", "init", "--name", &ADDRESS.to_string()]);
+    checked(&mut command)?;
+    let read = |name: &'static str| {
+        let path = directory.join(name);
+        let content = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        anyhow::Ok((name, content))
+    };
+    *made = CLIENT_FILES.into_iter().chain(SERVER_FILES).map(read).collect::<Result<_>>()?;
+    Ok(())
 }
 
 /// Sends a request that must succeed; its answer as JSON.

@@ -1,5 +1,7 @@
 //! Cells, their underlay and their containers.
 
+mod containers;
+mod groups;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -12,17 +14,16 @@ use ipnet::Ipv4Net;
 use sarcenet_agent_api::Policy;
 
 use crate::capture::Capture;
-use crate::container::Container;
 use crate::kernel::KernelCell;
 use crate::namespace::Namespace;
 use crate::outside::{
-    ContainerSpec, DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup,
-    unlimited_icmp_errors,
+    DNS_SERVER, HOST_SERVICE, OutsideHost, ROUTER, SecurityGroup, unlimited_icmp_errors,
 };
-use crate::plan::{AppTag, CellKind, CellPlan, OVERLAY, Plan};
+use crate::plan::{CellKind, CellPlan, OVERLAY, Plan};
 use crate::reaper::Reaper;
 use crate::sarcenet::SarcenetCell;
 use crate::servers::Servers;
+use containers::Inhabitant;
 
 /// Where worlds keep their files: on tmpfs, as `/run` is on a real cell.
 const BASE: &str = "/dev/shm/sarcenet-rig";
@@ -91,8 +92,12 @@ struct State {
     namespaces: Vec<String>,
     containers: u32,
     apps_taken: usize,
+    /// How many of the plan's apps have a tag from the servers.
+    apps_tagged: usize,
     policies: Vec<Policy>,
     groups: Vec<SecurityGroup>,
+    /// Containers that have a space.
+    spaces: Vec<Inhabitant>,
 }
 
 impl World {
@@ -115,8 +120,10 @@ impl World {
             namespaces: Vec::new(),
             containers: 0,
             apps_taken: 0,
+            apps_tagged: 0,
             policies: Vec::new(),
             groups: Vec::new(),
+            spaces: Vec::new(),
         };
         let state = Mutex::new(state);
         let mut world = Self {
@@ -155,14 +162,11 @@ impl World {
                 unlimited_icmp_errors(cell)?;
             }
         }
-        if let (Some(hub), true) = (&self.hub, self.plan.servers) {
+        if let (Some(hub), true) = (&self.hub, self.plan.has_servers()) {
             let root = self.directory.join("control");
             let namespace = self.create_namespace("control")?;
             let servers = Servers::start(namespace, hub, root, self.plan.underlay_mtu)?;
-            servers.tag(&self.plan.apps)?;
-            for cell in &plans {
-                servers.admit(cell, &self.directory.join(&cell.name))?;
-            }
+            servers.admit(&plans, &self.directory)?;
             self.servers = Some(servers);
         }
         self.write_network_files(&self.state())?;
@@ -189,14 +193,15 @@ impl World {
             };
             self.cells.push(cell.with_context(|| format!("start {}", plan.name))?);
         }
-        Ok(())
+        // They get ready side by side.
+        self.sarcenet_cells().try_for_each(SarcenetCell::wait_ready)
     }
 
     /// Joins the cells by one veth pair, as fast as the kernel can, or by a bridge, whose namespace
     /// is returned.
     fn join(&self, plans: &[CellPlan], namespaces: &[Namespace]) -> Result<Option<Namespace>> {
         let mtu = self.plan.underlay_mtu;
-        let hub = if let ([first, second], false) = (namespaces, self.plan.bridge) {
+        let hub = if let ([first, second], false) = (namespaces, self.plan.is_bridged()) {
             first.ip(&format!(
                 "link add eth0 mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
                 second.name()
@@ -282,51 +287,6 @@ impl World {
             Cell::Sarcenet(cell) => Some(&**cell),
             Cell::Kernel(_) => None,
         })
-    }
-
-    /// An app of the plan that nobody has been given before.
-    pub fn take_app(&self) -> Result<AppTag> {
-        let mut state = self.state();
-        let app = self.plan.apps.get(state.apps_taken).context("the plan has no app left")?;
-        state.apps_taken += 1;
-        Ok(app.clone())
-    }
-
-    /// Makes a container of an app on a cell.
-    pub fn attach(&self, cell: usize, app: Option<&str>) -> Result<Container> {
-        let app = app.map(str::to_owned);
-        self.attach_as(cell, &ContainerSpec { app, ..ContainerSpec::default() })
-    }
-
-    /// Makes a container on a cell.
-    pub fn attach_as(&self, cell: usize, spec: &ContainerSpec) -> Result<Container> {
-        let number = {
-            let mut state = self.state();
-            state.containers += 1;
-            state.containers
-        };
-        let on = &self.cells[cell];
-        let namespace = self.create_namespace(&format!("{}-{number}", on.plan().name))?;
-        if self.outside.is_some() {
-            unlimited_icmp_errors(&namespace)?;
-        }
-        // A Garden handle: 8-4-4-4-4 hex digits, different in the first ones, because chain names
-        // are made of those.
-        let handle = format!("{number:08x}-5ace-4e70-8000-{:04x}", std::process::id() & 0xffff);
-        let attachment = match on {
-            Cell::Sarcenet(on) => on.attach(&namespace, &handle, spec, self.plan.attach),
-            Cell::Kernel(on) => on.attach(&namespace, &handle, spec),
-        }
-        .with_context(|| format!("attach a container to {}", on.plan().name))?;
-        Ok(Container { namespace, handle, app: spec.app.clone(), cell, attachment })
-    }
-
-    /// Detaches a container of a Sarcenet cell.
-    pub fn detach(&self, container: &Container) -> Result<()> {
-        match &self.cells[container.cell] {
-            Cell::Sarcenet(cell) => cell.detach(&container.namespace, &container.handle),
-            Cell::Kernel(_) => anyhow::bail!("kernel cells keep their containers"),
-        }
     }
 
     /// The ends of all logs, for people.

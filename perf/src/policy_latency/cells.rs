@@ -30,7 +30,7 @@ pub(super) struct Latencies {
 
 /// Makes so many changes with so many other policies there.
 pub(super) fn measure(policies: u32, changes: u32) -> Result<Latencies> {
-    let plan = Plan::new("l", &[CellKind::Sarcenet, CellKind::Sarcenet]).servers();
+    let plan = Plan::new("l", &[CellKind::Sarcenet, CellKind::Sarcenet]);
     let world = World::new(plan)?;
     fill(&world, policies).context("put policies into the database")?;
     let from = world.attach(0, Some("app-1"))?;

@@ -13,12 +13,12 @@ mod servers;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use serde::Serialize;
 use tokio::sync::mpsc;
 
 use self::changes::Changes;
 use self::report::{CellsReport, Report};
 use self::servers::Servers;
+use crate::report::write_json;
 
 /// What is measured
 ///
@@ -55,24 +55,16 @@ pub(crate) struct Arguments {
 
 /// Measures, and prints what was measured.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { policies, changes, cells, .. } = *arguments;
+    let Arguments { policies, changes, cells, ref json, .. } = *arguments;
     if cells {
         let report = CellsReport::new(policies, &cells::measure(policies, changes)?);
         report.print();
-        return keep(arguments, &report);
+        return write_json(&report, json.as_deref());
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let report = runtime.context("start threads")?.block_on(measure(arguments))?;
     report.print();
-    keep(arguments, &report)
-}
-
-/// Writes a report to the file for it, if there is to be one.
-fn keep(arguments: &Arguments, report: &impl Serialize) -> Result<()> {
-    let Some(path) = &arguments.json else { return Ok(()) };
-    let text = serde_json::to_string_pretty(report).context("write the numbers as JSON")?;
-    std::fs::write(path, text + "\n")
-        .with_context(|| format!("write the numbers to {}", path.display()))
+    write_json(&report, arguments.json.as_deref())
 }
 
 async fn measure(arguments: &Arguments) -> Result<Report> {

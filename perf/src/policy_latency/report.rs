@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::cells;
 use super::changes::{Changes, Latencies};
-use super::servers::Usage;
-use crate::stats::percentile;
+use crate::control::Usage;
+use crate::report::spread::{Spread, verdict};
 
 /// Milliseconds in which 99 of 100 have a change (p99).
 const BAR: f64 = 1000.0;
@@ -42,10 +42,6 @@ impl CellsReport {
     }
 }
 
-fn verdict(passed: bool) -> &'static str {
-    if passed { "pass" } else { "missed" }
-}
-
 /// All that was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -63,15 +59,6 @@ pub(super) struct Report {
     passed: bool,
 }
 
-/// Milliseconds.
-#[derive(Debug, Clone, Copy, Serialize)]
-struct Spread {
-    p50_ms: f64,
-    p99_ms: f64,
-    max_ms: f64,
-    samples: usize,
-}
-
 /// What the servers took during the changes.
 #[derive(Debug, Serialize)]
 struct Server {
@@ -79,22 +66,6 @@ struct Server {
     processor_ms_per_change: f64,
     resident_mb_before: f64,
     resident_mb_after: f64,
-}
-
-impl Spread {
-    fn of(nanoseconds: &[u64]) -> Self {
-        let mut sorted = nanoseconds.to_vec();
-        sorted.sort_unstable();
-        let at = |percent| percentile(&sorted, percent) as f64 * 1e-6;
-        Self { p50_ms: at(50.0), p99_ms: at(99.0), max_ms: at(100.0), samples: sorted.len() }
-    }
-
-    fn line(self, what: &str) -> String {
-        let Self { p50_ms, p99_ms, max_ms, samples } = self;
-        format!(
-            "{what:<36} p50 {p50_ms:8.2} ms  p99 {p99_ms:8.2} ms  max {max_ms:8.2} ms  ({samples})"
-        )
-    }
 }
 
 impl Report {

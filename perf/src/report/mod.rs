@@ -3,6 +3,7 @@
 pub(crate) mod markdown;
 pub(crate) mod plot;
 mod scale;
+pub(crate) mod spread;
 pub(crate) mod table;
 
 use std::path::Path;
@@ -53,8 +54,9 @@ impl Method {
     }
 }
 
-/// Writes the results as JSON.
-pub(crate) fn write_json(results: &Results, path: &Path) -> Result<()> {
+/// Writes results as JSON to the file for them, if there is to be one.
+pub(crate) fn write_json(results: &impl Serialize, path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
     let text = serde_json::to_string_pretty(results).context("write the results as JSON")?;
     std::fs::write(path, text + "\n")
         .with_context(|| format!("write the results to {}", path.display()))

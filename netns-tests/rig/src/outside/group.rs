@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 use super::{ContainerSpec, Workload};
 
 /// Rules for the containers of some spaces.
@@ -39,8 +41,24 @@ impl SecurityGroup {
         spec.space.as_ref().is_some_and(|space| spaces.contains(space))
     }
 
-    /// Appends its entry in the network file.
-    pub(crate) fn network_file(&self, text: &mut String) {
+    /// Whether it may apply to a container of this space.
+    pub(crate) fn concerns(&self, space: &str) -> bool {
+        self.spaces.iter().chain(&self.staging_spaces).any(|one| one == space)
+    }
+
+    /// What a network file says of these groups, and the policy server's file of groups.
+    pub(crate) fn file(groups: &[Self]) -> String {
+        if groups.is_empty() {
+            return "security_groups: []\n".to_owned();
+        }
+        let mut text = "security_groups:\n".to_owned();
+        for group in groups {
+            group.write(&mut text);
+        }
+        text
+    }
+
+    fn write(&self, text: &mut String) {
         let Self { name, rules, spaces, staging_spaces } = self;
         let _ = writeln!(
             text,
@@ -61,6 +79,25 @@ impl SecurityGroup {
             }
             text.push_str("}\n");
         }
+    }
+
+    /// As agents have it from the policy server (contract section 2.4), its rules not as the text of
+    /// JSON but as the list itself.
+    pub(crate) fn told(&self) -> Value {
+        let rules = self.rules.iter().map(|rule| {
+            let GroupRule { protocol, destination, ports, icmp, log } = rule;
+            let (kind, code) = icmp.unwrap_or_default();
+            json!({
+                "protocol": protocol, "destination": destination,
+                "ports": ports.as_deref().unwrap_or_default(),
+                "type": kind, "code": code, "description": "", "log": log,
+            })
+        });
+        json!({
+            "guid": self.name, "name": self.name, "rules": rules.collect::<Vec<_>>(),
+            "staging_default": false, "running_default": false,
+            "staging_space_guids": self.staging_spaces, "running_space_guids": self.spaces,
+        })
     }
 }
 

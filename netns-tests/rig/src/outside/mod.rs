@@ -85,8 +85,8 @@ impl OutsidePlan {
         [network::DENIED, own]
     }
 
-    /// The part of the network file about it.
-    pub(crate) fn network_file(&self, groups: &[SecurityGroup]) -> String {
+    /// The part of the network file about it, but security groups.
+    pub(crate) fn network_file(&self) -> String {
         let mut text = format!(
             "\
 outside:
@@ -119,10 +119,6 @@ outside:
         }
         if self.logging {
             text.push_str("  logging: {asg: true, c2c: true}\n");
-        }
-        text.push_str("security_groups:\n");
-        for group in groups {
-            group.network_file(&mut text);
         }
         text
     }

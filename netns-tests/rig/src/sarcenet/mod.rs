@@ -46,6 +46,7 @@ struct Processes {
 }
 
 impl SarcenetCell {
+    /// Starts the programs; [`SarcenetCell::wait_ready`] waits until they serve.
     pub(crate) fn start(
         plan: &CellPlan,
         namespace: Namespace,
@@ -75,15 +76,8 @@ impl SarcenetCell {
         arguments.push(network.into());
         let agent =
             Process::start(&namespace, &binaries.sarcenet, arguments, root.join("log/agent.log"))?;
-        let cell = Self {
-            plan: plan.clone(),
-            namespace,
-            root,
-            binaries,
-            processes: Mutex::new(Processes { dataplane, agent }),
-        };
-        cell.wait_ready()?;
-        Ok(cell)
+        let processes = Mutex::new(Processes { dataplane, agent });
+        Ok(Self { plan: plan.clone(), namespace, root, binaries, processes })
     }
 
     /// Its name and addresses.

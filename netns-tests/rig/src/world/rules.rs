@@ -1,5 +1,6 @@
-//! Policies and security groups of a world, and the network file that names them.
+//! Policies of a world, and the network files of its cells.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use sarcenet_agent_api::Policy;
 
 use super::{BULK_PATIENCE, Cell, POLICY_PATIENCE, State, World, eventually};
-use crate::outside::{OutsideHost, SecurityGroup};
+use crate::outside::OutsideHost;
 use crate::plan::CellPlan;
 use crate::servers::Servers;
 
@@ -35,6 +36,7 @@ impl World {
             }
         }
         if let Some(servers) = &self.servers {
+            self.tag(servers, &mut state, policies)?;
             servers.change(policies, allow)?;
         } else if let Some(first) = self.sarcenet_cells().next() {
             for policy in policies {
@@ -59,26 +61,52 @@ impl World {
     /// are.
     pub fn enforce(&self, policies: &[Policy]) -> Result<()> {
         let mut state = self.state();
-        let before = std::mem::replace(&mut state.policies, policies.to_vec());
+        let before: BTreeSet<Policy> =
+            std::mem::replace(&mut state.policies, policies.to_vec()).into_iter().collect();
+        let wanted: BTreeSet<Policy> = policies.iter().cloned().collect();
         for cell in &self.cells {
             if let Cell::Kernel(cell) = cell {
                 cell.set_policies(policies)?;
             }
         }
         if let Some(servers) = &self.servers {
-            servers.change(&before, false)?;
-            servers.change(policies, true)?;
+            self.tag(servers, &mut state, policies)?;
+            for (from, to, allow) in [(&before, &wanted, false), (&wanted, &before, true)] {
+                let changed: Vec<_> = from.difference(to).cloned().collect();
+                if !changed.is_empty() {
+                    servers.change(&changed, allow)?;
+                }
+            }
         }
         self.write_network_files(&state)?;
         self.wait_read(&state, BULK_PATIENCE)?;
         for cell in self.sarcenet_cells() {
             eventually(BULK_PATIENCE, || {
-                let have = cell.agent()?.status()?.policies as usize;
-                let (name, wanted) = (&cell.plan().name, policies.len());
-                ensure!(have == wanted, "{name} has {have} of {wanted} policies");
+                let mut agent = cell.agent()?;
+                let have = agent.status()?.policies as usize;
+                let name = &cell.plan().name;
+                ensure!(have == wanted.len(), "{name} has {have} of {} policies", wanted.len());
+                // The others before may have been as many.
+                let have: BTreeSet<Policy> = agent.policies()?.into_iter().collect();
+                ensure!(have == wanted, "{name} has other policies");
                 Ok(())
             })?;
             cell.wait_ready()?;
+        }
+        Ok(())
+    }
+
+    /// Has the servers give the plan's apps, up to the last one that these policies name, the tags
+    /// of the plan: they give them in the order in which they are asked.
+    fn tag(&self, servers: &Servers, state: &mut State, policies: &[Policy]) -> Result<()> {
+        let apps = &self.plan.apps;
+        let named: BTreeSet<&str> =
+            policies.iter().flat_map(|policy| [&*policy.from, &*policy.to]).collect();
+        let last = apps.iter().rposition(|app| named.contains(&*app.id));
+        let wanted = last.map_or(0, |last| last + 1);
+        if let Some(new) = apps.get(state.apps_tagged..wanted).filter(|new| !new.is_empty()) {
+            servers.tag(new)?;
+            state.apps_tagged = wanted;
         }
         Ok(())
     }
@@ -93,37 +121,8 @@ impl World {
         self.outside.as_ref().context("the plan has no outside")
     }
 
-    /// Puts a security group in force on every cell instead of the one of that name, if there is
-    /// one, and returns when it is.
-    pub fn bind(&self, group: SecurityGroup) -> Result<()> {
-        self.change_groups(|groups| {
-            match groups.iter_mut().find(|known| known.name == group.name) {
-                Some(known) => *known = group,
-                None => groups.push(group),
-            }
-        })
-    }
-
-    /// Takes a security group out of force on every cell, and returns when it is.
-    pub fn unbind(&self, name: &str) -> Result<()> {
-        self.change_groups(|groups| groups.retain(|group| group.name != name))
-    }
-
-    fn change_groups(&self, change: impl FnOnce(&mut Vec<SecurityGroup>)) -> Result<()> {
-        self.outside()?;
-        let mut state = self.state();
-        change(&mut state.groups);
-        for cell in &self.cells {
-            if let Cell::Kernel(cell) = cell {
-                cell.set_groups(&state.groups)?;
-            }
-        }
-        self.write_network_files(&state)?;
-        self.wait_read(&state, POLICY_PATIENCE)
-    }
-
     /// Waits until each Sarcenet cell has in force what its network file says.
-    fn wait_read(&self, state: &State, patience: Duration) -> Result<()> {
+    pub(super) fn wait_read(&self, state: &State, patience: Duration) -> Result<()> {
         for cell in self.sarcenet_cells() {
             let text = self.network_text(state, cell.plan());
             let digest = digest(&SHA256, text.as_bytes());
@@ -150,7 +149,10 @@ impl World {
 
     fn network_text(&self, state: &State, cell: &CellPlan) -> String {
         match &self.servers {
-            Some(_) => Servers::network_file(cell) + &self.plan.local_part(&state.groups),
+            Some(_) => {
+                let asks_for_groups = self.plan.outside.is_some();
+                Servers::network_file(cell, asks_for_groups) + &self.plan.local_part()
+            }
             None => self.plan.network_file(&state.policies, &state.groups),
         }
     }
