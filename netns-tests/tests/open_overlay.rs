@@ -46,7 +46,8 @@ fn is_open(cell: &SarcenetCell) -> Result<bool> {
 
 #[test]
 fn everybody_talks_to_everybody_and_to_nobody_else() {
-    let plan = Plan::new("v", &[CellKind::Sarcenet; 2]).outside(OutsidePlan::default());
+    let plan =
+        Plan::new("v", &[CellKind::Sarcenet; 2]).outside(OutsidePlan::default()).from_files();
     Setting::told(plan, &[], |setting| {
         let Setting { world, from, to } = setting;
         let neighbour = world.attach(0, None)?;

@@ -116,7 +116,7 @@ fn routers_reach_what_apps_name(world: &World) -> Result<()> {
 
 #[test]
 fn routers_reach_what_apps_name_and_nothing_else() {
-    let world = World::new(Plan::new("r", &[CellKind::Sarcenet; 3]).servers());
+    let world = World::new(Plan::new("r", &[CellKind::Sarcenet; 3]));
     let world = world.unwrap_or_else(|error| panic!("{error:#}"));
     routers_reach_what_apps_name(&world)
         .unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
