@@ -58,7 +58,10 @@ fn ports_that_apps_name_are_open_to_routers_also_without_servers() {
         let (_, metrics) = ask(STATUS, "GET /metrics");
         let answered = "sarcenet_agent_followed_timestamp_seconds{what=\"routers\"}";
         assert!(metrics.contains(answered), "{metrics}");
-        eventually("on the disk", || on_disk(world, "\"router_tag\":3"));
+        // Each is written when it comes.
+        eventually("on the disk", || {
+            on_disk(world, "\"router_tag\":3") && on_disk(world, "\"start\":8080")
+        });
         assert_eq!(servers.end(Signal::SIGKILL), None);
         assert_eq!(agent.end(Signal::SIGKILL), None);
 
