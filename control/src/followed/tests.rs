@@ -120,7 +120,9 @@ fn routers_have_a_meaning_where_they_are_wanted() {
     };
     let told = |base: &mut Network| base.control.as_mut().unwrap().policy_server = None;
     let ingress = Some(OverlayTerms { ingress: true, open: false });
-    let table: [(&dyn Fn(&mut Network), _, _, _); 6] = [
+    /// What is different about the cell, what a program beside the agent says, and the tags then.
+    type Case<'a> = (&'a dyn Fn(&mut Network), Option<OverlayTerms>, Option<u16>, Option<u16>);
+    let table: [Case<'_>; 6] = [
         (&|base| server(base, false), None, None, None),
         (&|base| server(base, true), None, Some(6), None),
         // An agent that asks the server itself has its own file for that.
