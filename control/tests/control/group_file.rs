@@ -74,7 +74,7 @@ async fn what_the_file_says_is_told_to_cells_as_soon_as_it_changes() {
     replace(&groups(&["three"]).replace("443", "99999"));
     let said = control.logged("the file of security groups is not used: ");
     assert!(
-        said["message"].as_str().unwrap().contains(":3:71: rule 1 of security group `three`"),
+        said["message"].as_str().unwrap().contains(":3:61: rule 1 of security group `three`"),
         "{said}"
     );
     assert!(metrics(&control).await.contains("sarcenet_security_group_file_mistakes 1\n"));

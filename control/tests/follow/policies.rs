@@ -4,6 +4,7 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 use sarcenet_agent_api::{Metadata, Terms};
+use sarcenet_dataplane_api::EgressRule;
 use sarcenet_server::policy::SecurityGroup;
 use serde_json::Value;
 
@@ -152,8 +153,12 @@ fn security_groups_are_those_of_the_container() {
             staging_spaces: Vec::new(),
             running_spaces: vec!["s".into()],
         };
-        runtime.block_on(server.database.replace_security_groups(&[group])).unwrap();
-        world.edit("control:\n", "outside: {}\ncontrol:\n  security_groups: {}\n");
+        let put = |groups: &[SecurityGroup]| {
+            assert!(runtime.block_on(server.database.replace_security_groups(groups)).unwrap());
+        };
+        put(std::slice::from_ref(&group));
+        // Nobody would ask by himself for as long as the test takes.
+        world.edit("control:\n", "outside: {}\ncontrol:\n  security_groups: {interval: 3600}\n");
         let fake = world.dataplane();
         let _agent = world.agent();
         let metadata = Metadata { space_id: Some("s".into()), ..Metadata::default() };
@@ -167,6 +172,16 @@ fn security_groups_are_those_of_the_container() {
         let allowed = fake.told.lock().settings.values().find_map(|settings| settings.allowed);
         assert_eq!(sets[&allowed.unwrap()].len(), 1, "a rule that cannot be read opens nothing");
         eventually("counted", || metric("sarcenet_agent_security_group_rules_left_out") == 1);
+        assert_eq!(metric("sarcenet_agent_security_groups_watched"), 1);
+
+        // What changes is in force soon.
+        let rules = group.rules.replace("10.1.0.0/16", "10.2.0.0/16");
+        put(&[SecurityGroup { rules, ..group }]);
+        eventually("its other rules are in the dataplane", || {
+            let told = fake.told.lock();
+            let is_there = |rule: &EgressRule| rule.first.to_string() == "10.2.0.0";
+            told.sets.values().flatten().any(is_there)
+        });
     });
 }
 

@@ -47,7 +47,7 @@ use error::{Fault, Meaning};
 use location::Location;
 use session::{Access, statement, work};
 use statistics::Counters;
-use watcher::{Told, Topic};
+use watcher::{LATEST, Told, Topic};
 
 /// How long to wait for a connection; who asks over HTTP has given up after that.
 const CONNECTING: Duration = Duration::from_secs(5);
@@ -185,9 +185,7 @@ impl Database {
         };
         let database = Self { inner: Arc::new(inner) };
         database.fit_tags().await?;
-        database.publish(Topic::Policies, database.last_updated().await?);
-        let generation = database.security_groups_last_updated().await?;
-        database.publish(Topic::SecurityGroups, generation);
+        database.read_generations().await?;
         Ok(database)
     }
 
@@ -224,6 +222,14 @@ impl Database {
     /// [`security_groups_last_updated`](Self::security_groups_last_updated).
     pub fn security_group_changes(&self) -> watch::Receiver<i64> {
         self.inner.told.of(Topic::SecurityGroups).subscribe()
+    }
+
+    async fn read_generations(&self) -> Result<(), DatabaseError> {
+        let told = &self.inner.told;
+        self.run("read generations", Access::Read, move |session| {
+            work(async move { Ok(told.publish_all(&session.row(statement(LATEST)).await?)?) })
+        })
+        .await
     }
 
     fn publish(&self, topic: Topic, generation: i64) {

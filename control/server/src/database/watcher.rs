@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::AnyPool;
 use sqlx::Row;
+use sqlx::any::AnyRow;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -62,7 +63,19 @@ impl Told {
             later
         });
     }
+
+    /// Tells those of a row of [`LATEST`].
+    pub(super) fn publish_all(&self, row: &AnyRow) -> Result<(), sqlx::Error> {
+        for (column, topic) in Topic::ALL.into_iter().enumerate() {
+            self.publish(topic, row.try_get(column)?);
+        }
+        Ok(())
+    }
 }
+
+/// The latest generations of all topics, in their order.
+pub(super) const LATEST: &str = "SELECT policies_info.last_updated, \
+    security_groups_info.last_updated FROM policies_info CROSS JOIN security_groups_info";
 
 /// Watches the database for generations that others make, until the task is aborted.
 ///
@@ -96,17 +109,9 @@ async fn poll(pool: &AnyPool, interval: Duration, told: &Told) {
 }
 
 async fn read(pool: &AnyPool, told: &Told) {
-    const BOTH: &str = "SELECT policies_info.last_updated, security_groups_info.last_updated \
-        FROM policies_info CROSS JOIN security_groups_info";
-    let both = async {
-        let row = statement(BOTH).fetch_one(pool).await?;
-        Ok::<_, sqlx::Error>([
-            (Topic::Policies, row.try_get(0)?),
-            (Topic::SecurityGroups, row.try_get(1)?),
-        ])
-    };
-    match both.await {
-        Ok(both) => both.into_iter().for_each(|(topic, latest)| told.publish(topic, latest)),
+    let row = statement(LATEST).fetch_one(pool).await;
+    match row.and_then(|row| told.publish_all(&row)) {
+        Ok(()) => {}
         // Whoever asks for something is told the same; it is no news here.
         Err(error) => debug!("cannot read the generations: {error}"),
     }

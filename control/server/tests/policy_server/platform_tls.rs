@@ -60,7 +60,8 @@ impl Authorities {
     fn bad(&self) -> Vec<(IdentityFiles, &'static str)> {
         let elsewhere = SanType::DnsName("elsewhere.example.org".try_into().unwrap());
         vec![
-            (self.theirs.server.clone(), "UnknownIssuer"),
+            // Of a CA with the same name.
+            (self.theirs.server.clone(), "BadSignature"),
             (
                 self.made("elsewhere", |params| params.subject_alt_names = vec![elsewhere]),
                 "not valid for name",

@@ -60,6 +60,14 @@ pub struct Step {
     pub pause: Pause,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// To ask for changes.
+    Ask,
+    /// To read the groups, which are of this generation then, or later.
+    Read { of: Option<i64> },
+}
+
 /// Where in the conversation with the server one is.
 #[derive(Debug)]
 pub struct Course {
@@ -72,8 +80,7 @@ pub struct Course {
     /// Of which generation the groups here are at least: that which the server told before they
     /// were read. None if it does not tell, or if they are to be read again in any case.
     known: Option<i64>,
-    /// That the groups must be read, and of which generation they are then.
-    reading: Option<Option<i64>>,
+    next: Next,
     /// Whether the server has answered since it was last doubted.
     confirmed: bool,
     failures: u32,
@@ -88,7 +95,7 @@ impl Course {
             watching: false,
             refused: false,
             known: None,
-            reading: None,
+            next: Next::Ask,
             confirmed: false,
             failures: 0,
         }
@@ -106,12 +113,12 @@ impl Course {
 
     /// Whether the groups here are those of the server, as far as it has said.
     pub fn is_complete(&self) -> bool {
-        self.is_well() && self.reading.is_none()
+        self.is_well() && self.next == Next::Ask
     }
 
     /// What to ask.
     pub fn question(&self) -> Question {
-        if self.reading.is_some() {
+        if self.next != Next::Ask {
             return Question::All;
         }
         if !self.watch || self.refused {
@@ -123,15 +130,18 @@ impl Course {
         Question::Changes { since: self.known.unwrap_or(0), wait }
     }
 
-    /// There are spaces here whose groups have not been read.
+    /// There are spaces here whose groups have not been read. Where no generation is known, any answer
+    /// to the next question leads to that.
     pub fn spaces_came(&mut self) {
-        self.reading.get_or_insert(self.known);
+        if self.next == Next::Ask && self.known.is_some() {
+            self.next = Next::Read { of: self.known };
+        }
     }
 
     /// Somebody wants to be sure: the groups are read again.
     pub fn doubted(&mut self) {
         self.confirmed = false;
-        (self.known, self.reading) = (None, None);
+        (self.known, self.next) = (None, Next::Ask);
     }
 
     /// Takes note of what came, after `elapsed`, of the last [`question`](Self::question).
@@ -142,7 +152,7 @@ impl Course {
             Reply::Told(Told::Change { generation, changed }) => {
                 self.watching = true;
                 if changed || self.known.is_none() {
-                    self.reading = Some(Some(generation));
+                    self.next = Next::Read { of: Some(generation) };
                     // Whoever knows nothing yet has not been told together with others.
                     if self.known.is_none() { Pause::NONE } else { Pause::up_to(SPREAD) }
                 } else {
@@ -161,12 +171,14 @@ impl Course {
                 if moment.is_some() && self.known == moment {
                     Pause::about(self.interval)
                 } else {
-                    self.reading = Some(moment);
+                    self.next = Next::Read { of: moment };
                     Pause::NONE
                 }
             }
             Reply::Read => {
-                self.known = self.reading.take().flatten();
+                if let Next::Read { of } = std::mem::replace(&mut self.next, Next::Ask) {
+                    self.known = of;
+                }
                 if self.watching { Pause::NONE } else { Pause::about(self.interval) }
             }
         };
@@ -185,7 +197,7 @@ impl Course {
         }
         // What was read in part is not there. The generation here is asked for again, which says
         // whether anything must be read: a server that was away is not read by all cells when it is back.
-        self.reading = None;
+        self.next = Next::Ask;
         let pause = match &error {
             AskError::Busy { pause, .. } => Pause::asked(*pause),
             _ => Pause::after(self.failures),

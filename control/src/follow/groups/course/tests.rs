@@ -161,6 +161,20 @@ fn who_doubts_has_them_read_and_new_spaces_do_too() {
     );
 }
 
+#[test]
+fn spaces_that_are_here_at_the_start_do_not_keep_a_server_from_being_waited_for() {
+    let mut course = Course::new(true, INTERVAL);
+    course.spaces_came();
+    assert_eq!(course.question(), ask(0, AT_ONCE));
+    steps(
+        &mut course,
+        vec![
+            (change(5, true), Pause::NONE, Question::All),
+            (Reply::Read, Pause::NONE, ask(5, PATIENCE)),
+        ],
+    );
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Event {
     /// The groups change; whether they are those that the cell has.
