@@ -1,12 +1,16 @@
-//! Cells that get their subnets, each other, apps and policies from `sarcenet control`: what is in
-//! force stays so without the servers, and follows the apps.
+//! Cells that get their subnets, each other, policies and security groups from `sarcenet control`:
+//! what is in force stays so without the servers, and follows the apps.
 #![forbid(unsafe_code)]
 
 use std::net::SocketAddrV4;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use sarcenet_netns_tests::{PATIENCE, Setting};
-use sarcenet_rig::{CellKind, Container, Plan, eventually, tcp};
+use sarcenet_rig::outside::network;
+use sarcenet_rig::{
+    CellKind, Container, ContainerSpec, GroupRule, OutsideHost, OutsidePlan, Plan, SecurityGroup,
+    World, eventually, tcp,
+};
 
 /// Port that the policy opens.
 const PORT: u16 = 8080;
@@ -105,4 +109,37 @@ fn policies_follow_the_app() {
         let _server = back.serve_http(PORT)?;
         eventually(PATIENCE, || again.http(port(&back, PORT), PATIENCE)?.greeting().map(drop))
     });
+}
+
+/// Security groups, which an agent that starts has from its disk, hold for new containers, too.
+fn groups_hold(world: &World) -> Result<()> {
+    let host = world.outside()?.namespace();
+    let address = OutsideHost::address(network::PLAIN, 1);
+    let [open, closed] = [PORT, OTHER].map(|port| SocketAddrV4::new(address, port));
+    let _servers = [host.serve_http("outside", open)?, host.serve_http("outside", closed)?];
+    let spec = ContainerSpec::app("app-1").space("space");
+    let from = world.attach_as(0, &spec)?;
+    refused(&from, open)?;
+    let rule = GroupRule::tcp(address, &PORT.to_string());
+    world.bind(SecurityGroup::running("group", "space", &[rule]))?;
+    from.http(open, PATIENCE)?.greeting()?;
+
+    world.servers()?.kill()?;
+    let cell = world.sarcenet_cells().next().context("a cell")?;
+    cell.kill_agent()?;
+    cell.restart_agent()?;
+    cell.wait_ready()?;
+    let new = world.attach_as(0, &spec)?;
+    for from in [&from, &new] {
+        from.http(open, PATIENCE)?.greeting()?;
+        refused(from, closed)?;
+    }
+    refused(&world.attach(0, Some("app-1"))?, open)
+}
+
+#[test]
+fn security_groups_hold_without_servers() {
+    let plan = Plan::new("s", &[CellKind::Sarcenet]).outside(OutsidePlan::default());
+    let world = World::new(plan).unwrap_or_else(|error| panic!("{error:#}"));
+    groups_hold(&world).unwrap_or_else(|error| panic!("{}\n{error:#}", world.logs()));
 }

@@ -51,9 +51,8 @@ impl World {
         }
         .with_context(|| format!("attach a container to {}", on.plan().name))?;
         if let Some(space) = spec.space.clone() {
-            let mut state = self.state();
-            state.spaces.push(Inhabitant { cell, handle: handle.clone(), space });
-            self.wait_for_groups(&state, cell)?;
+            self.state().spaces.push(Inhabitant { cell, handle: handle.clone(), space });
+            self.wait_for_groups(cell)?;
         }
         Ok(Container { namespace, handle, app: spec.app.clone(), cell, attachment })
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::{Cell, POLICY_PATIENCE, State, World, eventually};
+use super::{Cell, POLICY_PATIENCE, World, eventually};
 use crate::outside::SecurityGroup;
 use crate::sarcenet::SarcenetCell;
 
@@ -35,40 +35,38 @@ impl World {
                 cell.set_groups(&state.groups)?;
             }
         }
-        if let Some(servers) = &self.servers {
-            servers.set_groups(&state.groups)?;
-            return (0..self.cells.len()).try_for_each(|cell| self.wait_for_groups(&state, cell));
-        }
-        self.write_network_files(&state)?;
-        self.wait_read(&state, POLICY_PATIENCE)
+        let Some(servers) = &self.servers else {
+            self.write_network_files(&state)?;
+            return self.wait_read(&state, POLICY_PATIENCE);
+        };
+        servers.set_groups(&state.groups)?;
+        // Others may change theirs meanwhile.
+        drop(state);
+        (0..self.cells.len()).try_for_each(|cell| self.wait_for_groups(cell))
     }
 
     /// Waits until a cell that asks the policy server has the security groups in force that its
     /// containers need, and none as it was before.
-    pub(super) fn wait_for_groups(&self, state: &State, number: usize) -> Result<()> {
+    pub(super) fn wait_for_groups(&self, number: usize) -> Result<()> {
         let (Cell::Sarcenet(cell), Some(_), Some(_)) =
             (&self.cells[number], &self.servers, &self.outside)
         else {
             return Ok(());
         };
-        let now: BTreeMap<&str, Value> =
-            state.groups.iter().map(|group| (&*group.name, group.told())).collect();
-        let spaces = state.spaces.iter().filter(|inhabitant| inhabitant.cell == number);
-        let needed: Vec<&str> = spaces
-            .flat_map(|inhabitant| {
-                state.groups.iter().filter(|group| group.concerns(&inhabitant.space))
-            })
-            .map(|group| &*group.name)
-            .collect();
         eventually(POLICY_PATIENCE, || {
+            let state = self.state();
             let have = kept(cell)?;
-            let cell = &cell.plan().name;
-            for name in &needed {
-                ensure!(have.contains_key(*name), "{cell} does not have the group {name}");
+            let name = &cell.plan().name;
+            for inhabitant in state.spaces.iter().filter(|one| one.cell == number) {
+                let needed = state.groups.iter().filter(|group| group.concerns(&inhabitant.space));
+                for SecurityGroup { name: group, .. } in needed {
+                    ensure!(have.contains_key(group), "{name} does not have the group {group}");
+                }
             }
-            for (name, group) in &have {
-                let now = now.get(&**name);
-                ensure!(now == Some(group), "{cell} has {group}, and should have {now:?}");
+            for (group, have) in &have {
+                let wanted = state.groups.iter().find(|wanted| wanted.name == *group);
+                let wanted = wanted.map(SecurityGroup::told);
+                ensure!(wanted.as_ref() == Some(have), "{name} has {have}, not {wanted:?}");
             }
             Ok(())
         })?;
