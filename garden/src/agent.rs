@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use sarcenet_agent_api::{
-    AgentClient, AgentError, AttachmentId, NetOutRule, PortMapping, socket_path,
+    AgentClient, AgentError, AttachmentId, Extension, NetOutRule, PortMapping, socket_path,
 };
 
 use crate::cni::{IFNAME, List};
@@ -25,5 +25,5 @@ pub(crate) fn extend(
     net_out: Vec<NetOutRule>,
 ) -> Result<(), AgentError> {
     let id = AttachmentId { container: handle.to_owned(), ifname: IFNAME.to_owned() };
-    AgentClient::connect(socket)?.extend(id, mappings, net_out)
+    AgentClient::connect(socket)?.extend(id, Extension { mappings, net_out, bandwidth: None })
 }

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms};
+use sarcenet_agent_api::{
+    AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms, Wishes,
+};
 use sarcenet_control::netlink::{LinkSettings, Netlink};
 use sarcenet_control::paths::Root;
 use sarcenet_tun::TunDevice;
@@ -158,8 +160,10 @@ impl World {
         let wish = Attach {
             id: container.id(),
             netns_path: format!("/proc/{}/fd/{}", std::process::id(), container.netns.as_raw_fd()),
+            network: "network".into(),
             app: Some(app.into()),
             kind: AttachKind::Tun,
+            wishes: Wishes::default(),
             terms,
         };
         self.client().add(wish, container.netns.as_fd()).unwrap()
