@@ -3,17 +3,13 @@
 use std::net::Ipv4Addr;
 
 use sarcenet_agent_api::{
-    AddressRange, AttachKind, AttachmentId, Bandwidth, ErrorCode, IcmpControl, Metadata,
-    NetOutRule, PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
+    AddressRange, AttachKind, Bandwidth, ErrorCode, Expected, IcmpControl, Metadata, NetOutRule,
+    PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
 };
 use serde_json::{Value, json};
 
-use crate::Call;
-use crate::agent::{Agent, nobody, obliging};
-
-fn c1() -> AttachmentId {
-    AttachmentId { container: "c1".to_owned(), ifname: "eth0".to_owned() }
-}
+use crate::agent::{Agent, nobody, obliging, wish_of};
+use crate::{Call, c1};
 
 #[test]
 fn add_prints_what_the_agent_made() {
@@ -83,11 +79,9 @@ fn add_tells_the_agent_container_namespace_and_app() {
         (both, Some("guid")),
     ];
     for (patch, app) in table {
-        let agent = Agent::start(obliging);
-        Call::new("ADD", &agent.socket()).netconf(&patch).succeeds();
-        let asked = agent.asked();
-        let [(Request::Add(wish), 1)] = asked.as_slice() else { panic!("{asked:?}") };
+        let wish = wish_of(|call| call.netconf(&patch));
         assert_eq!((&wish.id, wish.kind), (&c1(), AttachKind::Tun));
+        assert_eq!(wish.network, "sarcenet");
         assert_eq!(wish.netns_path, "/proc/self/ns/net");
         assert_eq!(wish.app.as_deref(), app, "{patch}");
     }
@@ -95,12 +89,7 @@ fn add_tells_the_agent_container_namespace_and_app() {
 
 /// The terms that the agent hears of with these keys in the network configuration.
 fn terms_of(patch: &Value) -> Terms {
-    let agent = Agent::start(obliging);
-    Call::new("ADD", &agent.socket()).netconf(patch).succeeds();
-    match agent.asked().pop() {
-        Some((Request::Add(wish), 1)) => wish.terms,
-        other => panic!("{other:?}"),
-    }
+    wish_of(|call| call.netconf(patch)).terms
 }
 
 #[test]
@@ -222,17 +211,23 @@ fn check_passes_the_address_of_the_previous_result() {
     let output = Call::new("CHECK", &agent.socket()).netconf(&previous).succeeds();
     assert_eq!(output, "");
     let address = Some(Ipv4Addr::new(10, 255, 55, 2));
-    assert_eq!(agent.asked(), [(Request::Check { id: c1(), address }, 1)]);
+    let expected = Expected { address, default_route: false, bandwidth: None };
+    assert_eq!(agent.asked(), [(Request::Check { id: c1(), expected }, 1)]);
 }
 
 #[test]
 fn version_needs_no_agent() {
-    for (version, answered) in [("1.0.0", "1.0.0"), ("1.1.0", "1.1.0"), ("0.4.0", "1.1.0")] {
+    for (version, answered) in
+        [("0.3.1", "0.3.1"), ("0.4.0", "0.4.0"), ("1.0.0", "1.0.0"), ("1.2.0", "1.1.0")]
+    {
         let call = Call::new("VERSION", nobody()).netconf(&json!({"cniVersion": version}));
         let answer: Value = serde_json::from_str(&call.succeeds()).unwrap();
         assert_eq!(
             answer,
-            json!({"cniVersion": answered, "supportedVersions": ["1.0.0", "1.1.0"]})
+            json!({
+                "cniVersion": answered,
+                "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+            })
         );
     }
     Call::new("VERSION", nobody()).input("").set("CNI_CONTAINERID", "").succeeds();
@@ -241,7 +236,10 @@ fn version_needs_no_agent() {
 #[test]
 fn gc_passes_the_list() {
     let agent = Agent::start(obliging);
-    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
-    Call::new("GC", &agent.socket()).netconf(&valid).succeeds();
-    assert_eq!(agent.asked(), [(Request::Gc { valid: vec![c1()] }, 0)]);
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        let valid = json!({key: [{"containerID": "c1", "ifname": "eth0"}]});
+        Call::new("GC", &agent.socket()).netconf(&valid).succeeds();
+    }
+    let asked = (Request::Gc { network: "sarcenet".to_owned(), valid: vec![c1()] }, 0);
+    assert_eq!(agent.asked(), [asked.clone(), asked]);
 }
