@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use sarcenet_agent_api::{
     AgentClient, AgentError, AttachmentId, Extension, NetOutRule, PortMapping, socket_path,
 };
+use sarcenet_cni_chain::List;
 
-use crate::cni::{IFNAME, List};
+use crate::actions::IFNAME;
 
 /// Where the agent listens: as the network's plugin has it, or where it always does.
 pub(crate) fn socket(list: Option<&List>) -> PathBuf {
