@@ -55,9 +55,9 @@ fn expected(
     let mut ip = json!({"address": format!("{address}/32"), "interface": 0});
     let mut route = json!({"dst": "0.0.0.0/0"});
     if kind == AttachKind::Veth {
-        let name: String = bytes.iter().map(|byte| format!("{byte:03}")).collect();
+        let name: Vec<_> = bytes.iter().map(|byte| format!("{byte:03}")).collect();
         interfaces[0]["mac"] = json!(mac("ee"));
-        interfaces.insert(0, json!({"name": format!("s-{name}"), "mac": mac("aa")}));
+        interfaces.insert(0, json!({"name": format!("s-{}", name.concat()), "mac": mac("aa")}));
         ip["interface"] = json!(1);
         ip["gateway"] = json!("169.254.0.1");
         route["gw"] = json!("169.254.0.1");
