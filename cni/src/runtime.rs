@@ -1,6 +1,7 @@
 //! What the runtime says about the container beside its interface: `runtimeConfig` and `metadata`.
 //!
-//! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read.
+//! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read, and so is
+//! that of containerd, whose names begin with capitals: plugins in Go do not mind.
 
 use std::collections::BTreeMap;
 
@@ -31,12 +32,13 @@ pub(crate) struct RuntimeConfig {
 /// an address of the cell too.
 #[derive(Debug, Deserialize)]
 struct Mapping {
-    #[serde(alias = "hostPort")]
+    #[serde(alias = "hostPort", alias = "HostPort")]
     host_port: u16,
-    #[serde(alias = "containerPort")]
+    #[serde(alias = "containerPort", alias = "ContainerPort")]
     container_port: u16,
+    #[serde(alias = "Protocol")]
     protocol: Option<String>,
-    #[serde(alias = "hostIP")]
+    #[serde(alias = "hostIP", alias = "HostIP")]
     host_ip: Option<String>,
 }
 
@@ -45,9 +47,13 @@ struct Mapping {
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Limits {
+    #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
     ingress_burst: u64,
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
     egress_burst: u64,
 }
 
@@ -56,14 +62,15 @@ pub(crate) struct Limits {
 #[serde(default)]
 pub(crate) struct Dns {
     /// Name servers.
-    #[serde(alias = "nameservers")]
+    #[serde(alias = "nameservers", alias = "Servers")]
     pub(crate) servers: Vec<String>,
     /// The domain of short names.
     pub(crate) domain: Option<String>,
     /// Domains that are tried.
-    #[serde(alias = "search")]
+    #[serde(alias = "search", alias = "Searches")]
     pub(crate) searches: Vec<String>,
     /// Options of resolv.conf(5).
+    #[serde(alias = "Options")]
     pub(crate) options: Vec<String>,
 }
 

@@ -100,6 +100,7 @@ fn add_passes_mapped_ports_in_both_spellings() {
         {"host_port": 61012, "container_port": 8080},
         {"hostPort": 61013, "containerPort": 2222, "protocol": "tcp", "hostIP": ""},
         {"hostPort": 53, "containerPort": 5353, "protocol": "udp"},
+        {"HostPort": 80, "ContainerPort": 8080, "Protocol": "TCP", "HostIP": "0.0.0.0"},
     ]}}));
     assert_eq!(
         terms.mappings,
@@ -107,6 +108,7 @@ fn add_passes_mapped_ports_in_both_spellings() {
             mapping(Protocol::Tcp, 61_012, 8080),
             mapping(Protocol::Tcp, 61_013, 2222),
             mapping(Protocol::Udp, 53, 5353),
+            mapping(Protocol::Tcp, 80, 8080),
         ]
     );
     assert_eq!(terms_of(&json!({"runtimeConfig": {"portMappings": null}})), Terms::default());
@@ -165,6 +167,10 @@ fn add_passes_metadata_and_limits() {
     );
     let receive = Some(Rate { bits_per_second: 1000, burst_bits: 2000 });
     assert_eq!(terms.bandwidth, Bandwidth { send: None, receive });
+    // As containerd spells it.
+    let limits = json!({"IngressRate": 1000, "IngressBurst": 2000, "EgressRate": 0});
+    let terms = terms_of(&json!({"runtimeConfig": {"bandwidth": limits}}));
+    assert_eq!(terms.bandwidth, Bandwidth { send: None, receive });
 }
 
 #[test]
@@ -178,6 +184,10 @@ fn the_runtimes_name_servers_count_before_the_agents() {
     assert_eq!(
         dns(json!({"servers": ["10.1.1.1"], "searches": ["apps.internal"]})),
         json!({"nameservers": ["10.1.1.1"], "search": ["apps.internal"]})
+    );
+    assert_eq!(
+        dns(json!({"Servers": ["10.1.1.1"], "Searches": ["s"], "Options": ["ndots:1"]})),
+        json!({"nameservers": ["10.1.1.1"], "search": ["s"], "options": ["ndots:1"]})
     );
     assert_eq!(
         dns(json!({"options": ["ndots:1"]})),
