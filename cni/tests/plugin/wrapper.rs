@@ -208,8 +208,11 @@ fn mistakes_are_told_in_the_contracts_words() {
     call("ADD", nobody(), Path::new("/nonexistent")).netconf(&named).fails(11, "ask the agent");
 }
 
+/// Answers, or questions' first lines.
+type Lines = &'static [&'static str];
+
 /// A policy agent that gives these answers, one a question; told are the first lines.
-fn policy_agent(answers: &'static [&'static str]) -> (String, JoinHandle<Vec<String>>) {
+fn policy_agent(answers: Lines) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let answer = move || {
@@ -239,7 +242,8 @@ fn a_container_starts_with_its_policies_in_force() {
     const GROUPS: &str = "GET /force-asgs-for-container?container=c1 HTTP/1.1";
     let directory = tempfile::tempdir().unwrap();
     let agent = Agent::start(obliging);
-    let table: [(&[&str], &[&str], Option<(u64, &str)>); 6] = [
+    type Case = (Lines, Lines, Option<(u64, &'static str)>);
+    let table: [Case; 6] = [
         (&[OK, OK], &[POLICIES, GROUPS], None),
         (&[OK, OFF], &[POLICIES, GROUPS], None),
         (&[BAD], &[POLICIES], Some((999, "vpa response code: 500 with message: meow"))),

@@ -245,7 +245,6 @@ fn check_wish(wish: &Attach) -> Result<(), Failure> {
         return wrong(format!("an MTU of {mtu} bytes is less than {MIN_MTU}"));
     }
     match (wishes.mac, kind) {
-        (None, _) => {}
         (Some(_), AttachKind::Tun) => {
             return wrong(
                 "a TUN has no MAC address, so none can be asked for; attach it by veth".into(),
@@ -254,7 +253,7 @@ fn check_wish(wish: &Attach) -> Result<(), Failure> {
         (Some(mac), AttachKind::Veth) if mac[0] & 1 != 0 || mac == [0; 6] => {
             return wrong("the MAC address is not that of a single station".into());
         }
-        (Some(_), AttachKind::Veth) => {}
+        _ => {}
     }
     Ok(())
 }
