@@ -86,9 +86,13 @@ impl Wrapper {
         let no_masquerade = &raw.no_masquerade_cidr_range;
         let not_masqueraded = match no_masquerade.as_str() {
             "" => Vec::new(),
-            text => vec![text.parse::<Ipv4Net>().map_err(|_| {
-                mistake("validator: no_masquerade_cidr_range", format!("`{text}` is no network"))
-            })?],
+            text => {
+                let net = text.parse::<Ipv4Net>().map_err(|_| {
+                    let why = format!("`{text}` is no network");
+                    mistake("validator: no_masquerade_cidr_range", why)
+                })?;
+                vec![net.trunc()]
+            }
         };
         let mut services = Vec::new();
         for (protocol, texts) in

@@ -27,6 +27,11 @@ impl Agent {
         let _one_at_a_time = self.operations.lock();
         let known = self.inner.lock().containers.get(&wish.id).cloned();
         match known {
+            Some(entry) if entry.saved.netns_inode != netns_inode && entry.has_ended() => {
+                // A runtime that was killed may not know that it had this container before.
+                self.remove(&wish.id)?;
+                self.add_new(wish, netns, netns_inode)
+            }
             Some(entry) => self.add_again(entry, wish, netns, netns_inode),
             None => self.add_new(wish, netns, netns_inode),
         }
@@ -184,6 +189,11 @@ impl Agent {
     /// Removes an interface and frees its address. Success when there is none.
     pub fn del(&self, id: &AttachmentId) -> Result<(), Failure> {
         let _one_at_a_time = self.operations.lock();
+        self.remove(id)
+    }
+
+    /// Does that for somebody who has the lock of operations.
+    fn remove(&self, id: &AttachmentId) -> Result<(), Failure> {
         let mut state = self.inner.lock().state();
         if state.containers.remove(id).is_none() {
             return Ok(());

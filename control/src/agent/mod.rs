@@ -201,6 +201,13 @@ impl Entry {
         self.queue.as_ref().is_none_or(|queue| attach::is_gone(queue))
     }
 
+    /// Whether its namespace has ended, or is not to be found any more, with its interface.
+    fn has_ended(&self) -> bool {
+        self.is_lost()
+            && matches!(open_namespace(&self.saved), Err(AttachError::Namespace(e))
+                if e.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// What somebody should know.
     fn problem(&self) -> Option<&str> {
         match &self.queue {

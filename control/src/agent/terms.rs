@@ -1,6 +1,10 @@
 //! What a runtime says about a container: whether it can be had.
 
-use sarcenet_agent_api::{CellTerms, ErrorCode, Mapping, PortRange, Protocol, Rate, Terms, ranges};
+use std::net::Ipv4Addr;
+
+use sarcenet_agent_api::{
+    CellTerms, ErrorCode, HostService, Mapping, PortRange, Protocol, Rate, Terms, ranges,
+};
 use sarcenet_dataplane_api::{MAX_EGRESS_RULES, MAX_MAPPINGS};
 use tracing::warn;
 
@@ -33,6 +37,18 @@ pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
         return wrong(format!(
             "more than {LIST_MAX} services of the cell, or networks without masquerade"
         ));
+    }
+    // The dataplane would refuse the whole state for one of these.
+    let reached = |address: Ipv4Addr| {
+        !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
+            && !address.is_loopback()
+    };
+    if let Some(wrong_one) = services.iter().find(|one| one.port == 0 || !reached(one.address)) {
+        let HostService { address, port, .. } = wrong_one;
+        return wrong(format!("{address}:{port} cannot be a service of the cell"));
+    }
+    if let Some(net) = not_masqueraded.iter().find(|net| net.addr() != net.network()) {
+        return wrong(format!("{net} has host bits set; the network is {}", net.trunc()));
     }
     for mapping in mappings {
         if mapping.host_port == 0 {

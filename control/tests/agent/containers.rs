@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use sarcenet_agent_api::{AgentError, ErrorCode, Expected};
+use sarcenet_agent_api::{AgentError, Attach, ErrorCode, Expected};
 use sarcenet_control::attach;
 use sarcenet_control::netlink::LinkSettings;
 use sarcenet_dataplane_api::PortId;
@@ -290,11 +290,22 @@ fn the_same_container_in_another_namespace_is_refused() {
     in_cell(|world| {
         let (_fake, _agent) = (world.dataplane(), world.agent());
         let (one, other) = (Namespace::new("one"), Namespace::new("one"));
-        world.add(&one, "app-a");
+        // A path that nobody can take up again, as others may the number of a descriptor.
+        let wish = Attach { netns_path: "/run/netns/that-is-not".into(), ..one.wish("app-a") };
+        world.client().add(wish, one.netns.as_fd()).unwrap();
         let refused = code(world.client().add(other.wish("app-a"), other.netns.as_fd()));
         assert_eq!(refused.0, ErrorCode::Invalid);
         assert!(refused.1.contains("another network namespace"), "{}", refused.1);
         assert!(!other.has_eth0());
+        // But not when the one before has ended, as when a runtime was killed with its containers.
+        drop(one);
+        let mut added = None;
+        eventually("an ADD in place of the one before", || {
+            added = world.client().add(other.wish("app-a"), other.netns.as_fd()).ok();
+            added.is_some()
+        });
+        assert_eq!(other.addresses(), [(added.unwrap().address, 32)]);
+        assert_eq!(world.client().status().unwrap().addresses_free, 252);
     });
 }
 

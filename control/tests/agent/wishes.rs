@@ -238,10 +238,24 @@ fn what_a_plugin_says_of_the_cell_holds_while_its_container_is_there() {
         world.client().del(two.id()).unwrap();
         assert_eq!(outside().services, configured);
         assert_eq!(outside().not_masqueraded, nets[..1]);
-        let many = CellTerms { services: vec![further; 1025], ..CellTerms::default() };
-        let terms = Terms { cell: many, ..Terms::default() };
-        let wish = Attach { terms, ..one.wish("app-a") };
-        let answer = world.client().add(wish, one.netns.as_fd());
-        refused(answer, ErrorCode::Invalid, "more than 1024 services");
+        // What the dataplane could not have is refused before it hears of it.
+        let with = |services| CellTerms { services, ..CellTerms::default() };
+        let host_bits = vec!["10.8.0.1/16".parse().unwrap()];
+        for (cell, words) in [
+            (with(vec![further; 1025]), "more than 1024 services"),
+            (with(vec![service([169, 254, 0, 2], Protocol::Tcp, 0)]), "169.254.0.2:0 cannot be"),
+            (with(vec![service([0; 4], Protocol::Tcp, 53)]), "0.0.0.0:53 cannot be a service"),
+            (with(vec![service([127, 0, 0, 1], Protocol::Udp, 53)]), "127.0.0.1:53 cannot be"),
+            (with(vec![service([224, 0, 0, 1], Protocol::Udp, 53)]), "224.0.0.1:53 cannot be"),
+            (
+                CellTerms { not_masqueraded: host_bits, ..CellTerms::default() },
+                "10.8.0.1/16 has host bits set; the network is 10.8.0.0/16",
+            ),
+        ] {
+            let terms = Terms { cell, ..Terms::default() };
+            let wish = Attach { terms, ..one.wish("app-a") };
+            let answer = world.client().add(wish, one.netns.as_fd());
+            refused(answer, ErrorCode::Invalid, words);
+        }
     });
 }

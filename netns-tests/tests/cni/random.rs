@@ -106,8 +106,9 @@ fn no_address_is_given_twice_and_nothing_is_left_behind() {
             (0..EACH).map(move |number| Sandbox::new(&format!("c{caller}-{number}"))).collect()
         });
         let containers: Vec<Vec<Sandbox>> = names.collect::<Result<_>>()?;
-        let (given, done) = (Given::default(), AtomicUsize::new(0));
+        let (given, done, killing) = (Given::default(), AtomicUsize::new(0), Mutex::new(()));
         let (setting, networks, given, done) = (&setting, &networks, &given, &done);
+        let killing = &killing;
         std::thread::scope(|scope| {
             let callers: Vec<_> = containers
                 .iter()
@@ -121,6 +122,7 @@ fn no_address_is_given_twice_and_nothing_is_left_behind() {
                                 return Ok(());
                             }
                             if number % AGENT_LIVES == AGENT_LIVES - 1 {
+                                let _one_at_a_time = killing.lock();
                                 setting.cell.kill_agent()?;
                                 setting.cell.restart_agent()?;
                             }
