@@ -1,6 +1,8 @@
 //! The runtime's variables (specification 1.1.0, section 2 "Parameters").
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::path::Path;
 
 use sarcenet_agent_api::{AttachmentId, is_name};
 
@@ -19,7 +21,7 @@ pub(crate) struct Variables {
     netns: Option<OsString>,
     ifname: Option<OsString>,
     args: Option<OsString>,
-    path: Option<OsString>,
+    root: Option<OsString>,
 }
 
 /// What to do.
@@ -41,7 +43,7 @@ impl Variables {
             netns: std::env::var_os("CNI_NETNS"),
             ifname: std::env::var_os("CNI_IFNAME"),
             args: std::env::var_os("CNI_ARGS"),
-            path: std::env::var_os("CNI_PATH"),
+            root: std::env::var_os("SARCENET_ROOT"),
         }
     }
 
@@ -86,8 +88,7 @@ impl Variables {
                 &format!("`{ifname}` cannot be the name of an interface"),
             ));
         }
-        text("CNI_PATH", self.path.as_ref())?;
-        self.check_args()?;
+        self.arguments()?;
         Ok(AttachmentId { container: container.to_owned(), ifname: ifname.to_owned() })
     }
 
@@ -100,21 +101,29 @@ impl Variables {
         Ok(path)
     }
 
-    /// Nothing here is driven by `CNI_ARGS`, but nonsense in it is a mistake of the runtime's.
-    fn check_args(&self) -> Result<(), Failure> {
+    /// Where the agent's paths begin.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.as_deref().filter(|root| !root.is_empty()).map_or(Path::new("/"), Path::new)
+    }
+
+    /// `CNI_ARGS`. Of what is there twice, the first counts.
+    pub(crate) fn arguments(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut arguments = BTreeMap::new();
         if self.args.as_ref().is_none_or(|args| args.is_empty()) {
-            return Ok(());
+            return Ok(arguments);
         }
-        let args = text("CNI_ARGS", self.args.as_ref())?;
-        match args
-            .split(';')
-            .find(|pair| pair.split_once('=').is_none_or(|(key, _)| key.is_empty()))
-        {
-            Some(pair) => {
-                Err(invalid("CNI_ARGS", &format!("`{pair}` is not of the form KEY=VALUE")))
+        for pair in text("CNI_ARGS", self.args.as_ref())?.split(';') {
+            match pair.split_once('=') {
+                Some((key, value)) if !key.is_empty() => {
+                    arguments.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+                }
+                _ => {
+                    let why = format!("`{pair}` is not of the form KEY=VALUE");
+                    return Err(invalid("CNI_ARGS", &why));
+                }
             }
-            None => Ok(()),
         }
+        Ok(arguments)
     }
 }
 

@@ -6,7 +6,7 @@ use sarcenet_agent_api::{AgentError, ErrorCode};
 
 /// What kind of error it is, for the runtime. Below 100 the specification's, from 100 on ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub(crate) enum Code {
     /// This version of the specification is not spoken.
     IncompatibleVersion = 1,
@@ -26,12 +26,17 @@ pub(crate) enum Code {
     TryAgain = 11,
     /// STATUS: ADD cannot be served now.
     Unavailable = 50,
+    /// STATUS: the same, and containers that are attached may not be reached.
+    Disconnected = 51,
     /// The agent failed in a way that has no code of its own.
     Agent = 100,
     /// The container's namespace could not be changed, or is not as it was made.
     Namespace = 101,
     /// The cell has no free address.
     NoAddress = 102,
+    /// The wrapper's configuration is wrong (contract section 7.1), or its policy agent or its store
+    /// did not do what they should.
+    Wrapper = 999,
 }
 
 /// Why a command failed.
@@ -76,7 +81,7 @@ impl Failure {
     pub(crate) fn to_json(&self, version: &str) -> String {
         serde_json::json!({
             "cniVersion": version,
-            "code": self.code as u8,
+            "code": self.code as u16,
             "msg": self.message,
             "details": self.details,
         })

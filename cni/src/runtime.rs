@@ -1,6 +1,9 @@
 //! What the runtime says about the container beside its interface: `runtimeConfig` and `metadata`.
 //!
-//! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read.
+//! Garden's spelling (contract section 7.1) and that of the CNI conventions are both read, and so is
+//! that of containerd, whose names begin with capitals: plugins in Go do not mind.
+
+use std::collections::BTreeMap;
 
 use sarcenet_agent_api::{
     Bandwidth, GardenRule, Metadata, NetOutRule, PortMapping, Protocol, Rate, Terms,
@@ -8,6 +11,7 @@ use sarcenet_agent_api::{
 use serde::Deserialize;
 
 use crate::failure::{Code, Failure};
+use crate::netconf::invalid;
 
 /// `runtimeConfig`.
 #[derive(Debug, Default, Deserialize)]
@@ -18,29 +22,38 @@ pub(crate) struct RuntimeConfig {
     bandwidth: Option<Limits>,
     dns: Option<Dns>,
     metadata: Option<Metadata>,
+    ips: Option<Vec<String>>,
+    mac: Option<String>,
+    #[serde(rename = "io.kubernetes.cri.pod-annotations")]
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 /// `host_port` is Garden's spelling, `hostPort` that of the conventions, which have a protocol and
 /// an address of the cell too.
 #[derive(Debug, Deserialize)]
 struct Mapping {
-    #[serde(alias = "hostPort")]
+    #[serde(alias = "hostPort", alias = "HostPort")]
     host_port: u16,
-    #[serde(alias = "containerPort")]
+    #[serde(alias = "containerPort", alias = "ContainerPort")]
     container_port: u16,
+    #[serde(alias = "Protocol")]
     protocol: Option<String>,
-    #[serde(alias = "hostIP")]
+    #[serde(alias = "hostIP", alias = "HostIP")]
     host_ip: Option<String>,
 }
 
-/// As the plugin `bandwidth` reads them: bits per second and bits, towards the container (ingress)
+/// As the plugin `bandwidth` of the CNI project reads them: bits per second and bits, towards the container (ingress)
 /// and from it (egress).
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Limits {
+pub(crate) struct Limits {
+    #[serde(alias = "IngressRate")]
     ingress_rate: u64,
+    #[serde(alias = "IngressBurst")]
     ingress_burst: u64,
+    #[serde(alias = "EgressRate")]
     egress_rate: u64,
+    #[serde(alias = "EgressBurst")]
     egress_burst: u64,
 }
 
@@ -49,12 +62,15 @@ struct Limits {
 #[serde(default)]
 pub(crate) struct Dns {
     /// Name servers.
-    #[serde(alias = "nameservers")]
+    #[serde(alias = "nameservers", alias = "Servers")]
     pub(crate) servers: Vec<String>,
+    /// The domain of short names.
+    pub(crate) domain: Option<String>,
     /// Domains that are tried.
-    #[serde(alias = "search")]
+    #[serde(alias = "search", alias = "Searches")]
     pub(crate) searches: Vec<String>,
     /// Options of resolv.conf(5).
+    #[serde(alias = "Options")]
     pub(crate) options: Vec<String>,
 }
 
@@ -67,18 +83,34 @@ impl RuntimeConfig {
             metadata: merged(metadata, self.metadata.as_ref()),
             mappings: mappings.map(|(one, index)| mapping(one, index)).collect::<Result<_, _>>()?,
             net_out: rules.map(|(rule, number)| net_out(rule, number)).collect::<Result<_, _>>()?,
-            bandwidth: self.bandwidth.map_or(Ok(Bandwidth::default()), bandwidth)?,
+            bandwidth: self.bandwidth.unwrap_or_default().read("runtimeConfig.bandwidth")?,
+            ..Terms::default()
         })
     }
 
-    /// What the container's resolver shall use beside what the agent says.
-    pub(crate) fn dns(&self) -> Dns {
-        self.dns.clone().unwrap_or_default()
+    /// Limits on the container's traffic.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        self.bandwidth
     }
 
-    /// The app, if it is named here.
-    pub(crate) fn policy_group_id(&self) -> Option<&String> {
-        self.metadata.as_ref()?.policy_group_id.as_ref()
+    /// What the container's resolver shall use.
+    pub(crate) fn dns(&self) -> Option<&Dns> {
+        self.dns.as_ref()
+    }
+
+    /// Addresses that the interface shall have.
+    pub(crate) fn ips(&self) -> Option<&Vec<String>> {
+        self.ips.as_ref()
+    }
+
+    /// MAC address that the interface shall have.
+    pub(crate) fn mac(&self) -> Option<&String> {
+        self.mac.as_ref()
+    }
+
+    /// Annotations of the container's pod.
+    pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
+        self.annotations.clone().unwrap_or_default()
     }
 }
 
@@ -131,21 +163,20 @@ fn net_out(rule: &GardenRule, number: usize) -> Result<NetOutRule, Failure> {
         .map_err(|error| invalid(format!("rule {number} of runtimeConfig.netOutRules: {error}")))
 }
 
-fn bandwidth(limits: Limits) -> Result<Bandwidth, Failure> {
-    let rate = |name: &str, bits_per_second, burst_bits| match (bits_per_second, burst_bits) {
-        (0, 0) => Ok(None),
-        (0, _) => Err(format!("{name}: if burst is set, rate must also be set")),
-        (_, 0) => Err(format!("{name}: if rate is set, burst must also be set")),
-        _ => Ok(Some(Rate { bits_per_second, burst_bits })),
-    };
-    let wrong = |why| invalid(format!("runtimeConfig.bandwidth, {why}"));
-    let Limits { ingress_rate, ingress_burst, egress_rate, egress_burst } = limits;
-    Ok(Bandwidth {
-        send: rate("egress", egress_rate, egress_burst).map_err(wrong)?,
-        receive: rate("ingress", ingress_rate, ingress_burst).map_err(wrong)?,
-    })
-}
-
-fn invalid(why: String) -> Failure {
-    Failure::new(Code::Configuration, "the network configuration is invalid", why)
+impl Limits {
+    /// Reads them; `place` is where they stand.
+    pub(crate) fn read(self, place: &str) -> Result<Bandwidth, Failure> {
+        let rate = |name: &str, bits_per_second, burst_bits| match (bits_per_second, burst_bits) {
+            (0, 0) => Ok(None),
+            (0, _) => Err(format!("{name}: if burst is set, rate must also be set")),
+            (_, 0) => Err(format!("{name}: if rate is set, burst must also be set")),
+            _ => Ok(Some(Rate { bits_per_second, burst_bits })),
+        };
+        let wrong = |why| invalid(format!("{place}, {why}"));
+        let Self { ingress_rate, ingress_burst, egress_rate, egress_burst } = self;
+        Ok(Bandwidth {
+            send: rate("egress", egress_rate, egress_burst).map_err(wrong)?,
+            receive: rate("ingress", ingress_rate, ingress_burst).map_err(wrong)?,
+        })
+    }
 }

@@ -8,14 +8,14 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sarcenet_agent_api::{AttachKind, AttachmentId};
-use sarcenet_control::attach;
+use sarcenet_agent_api::AttachmentId;
 use sarcenet_control::config::Network;
 use sarcenet_control::desired::{Attached, Desired, Here};
 use sarcenet_control::egress::EgressBook;
 use sarcenet_control::follow::policies::{List, Policies};
 use sarcenet_control::followed::Followed;
 use sarcenet_control::rule_names::RuleNames;
+use sarcenet_dataplane_api::Attach;
 use sarcenet_server::lease::Lease;
 use sarcenet_server::policy::{Policy, Protocol, TagNumber, TaggedPolicy};
 
@@ -58,7 +58,7 @@ fn main() -> anyhow::Result<()> {
                 id: AttachmentId { container: format!("c{number}"), ifname: "eth0".into() },
                 address,
                 app: Some(policy(number).policy.source),
-                attach: attach::description(AttachKind::Tun, address),
+                attach: Attach::Tun,
                 terms: Arc::default(),
                 queue: Arc::clone(&queue),
             }

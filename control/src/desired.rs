@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
-use sarcenet_agent_api::{AttachmentId, RuleMeaning, Terms, ranges};
+use sarcenet_agent_api::{AttachmentId, CellTerms, RuleMeaning, Terms, ranges};
 use sarcenet_dataplane_api::client::Snapshot;
 use sarcenet_dataplane_api::{
     Attach, Cell, Container, EgressSet, Logging, MAX_LISTED, Outside, Peer, PortId, PortRange,
@@ -139,6 +139,7 @@ impl Desired {
             }
         }
         let (egress, settings) = beyond(here, containers, names, book);
+        let outside = network.outside.as_ref().map(|spec| outside(here, spec, containers));
         let containers = containers.iter().map(|container| {
             let port = port(cell.subnet, container.address);
             let tag = container.app.as_deref().and_then(|app| network.tag(app)).unwrap_or(0);
@@ -158,7 +159,7 @@ impl Desired {
                 revoke: network.revoke,
                 uplink: network.uplink,
                 host: host.is_some(),
-                outside: network.outside.as_ref().map(|spec| outside(here, spec)),
+                outside,
                 logging: network.outside.as_ref().map_or_else(Logging::default, |o| o.logging),
                 tracking: network.tracking,
                 tag: network.own_tag.unwrap_or(0),
@@ -312,7 +313,7 @@ fn for_routers(source: u16, containers: &[Attached]) -> impl Iterator<Item = (Ru
 }
 
 /// The way to the outside, of this cell.
-fn outside(here: Here<'_>, spec: &OutsideSpec) -> Outside {
+fn outside(here: Here<'_>, spec: &OutsideSpec, containers: &[Attached]) -> Outside {
     let Here { network, cell, addresses, .. } = here;
     let own = |address: &Ipv4Addr| {
         !(address.is_loopback() || *address == cell.underlay || network.overlay.contains(address))
@@ -324,10 +325,26 @@ fn outside(here: Here<'_>, spec: &OutsideSpec) -> Outside {
     Outside {
         snat_ports: Some(spec.snat_ports),
         snat_per_container: spec.max_connections_per_container,
-        not_masqueraded: spec.no_masquerade.clone(),
+        not_masqueraded: joined(&spec.no_masquerade, containers, |cell| &cell.not_masqueraded),
         local,
-        services: spec.services(),
+        services: joined(&spec.services(), containers, |cell| &cell.services),
     }
+}
+
+/// What the network file says, with what containers have brought along.
+fn joined<T: Copy + Ord>(
+    configured: &[T],
+    containers: &[Attached],
+    brought: impl Fn(&CellTerms) -> &Vec<T>,
+) -> Vec<T> {
+    let brought = containers.iter().flat_map(|container| brought(&container.terms.cell));
+    let mut brought: Vec<_> = brought.copied().filter(|one| !configured.contains(one)).collect();
+    brought.sort_unstable();
+    brought.dedup();
+    let mut all = configured.to_vec();
+    all.extend(brought);
+    all.truncate(MAX_LISTED);
+    all
 }
 
 /// Settings of containers, and the sets of egress rules that they name.

@@ -255,14 +255,12 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
         Request::Hello { .. } => Reply::Hello { version: VERSION, cell: agent.cell_name() },
         Request::Add(wish) => Reply::Added(agent.add(*wish, netns.ok_or_else(missing)?.as_fd())?),
         Request::Del { id } => agent.del(&id).map(|()| Reply::Done)?,
-        Request::Check { id, address } => {
-            agent.check(&id, address, netns.ok_or_else(missing)?.as_fd())?;
+        Request::Check { id, expected } => {
+            agent.check(&id, &expected, netns.ok_or_else(missing)?.as_fd())?;
             Reply::Done
         }
-        Request::Extend { id, mappings, net_out } => {
-            agent.extend(&id, mappings, net_out).map(|()| Reply::Done)?
-        }
-        Request::Gc { valid } => agent.gc(&valid).map(|()| Reply::Done)?,
+        Request::Extend { id, more } => agent.extend(&id, more).map(|()| Reply::Done)?,
+        Request::Gc { network, valid } => agent.gc(&network, &valid).map(|()| Reply::Done)?,
         Request::Containers { after } => {
             let (containers, more) = agent.containers(after);
             Reply::Containers { containers, more }

@@ -33,11 +33,20 @@ pub struct Saved {
     pub netns_path: String,
     /// Inode of its network namespace: the path may come to mean another one.
     pub netns_inode: u64,
+    /// Name of its CNI network; empty in files from before it was remembered.
+    #[serde(default)]
+    pub network: String,
     /// Its app.
     pub app: Option<String>,
     /// What its interface is made of; files from before there was a choice do not say it.
     #[serde(default)]
     pub kind: AttachKind,
+    /// Its MAC address, if it was asked for.
+    #[serde(default)]
+    pub mac: Option<[u8; 6]>,
+    /// Its MTU in bytes, if it was asked for.
+    #[serde(default)]
+    pub mtu: Option<u16>,
     /// What its runtime said about it; older files do not say it.
     #[serde(default, with = "shared")]
     pub terms: Arc<Terms>,

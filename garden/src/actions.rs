@@ -4,16 +4,20 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use sarcenet_agent_api::{AgentError, ErrorCode, NetOutRule, PortMapping, Protocol};
+use sarcenet_cni_chain::{Chain, Extra, List, RESULTS};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use crate::agent;
-use crate::cni::{Answer, Chain, Extra, List};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::input::{PortPair, Up};
 use crate::namespace::{self, Namespace};
 use crate::ports::Ports;
+use crate::result::Answer;
+
+/// The interface's name in every container.
+pub(crate) const IFNAME: &str = "eth0";
 
 /// One container and how to treat it. The caller holds its lock.
 #[derive(Debug)]
@@ -69,8 +73,11 @@ impl<'a> Call<'a> {
         })?;
         self.fill_in(&mut net_in)?;
         let list = self.list.ok_or(Failure::NoNetwork)?;
-        let runtime_config = json!({"portMappings": net_in, "netOutRules": net_out});
-        let extra = Extra { metadata: properties, runtime_config };
+        let runtime_config = Map::from_iter([
+            ("portMappings".to_owned(), json!(net_in)),
+            ("netOutRules".to_owned(), json!(net_out)),
+        ]);
+        let extra = Extra { metadata: properties, runtime_config, by_capability: false };
         let result = self.chain(list, &target).add(&extra).map_err(Failure::Up)?;
         let Answer { address, interface, name_servers } = Answer::read(result)?;
         let mapped: Vec<_> = net_in
@@ -165,7 +172,16 @@ impl<'a> Call<'a> {
     }
 
     fn chain<'b>(&'b self, list: &'b List, netns: &'b Path) -> Chain<'b> {
-        Chain { list, plugin_dir: &self.config.cni_plugin_dir, handle: self.handle, netns }
+        Chain {
+            list,
+            plugin_dir: &self.config.cni_plugin_dir,
+            results: Path::new(RESULTS),
+            container: self.handle,
+            ifname: IFNAME,
+            netns,
+            arguments: "",
+            variables: &[],
+        }
     }
 
     fn ports(&self) -> Ports<'a> {

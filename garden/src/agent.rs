@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use sarcenet_agent_api::{
-    AgentClient, AgentError, AttachmentId, NetOutRule, PortMapping, socket_path,
+    AgentClient, AgentError, AttachmentId, Extension, NetOutRule, PortMapping, socket_path,
 };
+use sarcenet_cni_chain::List;
 
-use crate::cni::{IFNAME, List};
+use crate::actions::IFNAME;
 
 /// Where the agent listens: as the network's plugin has it, or where it always does.
 pub(crate) fn socket(list: Option<&List>) -> PathBuf {
@@ -25,5 +26,5 @@ pub(crate) fn extend(
     net_out: Vec<NetOutRule>,
 ) -> Result<(), AgentError> {
     let id = AttachmentId { container: handle.to_owned(), ifname: IFNAME.to_owned() };
-    AgentClient::connect(socket)?.extend(id, mappings, net_out)
+    AgentClient::connect(socket)?.extend(id, Extension { mappings, net_out, bandwidth: None })
 }

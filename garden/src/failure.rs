@@ -3,13 +3,14 @@
 use std::io;
 
 use sarcenet_agent_api::AgentError;
+use sarcenet_cni_chain::{ChainError, LoadError};
 
 use crate::arguments::ArgumentError;
-use crate::cni::{ChainError, LoadError, ResultError};
 use crate::config::ConfigError;
 use crate::handle_lock::HandleLockError;
 use crate::input::InputError;
 use crate::ports::PortError;
+use crate::result::ResultError;
 
 /// What is printed after the prefix.
 #[derive(Debug, thiserror::Error)]

@@ -25,7 +25,6 @@
 mod actions;
 mod agent;
 mod arguments;
-mod cni;
 mod config;
 mod failure;
 mod handle_lock;
@@ -33,6 +32,7 @@ mod input;
 mod json;
 mod namespace;
 mod ports;
+mod result;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -86,7 +86,7 @@ fn run(
     if !sarcenet_agent_api::is_container_id(&handle) {
         return Err(Failure::Handle(handle));
     }
-    let list = cni::load(&config.cni_config_dir, &mut io::stderr())?;
+    let list = sarcenet_cni_chain::load(&config.cni_config_dir, &mut io::stderr())?;
     let call = Call { config: &config, list: list.as_ref(), handle: &handle };
     let locked = || HandleLock::take(&config.state_file, &handle);
     match action.as_str() {

@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sarcenet_agent_api::{AttachKind, Attachment, HostEnd, PortId, Reply, Request, VERSION};
+use sarcenet_agent_api::{
+    Attach, AttachKind, Attachment, HostEnd, PortId, Reply, Request, VERSION,
+};
 use sarcenet_dataplane_api::transport::Listener;
 use tempfile::TempDir;
+
+use crate::Call;
 
 pub(crate) type Script = fn(&Request) -> Reply;
 
@@ -72,6 +76,17 @@ impl Drop for Agent {
 /// A socket where nobody listens.
 pub(crate) fn nobody() -> &'static Path {
     Path::new("/nonexistent/agent.sock")
+}
+
+/// The wish that the agent hears of an ADD that is made of the usual one.
+pub(crate) fn wish_of(call: impl FnOnce(Call) -> Call) -> Attach {
+    let agent = Agent::start(obliging);
+    call(Call::new("ADD", &agent.socket())).succeeds();
+    let asked = agent.asked();
+    match <[Asked; 1]>::try_from(asked) {
+        Ok([(Request::Add(wish), 1)]) => *wish,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Gives every container the same address, by the kind of interface that it wants.

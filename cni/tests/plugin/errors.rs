@@ -1,24 +1,33 @@
 //! Calls that fail, by code of the specification.
 
 use sarcenet_agent_api::{ErrorCode, Reply, Request};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Call;
 use crate::agent::{Agent, nobody, obliging};
 
 #[test]
 fn versions_that_are_not_spoken() {
-    for version in [json!("0.4.0"), json!("1.2.0"), json!("2.0.0"), json!("x"), json!(null)] {
+    for version in ["0.2.0", "0.3.0", "1.0.1", "1.2.0", "2.0.0", "x", ""].map(Value::from) {
         for command in ["ADD", "DEL", "CHECK", "STATUS", "GC"] {
             Call::new(command, nobody())
                 .netconf(&json!({"cniVersion": version}))
-                .fails(1, "1.0.0 and 1.1.0");
+                .fails(1, "0.3.1, 0.4.0, 1.0.0, 1.1.0");
         }
     }
-    for command in ["STATUS", "GC"] {
-        Call::new(command, nobody())
-            .netconf(&json!({"cniVersion": "1.0.0"}))
-            .fails(1, "came with 1.1.0");
+    Call::new("ADD", nobody()).netconf(&json!({"cniVersion": null})).fails(1, "cniVersion is ``");
+    // What a version does not have yet.
+    for (command, version, first) in [
+        ("CHECK", "0.3.1", "0.4.0"),
+        ("STATUS", "0.3.1", "1.1.0"),
+        ("STATUS", "1.0.0", "1.1.0"),
+        ("GC", "0.4.0", "1.1.0"),
+        ("GC", "1.0.0", "1.1.0"),
+    ] {
+        let error = Call::new(command, nobody())
+            .netconf(&json!({"cniVersion": version}))
+            .fails(1, &format!("{command} came with {first}"));
+        assert_eq!(error["cniVersion"], version);
     }
 }
 
@@ -47,7 +56,6 @@ fn variables() {
         ("CNI_NETNS", "", "not set"),
         ("CNI_NETNS", "run/netns/c1", "not an absolute path"),
         ("CNI_NETNS", "/nonexistent", "/nonexistent"),
-        ("CNI_PATH", "", "not set"),
         ("CNI_ARGS", "IgnoreUnknown", "IgnoreUnknown"),
         ("CNI_ARGS", "A=1;=2", "=2"),
     ];
@@ -84,7 +92,8 @@ fn configurations_that_make_no_sense() {
         ("ADD", json!({"name": null}), "no name"),
         ("ADD", json!({"name": "a b"}), "a b"),
         ("ADD", json!({"agentSocket": "agent.sock"}), "not an absolute path"),
-        ("CHECK", json!({}), "prevResult"),
+        ("CHECK", json!({}), "CHECK needs a prevResult"),
+        ("ADD", json!({"mtu": -1}), "invalid config: MTU: less than min"),
     ];
     for (command, patch, text) in table {
         Call::new(command, nobody()).netconf(&patch).fails(7, text);
@@ -111,6 +120,12 @@ fn configurations_that_make_no_sense() {
         (json!({"netOutRules": [{"networks": [{"start": "::1"}]}]}), "rule 1 of"),
         (json!({"bandwidth": {"egressRate": 1}}), "egress: if rate is set, burst must also be set"),
         (json!({"bandwidth": {"ingressBurst": 1}}), "ingress: if burst is set, rate must"),
+        (json!({"ips": ["fd00::5/64"]}), "`fd00::5/64`, is not an IPv4 address"),
+        (json!({"ips": ["10.255.55.300"]}), "is not an IPv4 address"),
+        (json!({"ips": ["10.255.55.3", "10.255.55.4"]}), "one address, not 10.255.55.3, 10.255"),
+        (json!({"mac": "0e:00:00:00:00"}), "`0e:00:00:00:00`, is none"),
+        (json!({"mac": "0e:00:00:00:00:00:00"}), "is none"),
+        (json!({"mac": "0e:00:00:00:00:0g"}), "is none"),
     ];
     for (config, text) in table {
         Call::new("ADD", nobody()).netconf(&runtime(config)).fails(7, text);
@@ -118,6 +133,12 @@ fn configurations_that_make_no_sense() {
     for config in [json!({"portMappings": [{"host_port": 70000, "container_port": 1}]}), json!("x")]
     {
         Call::new("ADD", nobody()).netconf(&runtime(config)).fails(6, "decode");
+    }
+    for previous in [json!([]), json!({"ips": {}}), json!({"interfaces": "eth0"})] {
+        Call::new("ADD", nobody()).netconf(&json!({"prevResult": previous})).fails(6, "decode");
+    }
+    for previous in [json!({"ips": [{"address": "x"}]}), json!({"routes": [{"gw": "10.0.0.1"}]})] {
+        Call::new("CHECK", nobody()).netconf(&json!({"prevResult": previous})).fails(6, "decode");
     }
     // A list that was forgotten must not remove every container.
     let agent = Agent::start(obliging);

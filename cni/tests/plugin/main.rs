@@ -3,17 +3,30 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod chains;
 mod errors;
+mod identity;
+mod silk;
+mod status;
 mod success;
+mod wrapper;
 
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use sarcenet_agent_api::AttachmentId;
 use serde_json::{Value, json};
+
+/// What the calls are about.
+fn c1() -> AttachmentId {
+    AttachmentId { container: "c1".to_owned(), ifname: "eth0".to_owned() }
+}
 
 /// One call of the plugin.
 struct Call {
+    program: &'static str,
     variables: Vec<(&'static str, String)>,
     input: String,
 }
@@ -23,6 +36,8 @@ struct Call {
 struct Done {
     success: bool,
     output: String,
+    /// What it wrote to standard error.
+    notes: String,
 }
 
 impl Call {
@@ -41,7 +56,13 @@ impl Call {
             "type": "sarcenet-cni",
             "agentSocket": socket,
         });
-        Self { variables, input: netconf.to_string() }
+        Self { program: "sarcenet-cni", variables, input: netconf.to_string() }
+    }
+
+    /// The same under another name.
+    fn named(mut self, program: &'static str) -> Self {
+        self.program = program;
+        self
     }
 
     /// The same with a variable set, or unset when it is empty.
@@ -75,15 +96,21 @@ impl Call {
 
     fn run(&self) -> Done {
         let mut child = Command::new(env!("CARGO_BIN_EXE_sarcenet-cni"))
+            .arg0(format!("/opt/cni/bin/{}", self.program))
             .env_clear()
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         child.stdin.take().unwrap().write_all(self.input.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
-        Done { success: output.status.success(), output: String::from_utf8(output.stdout).unwrap() }
+        Done {
+            success: output.status.success(),
+            output: String::from_utf8(output.stdout).unwrap(),
+            notes: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 
     /// Runs it; it must succeed.

@@ -3,17 +3,13 @@
 use std::net::Ipv4Addr;
 
 use sarcenet_agent_api::{
-    AddressRange, AttachKind, AttachmentId, Bandwidth, ErrorCode, IcmpControl, Metadata,
-    NetOutRule, PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
+    AddressRange, AttachKind, Bandwidth, ErrorCode, Expected, IcmpControl, Metadata, NetOutRule,
+    PortMapping, PortRange, Protocol, Rate, Reply, Request, Terms,
 };
 use serde_json::{Value, json};
 
-use crate::Call;
-use crate::agent::{Agent, nobody, obliging};
-
-fn c1() -> AttachmentId {
-    AttachmentId { container: "c1".to_owned(), ifname: "eth0".to_owned() }
-}
+use crate::agent::{Agent, nobody, obliging, wish_of};
+use crate::{Call, c1};
 
 #[test]
 fn add_prints_what_the_agent_made() {
@@ -83,11 +79,9 @@ fn add_tells_the_agent_container_namespace_and_app() {
         (both, Some("guid")),
     ];
     for (patch, app) in table {
-        let agent = Agent::start(obliging);
-        Call::new("ADD", &agent.socket()).netconf(&patch).succeeds();
-        let asked = agent.asked();
-        let [(Request::Add(wish), 1)] = asked.as_slice() else { panic!("{asked:?}") };
+        let wish = wish_of(|call| call.netconf(&patch));
         assert_eq!((&wish.id, wish.kind), (&c1(), AttachKind::Tun));
+        assert_eq!(wish.network, "sarcenet");
         assert_eq!(wish.netns_path, "/proc/self/ns/net");
         assert_eq!(wish.app.as_deref(), app, "{patch}");
     }
@@ -95,12 +89,7 @@ fn add_tells_the_agent_container_namespace_and_app() {
 
 /// The terms that the agent hears of with these keys in the network configuration.
 fn terms_of(patch: &Value) -> Terms {
-    let agent = Agent::start(obliging);
-    Call::new("ADD", &agent.socket()).netconf(patch).succeeds();
-    match agent.asked().pop() {
-        Some((Request::Add(wish), 1)) => wish.terms,
-        other => panic!("{other:?}"),
-    }
+    wish_of(|call| call.netconf(patch)).terms
 }
 
 #[test]
@@ -111,6 +100,7 @@ fn add_passes_mapped_ports_in_both_spellings() {
         {"host_port": 61012, "container_port": 8080},
         {"hostPort": 61013, "containerPort": 2222, "protocol": "tcp", "hostIP": ""},
         {"hostPort": 53, "containerPort": 5353, "protocol": "udp"},
+        {"HostPort": 80, "ContainerPort": 8080, "Protocol": "TCP", "HostIP": "0.0.0.0"},
     ]}}));
     assert_eq!(
         terms.mappings,
@@ -118,6 +108,7 @@ fn add_passes_mapped_ports_in_both_spellings() {
             mapping(Protocol::Tcp, 61_012, 8080),
             mapping(Protocol::Tcp, 61_013, 2222),
             mapping(Protocol::Udp, 53, 5353),
+            mapping(Protocol::Tcp, 80, 8080),
         ]
     );
     assert_eq!(terms_of(&json!({"runtimeConfig": {"portMappings": null}})), Terms::default());
@@ -176,6 +167,10 @@ fn add_passes_metadata_and_limits() {
     );
     let receive = Some(Rate { bits_per_second: 1000, burst_bits: 2000 });
     assert_eq!(terms.bandwidth, Bandwidth { send: None, receive });
+    // As containerd spells it.
+    let limits = json!({"IngressRate": 1000, "IngressBurst": 2000, "EgressRate": 0});
+    let terms = terms_of(&json!({"runtimeConfig": {"bandwidth": limits}}));
+    assert_eq!(terms.bandwidth, Bandwidth { send: None, receive });
 }
 
 #[test]
@@ -189,6 +184,10 @@ fn the_runtimes_name_servers_count_before_the_agents() {
     assert_eq!(
         dns(json!({"servers": ["10.1.1.1"], "searches": ["apps.internal"]})),
         json!({"nameservers": ["10.1.1.1"], "search": ["apps.internal"]})
+    );
+    assert_eq!(
+        dns(json!({"Servers": ["10.1.1.1"], "Searches": ["s"], "Options": ["ndots:1"]})),
+        json!({"nameservers": ["10.1.1.1"], "search": ["s"], "options": ["ndots:1"]})
     );
     assert_eq!(
         dns(json!({"options": ["ndots:1"]})),
@@ -222,17 +221,23 @@ fn check_passes_the_address_of_the_previous_result() {
     let output = Call::new("CHECK", &agent.socket()).netconf(&previous).succeeds();
     assert_eq!(output, "");
     let address = Some(Ipv4Addr::new(10, 255, 55, 2));
-    assert_eq!(agent.asked(), [(Request::Check { id: c1(), address }, 1)]);
+    let expected = Expected { address, default_route: false, bandwidth: None };
+    assert_eq!(agent.asked(), [(Request::Check { id: c1(), expected }, 1)]);
 }
 
 #[test]
 fn version_needs_no_agent() {
-    for (version, answered) in [("1.0.0", "1.0.0"), ("1.1.0", "1.1.0"), ("0.4.0", "1.1.0")] {
+    for (version, answered) in
+        [("0.3.1", "0.3.1"), ("0.4.0", "0.4.0"), ("1.0.0", "1.0.0"), ("1.2.0", "1.1.0")]
+    {
         let call = Call::new("VERSION", nobody()).netconf(&json!({"cniVersion": version}));
         let answer: Value = serde_json::from_str(&call.succeeds()).unwrap();
         assert_eq!(
             answer,
-            json!({"cniVersion": answered, "supportedVersions": ["1.0.0", "1.1.0"]})
+            json!({
+                "cniVersion": answered,
+                "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+            })
         );
     }
     Call::new("VERSION", nobody()).input("").set("CNI_CONTAINERID", "").succeeds();
@@ -241,7 +246,10 @@ fn version_needs_no_agent() {
 #[test]
 fn gc_passes_the_list() {
     let agent = Agent::start(obliging);
-    let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
-    Call::new("GC", &agent.socket()).netconf(&valid).succeeds();
-    assert_eq!(agent.asked(), [(Request::Gc { valid: vec![c1()] }, 0)]);
+    for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        let valid = json!({key: [{"containerID": "c1", "ifname": "eth0"}]});
+        Call::new("GC", &agent.socket()).netconf(&valid).succeeds();
+    }
+    let asked = (Request::Gc { network: "sarcenet".to_owned(), valid: vec![c1()] }, 0);
+    assert_eq!(agent.asked(), [asked.clone(), asked]);
 }

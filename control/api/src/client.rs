@@ -1,7 +1,6 @@
 //! A synchronous client.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -10,9 +9,9 @@ use sarcenet_dataplane_api::RuleId;
 use sarcenet_dataplane_api::transport::{Connection, TransportError};
 
 use crate::{
-    AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode,
-    FollowProblems, LoggingChange, LoggingStatus, MAX_PART, NetOutRule, Policy, PortMapping, Reply,
-    Request, RuleMeaning, Tenant, VERSION,
+    AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Expected,
+    Extension, FollowProblems, LoggingChange, LoggingStatus, MAX_PART, Policy, Reply, Request,
+    RuleMeaning, Tenant, VERSION,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -121,25 +120,20 @@ impl AgentClient {
     pub fn check(
         &mut self,
         id: AttachmentId,
-        address: Option<Ipv4Addr>,
+        expected: Expected,
         netns: BorrowedFd<'_>,
     ) -> Result<(), AgentError> {
-        self.done(&Request::Check { id, address }, Some(netns))
+        self.done(&Request::Check { id, expected }, Some(netns))
     }
 
     /// [`Request::Extend`].
-    pub fn extend(
-        &mut self,
-        id: AttachmentId,
-        mappings: Vec<PortMapping>,
-        net_out: Vec<NetOutRule>,
-    ) -> Result<(), AgentError> {
-        self.done(&Request::Extend { id, mappings, net_out }, None)
+    pub fn extend(&mut self, id: AttachmentId, more: Extension) -> Result<(), AgentError> {
+        self.done(&Request::Extend { id, more }, None)
     }
 
     /// [`Request::Gc`].
-    pub fn gc(&mut self, valid: Vec<AttachmentId>) -> Result<(), AgentError> {
-        self.done(&Request::Gc { valid }, None)
+    pub fn gc(&mut self, network: String, valid: Vec<AttachmentId>) -> Result<(), AgentError> {
+        self.done(&Request::Gc { network, valid }, None)
     }
 
     /// [`Request::Status`].

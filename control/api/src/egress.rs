@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use sarcenet_dataplane_api::{Mapping, PortRange, Protocol, Rate};
+use ipnet::Ipv4Net;
+use sarcenet_dataplane_api::{HostService, Mapping, PortRange, Protocol, Rate};
 use serde::{Deserialize, Serialize};
 
 /// A port of the cell that leads to the container.
@@ -95,6 +96,17 @@ impl Metadata {
     }
 }
 
+/// What a plugin's configuration says of the cell, where Silk's has it (contract section 7.1). It
+/// holds for all containers of the cell as long as one is attached that came with it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CellTerms {
+    /// What of the cell itself containers reach.
+    pub services: Vec<HostService>,
+    /// Destinations that see a container's own address.
+    pub not_masqueraded: Vec<Ipv4Net>,
+}
+
 /// What a runtime says about a container beside its interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -107,6 +119,8 @@ pub struct Terms {
     pub net_out: Vec<NetOutRule>,
     /// Limits on its traffic.
     pub bandwidth: Bandwidth,
+    /// What is said of the cell beside it.
+    pub cell: CellTerms,
 }
 
 /// Mappings in as few ranges as say the same, in order.

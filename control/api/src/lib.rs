@@ -21,19 +21,20 @@ mod status;
 
 pub use client::{AgentClient, AgentError};
 pub use egress::{
-    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Terms, ranges,
+    AddressRange, Bandwidth, CellTerms, IcmpControl, Metadata, NetOutRule, PortMapping, Terms,
+    ranges,
 };
 pub use followed::{FollowProblems, MAX_DOCUMENT, MAX_PART, MAX_PROBLEM, Tenant};
 pub use garden::{GardenRule, GardenRuleError};
 pub use logging::{LoggingChange, LoggingStatus};
 pub use messages::{
-    AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, HostEnd,
-    Reply, Request,
+    AppInfo, Attach, AttachKind, Attachment, AttachmentId, ContainerInfo, ErrorCode, Expected,
+    Extension, HostEnd, Reply, Request, Wishes,
 };
 pub use names::{is_container_id, is_name};
 pub use policy::{Policy, PortsError, ProtocolError, parse_ports, parse_protocol};
 pub use rules::{RuleMeaning, RuleName};
-pub use sarcenet_dataplane_api::{Mapping, PortId, PortRange, Protocol, Rate, RuleId};
+pub use sarcenet_dataplane_api::{HostService, Mapping, PortId, PortRange, Protocol, Rate, RuleId};
 pub use status::{AgentStatus, ConfigStatus, DataplaneState};
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,9 @@ use std::path::{Path, PathBuf};
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
 pub const VERSION: u32 = 5;
+
+/// Least MTU that a container's interface may have, in bytes: what every IPv4 host takes (RFC 791).
+pub const MIN_MTU: u16 = 576;
 
 /// Where the agent of the cell rooted at `root` (`/` normally) listens.
 pub fn socket_path(root: &Path) -> PathBuf {

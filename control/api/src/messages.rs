@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::logging::{LoggingChange, LoggingStatus};
 use crate::{
-    AgentStatus, FollowProblems, NetOutRule, Policy, PortMapping, RuleName, Tenant, Terms,
+    AgentStatus, Bandwidth, FollowProblems, NetOutRule, Policy, PortMapping, RuleName, Tenant,
+    Terms,
 };
 
 /// One interface of one container: what CNI calls an attachment.
@@ -58,11 +59,26 @@ pub struct HostEnd {
     pub gateway: Ipv4Addr,
 }
 
+/// What the interface shall be like, where the runtime says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Wishes {
+    /// Its overlay address, one of the cell's that is free. A container that is attached keeps
+    /// what it has.
+    pub address: Option<Ipv4Addr>,
+    /// Its MAC address, one of a single station; a veth's only. A container that is attached keeps
+    /// what it has.
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet, in bytes, at least [`crate::MIN_MTU`]; the cell's where that is less.
+    pub mtu: Option<u16>,
+}
+
 /// A wish to have an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attach {
     /// Which interface of which container.
     pub id: AttachmentId,
+    /// Name of the CNI network, by which [`Request::Gc`] knows what is its own.
+    pub network: String,
     /// Path of the container's network namespace (`CNI_NETNS`), as the agent sees it; kept to
     /// find the container again after a restart of the agent.
     pub netns_path: String,
@@ -70,6 +86,8 @@ pub struct Attach {
     pub app: Option<String>,
     /// What to make it of. A container that is attached keeps what it has.
     pub kind: AttachKind,
+    /// What it shall be like.
+    pub wishes: Wishes,
     /// What else the runtime says about the container. Repeating the wish with other terms puts
     /// those in force.
     pub terms: Terms,
@@ -124,6 +142,35 @@ pub struct AppInfo {
     pub tag: u16,
 }
 
+/// What a container is to have beside what it was attached with.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Extension {
+    /// Ports of the cell that shall lead to it, too.
+    pub mappings: Vec<PortMapping>,
+    /// Where it may go, too, when security groups do not say.
+    pub net_out: Vec<NetOutRule>,
+    /// Limits on its traffic, in place of those that it has; none leaves them as they are.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// What somebody believes of an interface who has it checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// Its address; none for whichever it was given.
+    pub address: Option<Ipv4Addr>,
+    /// Whether the default route leads through it: plugins that come after ours may change that.
+    pub default_route: bool,
+    /// Limits on its traffic; none for whichever it has.
+    pub bandwidth: Option<Bandwidth>,
+}
+
+impl Default for Expected {
+    /// What ADD makes.
+    fn default() -> Self {
+        Self { address: None, default_route: true, bandwidth: None }
+    }
+}
+
 /// Said to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -147,8 +194,8 @@ pub enum Request {
     Check {
         /// Which interface of which container.
         id: AttachmentId,
-        /// The address that the caller believes it has.
-        address: Option<Ipv4Addr>,
+        /// What the caller believes of it.
+        expected: Expected,
     },
     /// Let a container that is attached have more than it was attached with: what it has already
     /// stays, also when it is named again. A repeated [`Self::Add`] takes it back.
@@ -156,13 +203,15 @@ pub enum Request {
     Extend {
         /// Which interface of which container.
         id: AttachmentId,
-        /// Ports of the cell that shall lead to it, too.
-        mappings: Vec<PortMapping>,
-        /// Where it may go, too, when security groups do not say.
-        net_out: Vec<NetOutRule>,
+        /// What it shall have.
+        more: Extension,
     },
-    /// Remove every interface that is not mentioned (CNI's garbage collection). [`Reply::Done`].
+    /// Remove every interface of a network that is not mentioned (CNI's garbage collection), all
+    /// that can be, also when some cannot. [`Reply::Done`].
     Gc {
+        /// Name of the network; what belongs to others is left alone, and so is what was attached
+        /// by an agent that did not remember networks.
+        network: String,
         /// The interfaces that are still wanted.
         valid: Vec<AttachmentId>,
     },

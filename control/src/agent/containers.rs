@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use sarcenet_agent_api::{
-    Attach, Attachment, AttachmentId, ErrorCode, NetOutRule, PortMapping, Terms, is_container_id,
+    Attach, AttachKind, Attachment, AttachmentId, ErrorCode, Extension, MIN_MTU, Terms, Wishes,
+    is_container_id,
 };
 use tracing::{info, warn};
 
@@ -26,6 +27,11 @@ impl Agent {
         let _one_at_a_time = self.operations.lock();
         let known = self.inner.lock().containers.get(&wish.id).cloned();
         match known {
+            Some(entry) if entry.saved.netns_inode != netns_inode && entry.has_ended() => {
+                // A runtime that was killed may not know that it had this container before.
+                self.remove(&wish.id)?;
+                self.add_new(wish, netns, netns_inode)
+            }
             Some(entry) => self.add_again(entry, wish, netns, netns_inode),
             None => self.add_new(wish, netns, netns_inode),
         }
@@ -39,10 +45,12 @@ impl Agent {
     ) -> Result<Attachment, Failure> {
         let (before, saved, interface) = {
             let mut inner = self.inner.lock();
-            let address = free_address(&inner)?;
-            let Attach { id, netns_path, app, kind, terms } = wish;
+            let Attach { id, network, netns_path, app, kind, wishes, terms } = wish;
+            let address = free_address(&inner, wishes.address)?;
+            let Wishes { mac, mtu, .. } = wishes;
             let terms = Arc::new(terms);
-            let saved = Saved { id, address, netns_path, netns_inode, app, kind, terms };
+            let saved =
+                Saved { id, address, netns_path, netns_inode, network, app, kind, mac, mtu, terms };
             terms::check(&saved)?;
             terms::check_ports(&inner, &saved)?;
             // An address whose attachment fails counts as given: what was made of it may linger.
@@ -109,16 +117,22 @@ impl Agent {
             );
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
-        if saved.app != wish.app
-            || saved.netns_path != wish.netns_path
-            || *saved.terms != wish.terms
-        {
-            saved.app = wish.app;
-            saved.netns_path = wish.netns_path;
-            if *saved.terms != wish.terms {
-                saved.terms = Arc::new(wish.terms);
-                terms::check(&saved)?;
-            }
+        let Wishes { address, mac, mtu } = wish.wishes;
+        if mac != saved.mac || address.is_some_and(|address| address != saved.address) {
+            let message = format!(
+                "{} is attached with another address or MAC address than this; DEL it first",
+                saved.id
+            );
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        let before = saved.clone();
+        (saved.network, saved.app, saved.mtu) = (wish.network, wish.app, mtu);
+        saved.netns_path = wish.netns_path;
+        if *saved.terms != wish.terms {
+            saved.terms = Arc::new(wish.terms);
+            terms::check(&saved)?;
+        }
+        if saved != before {
             let mut state = {
                 let inner = self.inner.lock();
                 terms::check_ports(&inner, &saved)?;
@@ -143,12 +157,7 @@ impl Agent {
 
     /// Lets a container have more than it was attached with. When the dataplane does not answer,
     /// it will have it in force as soon as it is back, as all that is saved.
-    pub fn extend(
-        &self,
-        id: &AttachmentId,
-        mappings: Vec<PortMapping>,
-        net_out: Vec<NetOutRule>,
-    ) -> Result<(), Failure> {
+    pub fn extend(&self, id: &AttachmentId, more: Extension) -> Result<(), Failure> {
         let _one_at_a_time = self.operations.lock();
         let (mut state, saved) = {
             let inner = self.inner.lock();
@@ -156,7 +165,7 @@ impl Agent {
                 return Err(Failure::new(ErrorCode::Unknown, format!("{id} is not attached")));
             };
             let mut saved = entry.saved.clone();
-            saved.terms = Arc::new(extended(&saved.terms, mappings, net_out));
+            saved.terms = Arc::new(extended(&saved.terms, more));
             terms::check(&saved)?;
             terms::check_ports(&inner, &saved)?;
             (inner.state(), saved)
@@ -180,6 +189,11 @@ impl Agent {
     /// Removes an interface and frees its address. Success when there is none.
     pub fn del(&self, id: &AttachmentId) -> Result<(), Failure> {
         let _one_at_a_time = self.operations.lock();
+        self.remove(id)
+    }
+
+    /// Does that for somebody who has the lock of operations.
+    fn remove(&self, id: &AttachmentId) -> Result<(), Failure> {
         let mut state = self.inner.lock().state();
         if state.containers.remove(id).is_none() {
             return Ok(());
@@ -201,60 +215,13 @@ impl Agent {
         info!(container = %id, address = %entry.saved.address, "detached");
         Ok(())
     }
-
-    /// Compares an interface with what was made.
-    pub fn check(
-        &self,
-        id: &AttachmentId,
-        address: Option<Ipv4Addr>,
-        netns: BorrowedFd<'_>,
-    ) -> Result<(), Failure> {
-        let _one_at_a_time = self.operations.lock();
-        let (entry, interface, port) = {
-            let inner = self.inner.lock();
-            let Some(entry) = inner.containers.get(id) else {
-                return Err(Failure::new(ErrorCode::Unknown, format!("{id} is not attached")));
-            };
-            let port = desired::port(inner.cell.subnet, entry.saved.address);
-            (entry.clone(), inner.interface(&entry.saved), port)
-        };
-        let differs = |message: String| Err(Failure::new(ErrorCode::Namespace, message));
-        let given = entry.saved.address;
-        if let Some(believed) = address.filter(|believed| *believed != given) {
-            return differs(format!("{id} has the address {given}, not {believed}"));
-        }
-        if netns::inode(netns).ok() != Some(entry.saved.netns_inode) {
-            return differs(format!("{id} is attached in another network namespace"));
-        }
-        interface.check(netns)?;
-        if let Some(queue) = &entry.queue
-            && !interface.is_of(queue, netns)?
-        {
-            let ifname = &entry.saved.id.ifname;
-            return differs(format!("{ifname} is not the device that was made for {id}"));
-        }
-        match &entry.queue {
-            Some(queue) if self.dataplane.has(port, queue) => Ok(()),
-            _ => {
-                let message = format!("the dataplane does not have the port of {id}");
-                Err(Failure::new(ErrorCode::Dataplane, message))
-            }
-        }
-    }
-
-    /// Removes every interface that is not in `valid`.
-    pub fn gc(&self, valid: &[AttachmentId]) -> Result<(), Failure> {
-        let doomed: Vec<AttachmentId> = {
-            let inner = self.inner.lock();
-            inner.containers.keys().filter(|id| !valid.contains(id)).cloned().collect()
-        };
-        doomed.iter().try_for_each(|id| self.del(id))
-    }
 }
 
 /// The terms with what is not among them yet.
-fn extended(terms: &Terms, mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>) -> Terms {
+fn extended(terms: &Terms, more: Extension) -> Terms {
+    let Extension { mappings, net_out, bandwidth } = more;
     let mut terms = terms.clone();
+    terms.bandwidth = bandwidth.unwrap_or(terms.bandwidth);
     for mapping in mappings {
         if !terms.mappings.contains(&mapping) {
             terms.mappings.push(mapping);
@@ -269,7 +236,7 @@ fn extended(terms: &Terms, mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>)
 }
 
 fn check_wish(wish: &Attach) -> Result<(), Failure> {
-    let Attach { id, netns_path, app, .. } = wish;
+    let Attach { id, network, netns_path, app, kind, wishes, .. } = wish;
     let wrong = |message: String| Err(Failure::new(ErrorCode::Invalid, message));
     if !is_container_id(&id.container) {
         let rule = "1 to 128 letters, digits, `_`, `.` and `-`, the first one a letter or digit";
@@ -281,13 +248,49 @@ fn check_wish(wish: &Attach) -> Result<(), Failure> {
     if app.as_ref().is_some_and(|app| app.is_empty() || app.len() > 256) {
         return wrong("the app's id is empty or longer than 256 bytes".into());
     }
+    if network.len() > 255 {
+        return wrong("the name of the network is longer than 255 bytes".into());
+    }
+    if let Some(mtu) = wishes.mtu.filter(|mtu| *mtu < MIN_MTU) {
+        return wrong(format!("an MTU of {mtu} bytes is less than {MIN_MTU}"));
+    }
+    match (wishes.mac, kind) {
+        (Some(_), AttachKind::Tun) => {
+            return wrong(
+                "a TUN has no MAC address, so none can be asked for; attach it by veth".into(),
+            );
+        }
+        (Some(mac), AttachKind::Veth) if mac[0] & 1 != 0 || mac == [0; 6] => {
+            return wrong("the MAC address is not that of a single station".into());
+        }
+        _ => {}
+    }
     Ok(())
 }
 
-fn free_address(inner: &Inner) -> Result<Ipv4Addr, Failure> {
+/// The address that a container gets: the `wanted` one, if there is such.
+fn free_address(inner: &Inner, wanted: Option<Ipv4Addr>) -> Result<Ipv4Addr, Failure> {
+    let subnet = inner.cell.subnet;
+    if let Some(wanted) = wanted {
+        let range = ipam::range(subnet);
+        if range.is_none_or(|(first, last)| !(first..=last).contains(&wanted)) {
+            let range = range.map_or_else(
+                || "none".to_owned(),
+                |(first, last)| format!("those from {first} to {last}"),
+            );
+            let message = format!(
+                "the address {wanted} is not one for containers of this cell, which are {range}"
+            );
+            return Err(Failure::new(ErrorCode::Invalid, message));
+        }
+        let holder = inner.containers.values().find(|entry| entry.saved.address == wanted);
+        return holder.map_or(Ok(wanted), |holder| {
+            let message = format!("the address {wanted} is that of {} already", holder.saved.id);
+            Err(Failure::new(ErrorCode::NoAddress, message))
+        });
+    }
     let used: std::collections::HashSet<_> =
         inner.containers.values().map(|entry| entry.saved.address).collect();
-    let subnet = inner.cell.subnet;
     ipam::next_free(subnet, inner.last_address, |address| used.contains(&address)).ok_or_else(
         || {
             let message = match ipam::capacity(subnet) {
@@ -313,7 +316,7 @@ fn intact_or_anew(
 ) -> Result<Arc<OwnedFd>, Failure> {
     match queue {
         Some(queue) if interface.is_of(&queue, netns)? => {
-            if interface.check(netns).is_err() {
+            if interface.check(netns, true).is_err() {
                 interface.set_up(netns)?;
             }
             Ok(queue)
@@ -337,12 +340,13 @@ fn remove_interface(saved: &Saved) {
 
 /// What the client is told.
 pub(super) fn attachment(inner: &Inner, saved: &Saved) -> Attachment {
+    let interface = inner.interface(saved);
     Attachment {
         id: saved.id.clone(),
         address: saved.address,
-        mtu: inner.mtu,
-        mac: attach::container_mac(saved.kind, saved.address),
-        host: attach::host_end(saved.kind, saved.address),
+        mtu: interface.mtu,
+        mac: interface.container_mac(),
+        host: interface.host_end(),
         routes: vec![ipnet::Ipv4Net::default()],
         port: desired::port(inner.cell.subnet, saved.address),
         name_servers: inner

@@ -7,6 +7,7 @@
 mod adopt;
 mod containers;
 mod found;
+mod inspect;
 mod logging;
 mod network;
 mod report;
@@ -200,6 +201,13 @@ impl Entry {
         self.queue.as_ref().is_none_or(|queue| attach::is_gone(queue))
     }
 
+    /// Whether its namespace has ended, or is not to be found any more, with its interface.
+    fn has_ended(&self) -> bool {
+        self.is_lost()
+            && matches!(open_namespace(&self.saved), Err(AttachError::Namespace(e))
+                if e.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// What somebody should know.
     fn problem(&self) -> Option<&str> {
         match &self.queue {
@@ -224,8 +232,9 @@ impl Inner {
     }
 
     fn interface(&self, saved: &Saved) -> Interface {
-        let Saved { id, address, kind, .. } = saved;
-        Interface { kind: *kind, ifname: id.ifname.clone(), address: *address, mtu: self.mtu }
+        let Saved { id, address, kind, mac, mtu, .. } = saved;
+        let mtu = mtu.map_or(self.mtu, |mtu| mtu.min(self.mtu));
+        Interface { kind: *kind, ifname: id.ifname.clone(), address: *address, mac: *mac, mtu }
     }
 }
 
@@ -268,7 +277,7 @@ impl Agent {
                 let queue = Arc::clone(entry.queue.as_ref()?);
                 let saved = &entry.saved;
                 let (id, app) = (saved.id.clone(), saved.app.clone());
-                let attach = attach::description(saved.kind, saved.address);
+                let attach = inner.interface(saved).description();
                 let terms = Arc::clone(&saved.terms);
                 Some(Attached { id, address: saved.address, app, attach, terms, queue })
             })

@@ -1,11 +1,15 @@
 //! What a runtime says about a container: whether it can be had.
 
-use sarcenet_agent_api::{ErrorCode, Mapping, PortRange, Protocol, Rate, Terms, ranges};
+use std::net::Ipv4Addr;
+
+use sarcenet_agent_api::{
+    CellTerms, ErrorCode, HostService, Mapping, PortRange, Protocol, Rate, Terms, ranges,
+};
 use sarcenet_dataplane_api::{MAX_EGRESS_RULES, MAX_MAPPINGS};
 use tracing::warn;
 
 use super::{Failure, Inner};
-use crate::config::Network;
+use crate::config::{LIST_MAX, Network};
 use crate::egress::check_net_out;
 use crate::state::Saved;
 
@@ -15,7 +19,7 @@ const METADATA_MAX: usize = 32 << 10;
 /// Looks at the terms by themselves.
 pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
     let wrong = |message: String| Err(Failure::new(ErrorCode::Invalid, message));
-    let Terms { metadata, mappings, net_out, bandwidth } = &*saved.terms;
+    let Terms { metadata, mappings, net_out, bandwidth, cell } = &*saved.terms;
     let texts = [
         &metadata.app_id,
         &metadata.policy_group_id,
@@ -27,6 +31,24 @@ pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
     ];
     if texts.iter().filter_map(|text| Some(text.as_ref()?.len())).sum::<usize>() > METADATA_MAX {
         return wrong(format!("its metadata is longer than {METADATA_MAX} bytes"));
+    }
+    let CellTerms { services, not_masqueraded } = cell;
+    if services.len().max(not_masqueraded.len()) > LIST_MAX {
+        return wrong(format!(
+            "more than {LIST_MAX} services of the cell, or networks without masquerade"
+        ));
+    }
+    // The dataplane would refuse the whole state for one of these.
+    let reached = |address: Ipv4Addr| {
+        !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
+            && !address.is_loopback()
+    };
+    if let Some(wrong_one) = services.iter().find(|one| one.port == 0 || !reached(one.address)) {
+        let HostService { address, port, .. } = wrong_one;
+        return wrong(format!("{address}:{port} cannot be a service of the cell"));
+    }
+    if let Some(net) = not_masqueraded.iter().find(|net| net.addr() != net.network()) {
+        return wrong(format!("{net} has host bits set; the network is {}", net.trunc()));
     }
     for mapping in mappings {
         if mapping.host_port == 0 {

@@ -84,6 +84,8 @@ pub struct Interface {
     pub ifname: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// The MAC address that it was asked to have; none for the one that goes with its address.
+    pub mac: Option<[u8; 6]>,
     /// Its MTU in bytes.
     pub mtu: u16,
 }
@@ -119,11 +121,37 @@ impl Interface {
         }
     }
 
-    /// Compares the interface in `netns` with what it shall be.
-    pub fn check(&self, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+    /// Compares the interface in `netns` with what it shall be, and the default route, too, if that
+    /// leads through it still.
+    pub fn check(&self, netns: BorrowedFd<'_>, default_route: bool) -> Result<(), AttachError> {
         match self.kind {
-            AttachKind::Tun => tun::check(self, netns),
-            AttachKind::Veth => veth::check(self, netns),
+            AttachKind::Tun => tun::check(self, netns, default_route),
+            AttachKind::Veth => veth::check(self, netns, default_route),
+        }
+    }
+
+    /// Its MAC address; a TUN has none.
+    pub fn container_mac(&self) -> Option<[u8; 6]> {
+        (self.kind == AttachKind::Veth).then(|| veth::container_mac(self))
+    }
+
+    /// The cell's end, and the gateway that its container sees there; a TUN has none.
+    pub fn host_end(&self) -> Option<HostEnd> {
+        (self.kind == AttachKind::Veth).then(|| HostEnd {
+            name: veth::host_name(self.address),
+            mac: veth::host_mac(self.address),
+            gateway: veth::GATEWAY,
+        })
+    }
+
+    /// What the dataplane is told about it.
+    pub fn description(&self) -> Attach {
+        match self.kind {
+            AttachKind::Tun => Attach::Tun,
+            AttachKind::Veth => Attach::Veth {
+                container: veth::container_mac(self),
+                gateway: veth::host_mac(self.address),
+            },
         }
     }
 
@@ -132,7 +160,12 @@ impl Interface {
     }
 
     /// Compares the address and the route of `link` with what they shall be, in its namespace.
-    fn check_address(&self, netlink: &Netlink, link: &Link) -> Result<(), AttachError> {
+    fn check_address(
+        &self,
+        netlink: &Netlink,
+        link: &Link,
+        default_route: bool,
+    ) -> Result<(), AttachError> {
         let Self { ifname, address, .. } = self;
         let addresses = netlink.addresses(link)?;
         if addresses != [(*address, 32)] {
@@ -140,7 +173,7 @@ impl Interface {
                 "{ifname} has the addresses {addresses:?} instead of {address}/32"
             ));
         }
-        if !netlink.has_default_route(link, *address)? {
+        if default_route && !netlink.has_default_route(link, *address)? {
             return Self::differs(format!("the default route does not lead through {ifname}"));
         }
         Ok(())
@@ -157,31 +190,6 @@ impl Interface {
         }
         Ok(())
     }
-}
-
-/// What the dataplane is told about an interface of this kind with this address.
-pub fn description(kind: AttachKind, address: Ipv4Addr) -> Attach {
-    match kind {
-        AttachKind::Tun => Attach::Tun,
-        AttachKind::Veth => Attach::Veth {
-            container: veth::container_mac(address),
-            gateway: veth::host_mac(address),
-        },
-    }
-}
-
-/// MAC address of an interface; a TUN has none.
-pub fn container_mac(kind: AttachKind, address: Ipv4Addr) -> Option<[u8; 6]> {
-    (kind == AttachKind::Veth).then(|| veth::container_mac(address))
-}
-
-/// The cell's end of an interface, and the gateway that its container sees there; a TUN has none.
-pub fn host_end(kind: AttachKind, address: Ipv4Addr) -> Option<HostEnd> {
-    (kind == AttachKind::Veth).then(|| HostEnd {
-        name: veth::host_name(address),
-        mac: veth::host_mac(address),
-        gateway: veth::GATEWAY,
-    })
 }
 
 fn find(netlink: &Netlink, name: &str) -> Result<Link, AttachError> {

@@ -74,12 +74,16 @@ fn configure(interface: &Interface, netlink: &Netlink) -> Result<(), AttachError
 }
 
 /// Compares the interface in `netns` with what it shall be.
-pub(super) fn check(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+pub(super) fn check(
+    interface: &Interface,
+    netns: BorrowedFd<'_>,
+    default_route: bool,
+) -> Result<(), AttachError> {
     netns::inside(netns, || {
         let netlink = Netlink::open()?;
         let link = find(&netlink, &interface.ifname)?;
         interface.check_link(&link)?;
-        interface.check_address(&netlink, &link)
+        interface.check_address(&netlink, &link, default_route)
     })
     .map_err(AttachError::Namespace)?
 }

@@ -31,9 +31,9 @@ pub(super) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
 }
 
 /// MAC address of the container's end.
-pub(super) fn container_mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0xee, 0xee, a, b, c, d]
+pub(super) fn container_mac(interface: &Interface) -> [u8; 6] {
+    let [a, b, c, d] = interface.address.octets();
+    interface.mac.unwrap_or([0xee, 0xee, a, b, c, d])
 }
 
 /// Makes the pair, or takes the one that an agent before made, and opens a socket on the cell's end.
@@ -54,7 +54,7 @@ pub(super) fn make(interface: &Interface, netns: BorrowedFd<'_>) -> Result<Owned
         }
     }
     if !kept {
-        let there = End { name: &interface.ifname, mac: container_mac(address) };
+        let there = End { name: &interface.ifname, mac: container_mac(interface) };
         netlink.add_veth(here, there, netns, interface.mtu.into()).map_err(|e| {
             if e.is_taken() { AttachError::Taken(interface.ifname.clone()) } else { e.into() }
         })?;
@@ -87,7 +87,7 @@ pub(super) fn set_up(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(),
         netlink.bring_loopback_up()?;
         let link = find(&netlink, &interface.ifname)?;
         turn_ipv6_off(&interface.ifname)?;
-        netlink.set_mac_without_arp(&link, container_mac(address))?;
+        netlink.set_mac_without_arp(&link, container_mac(interface))?;
         netlink.bring_up(&link, settings)?;
         netlink.set_point_to_point(&link, address, GATEWAY)?;
         netlink.set_neighbour(&link, GATEWAY, host_mac(address))?;
@@ -114,7 +114,11 @@ pub(super) fn is_of(
 }
 
 /// Compares both ends of the pair with what they shall be.
-pub(super) fn check(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(), AttachError> {
+pub(super) fn check(
+    interface: &Interface,
+    netns: BorrowedFd<'_>,
+    default_route: bool,
+) -> Result<(), AttachError> {
     let Interface { ifname, address, .. } = interface;
     let netlink = Netlink::open()?;
     let host = find(&netlink, &host_name(*address))?;
@@ -137,10 +141,10 @@ pub(super) fn check(interface: &Interface, netns: BorrowedFd<'_>) -> Result<(), 
         let netlink = Netlink::open()?;
         let link = find(&netlink, ifname)?;
         interface.check_link(&link)?;
-        if link.mac != Some(container_mac(*address)) {
+        if link.mac != Some(container_mac(interface)) {
             return Interface::differs(format!("the MAC address of {ifname} was changed"));
         }
-        interface.check_address(&netlink, &link)
+        interface.check_address(&netlink, &link, default_route)
     })
     .map_err(AttachError::Namespace)?
 }

@@ -2,7 +2,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use sarcenet_agent_api::{
-    AddressRange, Bandwidth, IcmpControl, Metadata, NetOutRule, PortMapping, Protocol, Rate,
+    AddressRange, Bandwidth, CellTerms, HostService, IcmpControl, Metadata, NetOutRule,
+    PortMapping, Protocol, Rate,
 };
 
 use super::*;
@@ -18,7 +19,13 @@ fn terms() -> Terms {
     };
     let rate = Some(Rate { bits_per_second: 8_000, burst_bits: 16_000 });
     let bandwidth = Bandwidth { send: rate, receive: None };
-    Terms { metadata, mappings: vec![mapping], net_out: vec![rule], bandwidth }
+    let service =
+        HostService { address: [169, 254, 0, 2].into(), protocol: Protocol::Udp, port: 53 };
+    let cell = CellTerms {
+        services: vec![service],
+        not_masqueraded: vec!["10.9.0.0/16".parse().unwrap()],
+    };
+    Terms { metadata, mappings: vec![mapping], net_out: vec![rule], bandwidth, cell }
 }
 
 fn saved(container: &str, last: u8) -> Saved {
@@ -27,8 +34,11 @@ fn saved(container: &str, last: u8) -> Saved {
         address: [10, 255, 55, last].into(),
         netns_path: format!("/run/netns/{container}"),
         netns_inode: 4_026_531_840,
+        network: "network".into(),
         app: Some("app-a".into()),
         kind: AttachKind::Tun,
+        mac: Some([0x0e, 0, 0, 0, 0, 1]),
+        mtu: Some(1400),
         terms: Arc::new(terms()),
     }
 }
@@ -92,9 +102,17 @@ fn files_of_older_agents_are_read() {
         serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let container = document["containers"][0].as_object_mut().unwrap();
     assert_eq!(container.remove("kind"), Some("veth".into()));
-    assert!(container.remove("terms").is_some());
+    for key in ["terms", "network", "mac", "mtu"] {
+        assert!(container.remove(key).is_some(), "{key}");
+    }
     std::fs::write(&file, document.to_string()).unwrap();
-    let bare = Saved { terms: Arc::default(), ..saved("one", 2) };
+    let bare = Saved {
+        network: String::new(),
+        mac: None,
+        mtu: None,
+        terms: Arc::default(),
+        ..saved("one", 2)
+    };
     assert_eq!(store(&dir).load().unwrap(), (state(&[bare]), None));
 }
 

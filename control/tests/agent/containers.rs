@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use sarcenet_agent_api::{AgentError, ErrorCode};
+use sarcenet_agent_api::{AgentError, Attach, ErrorCode, Expected};
 use sarcenet_control::attach;
 use sarcenet_control::netlink::LinkSettings;
 use sarcenet_dataplane_api::PortId;
 
-use crate::world::{NETWORK, Namespace, eventually, in_cell};
+use crate::world::{NETWORK, Namespace, eventually, in_cell, with_address};
 
 fn code<T: std::fmt::Debug>(result: Result<T, AgentError>) -> (ErrorCode, String) {
     match result {
@@ -51,14 +51,15 @@ fn add_check_and_del_may_be_repeated() {
         let first = world.add(&one, "app-a");
         assert_eq!(world.add(&one, "app-a"), first);
         let mut client = world.client();
-        client.check(one.id(), Some(first.address), one.netns.as_fd()).unwrap();
-        let wrong = client.check(one.id(), Some([10, 255, 55, 9].into()), one.netns.as_fd());
+        client.check(one.id(), with_address(first.address), one.netns.as_fd()).unwrap();
+        let wrong =
+            client.check(one.id(), with_address([10, 255, 55, 9].into()), one.netns.as_fd());
         assert_eq!(code(wrong).0, ErrorCode::Namespace);
         client.del(one.id()).unwrap();
         assert!(!one.has_eth0());
         assert!(fake.told.lock().containers.is_empty());
         client.del(one.id()).unwrap();
-        let gone = code(client.check(one.id(), None, one.netns.as_fd()));
+        let gone = code(client.check(one.id(), Expected::default(), one.netns.as_fd()));
         assert_eq!(gone, (ErrorCode::Unknown, "one eth0 is not attached".into()));
         // The address rests.
         assert_eq!(world.add(&one, "app-a").address.to_string(), "10.255.55.3");
@@ -76,16 +77,16 @@ fn a_damaged_interface_fails_the_check_and_is_repaired_by_add() {
             let eth0 = netlink.link("eth0").unwrap().unwrap();
             netlink.set_address(&eth0, [192, 0, 2, 1].into(), 32, false).unwrap();
         });
-        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        let (_, message) = code(client.check(one.id(), Expected::default(), one.netns.as_fd()));
         assert!(message.contains("instead of 10.255.55.2/32"), "{message}");
         assert_eq!(world.add(&one, "app-a"), made);
         assert_eq!(one.addresses(), [(made.address, 32)]);
 
         one.ask(|netlink| netlink.remove(&netlink.link("eth0").unwrap().unwrap()).unwrap());
-        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        let (_, message) = code(client.check(one.id(), Expected::default(), one.netns.as_fd()));
         assert!(message.contains("eth0 is not there"), "{message}");
         assert_eq!(world.add(&one, "app-a"), made);
-        client.check(one.id(), Some(made.address), one.netns.as_fd()).unwrap();
+        client.check(one.id(), with_address(made.address), one.netns.as_fd()).unwrap();
     });
 }
 
@@ -150,7 +151,7 @@ fn a_foreign_device_of_that_name_is_left_alone() {
             netlink.set_address(&eth0, made.address, 32, false).unwrap();
             netlink.set_default_route(&eth0, made.address).unwrap();
         });
-        let (_, message) = code(client.check(one.id(), None, one.netns.as_fd()));
+        let (_, message) = code(client.check(one.id(), Expected::default(), one.netns.as_fd()));
         assert!(message.contains("not the device that was made"), "{message}");
         let refused = code(client.add(one.wish("app-a"), one.netns.as_fd()));
         assert!(refused.1.contains("has a device eth0 already"), "{}", refused.1);
@@ -173,7 +174,7 @@ fn a_renamed_interface_is_replaced() {
         assert_eq!(one.devices(), ["lo", "other"]);
         assert_eq!(world.add(&one, "app-a"), made);
         eventually("the old one goes", || one.devices() == ["eth0", "lo"]);
-        world.client().check(one.id(), None, netns).unwrap();
+        world.client().check(one.id(), Expected::default(), netns).unwrap();
     });
 }
 
@@ -212,7 +213,7 @@ fn containers_come_in_pages() {
             .map(|info| info.attachment.port.0)
             .collect();
         assert_eq!(ports, (2..22).collect::<Vec<_>>());
-        world.client().gc(vec![namespaces[3].id()]).unwrap();
+        world.client().gc("network".into(), vec![namespaces[3].id()]).unwrap();
         assert_eq!(world.client().containers().unwrap().len(), 1);
     });
 }
@@ -289,11 +290,22 @@ fn the_same_container_in_another_namespace_is_refused() {
     in_cell(|world| {
         let (_fake, _agent) = (world.dataplane(), world.agent());
         let (one, other) = (Namespace::new("one"), Namespace::new("one"));
-        world.add(&one, "app-a");
+        // A path that nobody can take up again, as others may the number of a descriptor.
+        let wish = Attach { netns_path: "/run/netns/that-is-not".into(), ..one.wish("app-a") };
+        world.client().add(wish, one.netns.as_fd()).unwrap();
         let refused = code(world.client().add(other.wish("app-a"), other.netns.as_fd()));
         assert_eq!(refused.0, ErrorCode::Invalid);
         assert!(refused.1.contains("another network namespace"), "{}", refused.1);
         assert!(!other.has_eth0());
+        // But not when the one before has ended, as when a runtime was killed with its containers.
+        drop(one);
+        let mut added = None;
+        eventually("an ADD in place of the one before", || {
+            added = world.client().add(other.wish("app-a"), other.netns.as_fd()).ok();
+            added.is_some()
+        });
+        assert_eq!(other.addresses(), [(added.unwrap().address, 32)]);
+        assert_eq!(world.client().status().unwrap().addresses_free, 252);
     });
 }
 

@@ -9,4 +9,5 @@ mod outside;
 mod restart;
 mod socket;
 mod veths;
+mod wishes;
 mod world;

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 
 use sarcenet_agent_api::{
-    AddressRange, AgentError, Attach, Attachment, ErrorCode, Mapping, Metadata, NetOutRule,
-    PortMapping, PortRange, Protocol, RuleMeaning, Terms,
+    AddressRange, AgentError, Attach, Attachment, ErrorCode, Extension, Mapping, Metadata,
+    NetOutRule, PortMapping, PortRange, Protocol, RuleMeaning, Terms,
 };
 use sarcenet_control::netlink::Netlink;
 use sarcenet_dataplane_api::{PortId, Settings};
@@ -268,7 +268,9 @@ fn an_attached_container_may_have_more() {
         let (fake, agent) = (world.dataplane(), world.agent());
         let (one, two) = (Namespace::new("one"), Namespace::new("two"));
         let extend = |container: &Namespace, mappings: &[PortMapping], net_out: &[NetOutRule]| {
-            world.client().extend(container.id(), mappings.to_vec(), net_out.to_vec())
+            let (mappings, net_out) = (mappings.to_vec(), net_out.to_vec());
+            let more = Extension { mappings, net_out, bandwidth: None };
+            world.client().extend(container.id(), more)
         };
         refused(extend(&one, &[mapping(61_000, 80)], &[]), ErrorCode::Unknown, "not attached");
 

@@ -2,13 +2,13 @@
 
 use std::os::fd::AsFd;
 
-use sarcenet_agent_api::ErrorCode;
+use sarcenet_agent_api::{ErrorCode, Expected};
 use sarcenet_control::agent::{Agent, StartError};
 use sarcenet_control::host::DEVICE;
 use sarcenet_control::netlink::Netlink;
 use sarcenet_dataplane_api::PortId;
 
-use crate::world::{NETWORK, Namespace, eventually, in_cell};
+use crate::world::{NETWORK, Namespace, eventually, in_cell, with_address};
 
 #[test]
 fn a_new_dataplane_is_told_everything() {
@@ -50,8 +50,8 @@ fn a_new_agent_takes_the_queues_from_the_dataplane() {
         assert!(fake.told.lock().host.is_some());
         assert_eq!(fake.told.lock().containers.len(), 2);
         let mut client = world.client();
-        client.check(one.id(), Some(addresses[0]), one.netns.as_fd()).unwrap();
-        client.check(two.id(), Some(addresses[1]), two.netns.as_fd()).unwrap();
+        client.check(one.id(), with_address(addresses[0]), one.netns.as_fd()).unwrap();
+        client.check(two.id(), with_address(addresses[1]), two.netns.as_fd()).unwrap();
         assert_eq!(client.status().unwrap().problems, Vec::<String>::new());
         // Addresses go on behind the last one.
         let three = Namespace::new("three");
@@ -76,7 +76,7 @@ fn when_both_died_interfaces_are_made_anew() {
         eventually("told", || fake.told.lock().snapshots == 1);
         assert_eq!(fake.told.lock().containers.keys().collect::<Vec<_>>(), [&PortId(3)]);
         let mut client = world.client();
-        client.check(one.id(), Some(address), one.netns.as_fd()).unwrap();
+        client.check(one.id(), with_address(address), one.netns.as_fd()).unwrap();
         assert_eq!(one.addresses(), [(address, 32)]);
         let problems = client.status().unwrap().problems;
         assert!(problems[0].starts_with("container gone eth0 has no interface: "), "{problems:?}");
@@ -123,7 +123,7 @@ fn a_queue_without_a_device_spoils_nothing() {
         eventually("told again", || fake.told.lock().snapshots == 2);
         assert_eq!(fake.told.lock().containers.keys().collect::<Vec<_>>(), [&PortId(2)]);
         assert!(lost(&world.client().status().unwrap().problems));
-        world.client().check(one.id(), None, one.netns.as_fd()).unwrap();
+        world.client().check(one.id(), Expected::default(), one.netns.as_fd()).unwrap();
     });
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, send, socket,
 };
-use sarcenet_agent_api::{ErrorCode, Reply, Request, VERSION};
+use sarcenet_agent_api::{ErrorCode, Expected, Reply, Request, VERSION};
 use sarcenet_dataplane_api::codec;
 use sarcenet_dataplane_api::transport::Connection;
 
@@ -74,7 +74,7 @@ fn garbage_ends_the_connection_and_changes_nothing() {
         assert_eq!(std::fs::read(world.network()).unwrap(), network);
         assert_eq!(std::fs::read(world.root.state_file()).unwrap(), state);
         assert_eq!(fake.told.lock().generation, generation);
-        world.client().check(one.id(), None, one.netns.as_fd()).unwrap();
+        world.client().check(one.id(), Expected::default(), one.netns.as_fd()).unwrap();
     });
 }
 

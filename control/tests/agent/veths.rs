@@ -2,11 +2,11 @@
 
 use std::os::fd::AsFd;
 
-use sarcenet_agent_api::{AgentError, Attach, AttachKind, ErrorCode};
+use sarcenet_agent_api::{AgentError, Attach, AttachKind, ErrorCode, Expected};
 use sarcenet_control::netlink::Netlink;
 use sarcenet_dataplane_api::{Attach as Described, PortId};
 
-use crate::world::{Namespace, in_cell};
+use crate::world::{Namespace, in_cell, with_address};
 
 const HOST_END: &str = "s-010255055002";
 
@@ -51,7 +51,7 @@ fn whatever_is_damaged_fails_the_check_and_is_repaired_by_add() {
         let one = Namespace::new("one");
         let mut client = world.client();
         let made = client.add(wish(&one), one.netns.as_fd()).unwrap();
-        client.check(one.id(), Some(made.address), one.netns.as_fd()).unwrap();
+        client.check(one.id(), with_address(made.address), one.netns.as_fd()).unwrap();
         let netlink = Netlink::open().unwrap();
         let host = || netlink.link(HOST_END).unwrap().unwrap();
         let eth0 = |netlink: &Netlink| netlink.link("eth0").unwrap().unwrap();
@@ -77,10 +77,10 @@ fn whatever_is_damaged_fails_the_check_and_is_repaired_by_add() {
         ];
         for (complaint, damage) in damages {
             damage();
-            let message = refusal(client.check(one.id(), None, one.netns.as_fd()));
+            let message = refusal(client.check(one.id(), Expected::default(), one.netns.as_fd()));
             assert!(message.contains(complaint), "{complaint}: {message}");
             assert_eq!(client.add(wish(&one), one.netns.as_fd()).unwrap(), made, "{complaint}");
-            client.check(one.id(), Some(made.address), one.netns.as_fd()).unwrap();
+            client.check(one.id(), with_address(made.address), one.netns.as_fd()).unwrap();
         }
         let other = refusal(client.add(one.wish("app-a"), one.netns.as_fd()));
         assert!(other.contains("attached by veth, not tun"), "{other}");

@@ -9,7 +9,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
-use sarcenet_agent_api::{AgentClient, Attach, AttachKind, Attachment, AttachmentId, Terms};
+use sarcenet_agent_api::{
+    AgentClient, Attach, AttachKind, Attachment, AttachmentId, Expected, Terms, Wishes,
+};
 use sarcenet_control::address_watch::AddressWatch;
 use sarcenet_control::agent::{Agent, Options};
 use sarcenet_control::netlink::Netlink;
@@ -152,8 +154,10 @@ impl Namespace {
         Attach {
             id: self.id(),
             netns_path: self.path(),
+            network: "network".into(),
             app: Some(app.into()),
             kind: AttachKind::Tun,
+            wishes: Wishes::default(),
             terms: Terms::default(),
         }
     }
@@ -190,6 +194,11 @@ impl Namespace {
             netlink.addresses(&eth0).unwrap()
         })
     }
+}
+
+/// What somebody believes who knows the address.
+pub(crate) fn with_address(address: Ipv4Addr) -> Expected {
+    Expected { address: Some(address), ..Expected::default() }
 }
 
 /// Waits until something is so; fails the test when it never is.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use sarcenet_agent_api::{
-    AgentClient, AgentError, Attach, AttachKind, Attachment, AttachmentId, Terms,
+    AgentClient, AgentError, Attach, AttachKind, Attachment, AttachmentId, Terms, Wishes,
 };
 use sarcenet_control::netlink::{LinkSettings, Netlink};
 use sarcenet_control::paths::Root;
@@ -170,8 +170,10 @@ impl World {
         let wish = Attach {
             id: container.id(),
             netns_path: format!("/proc/{}/fd/{}", std::process::id(), container.netns.as_raw_fd()),
+            network: "network".into(),
             app: Some(app.into()),
             kind: AttachKind::Tun,
+            wishes: Wishes::default(),
             terms,
         };
         self.client().add(wish, container.netns.as_fd())

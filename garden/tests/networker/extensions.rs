@@ -1,8 +1,8 @@
 //! `net-in`, `net-out` and `bulk-net-out`: what the agent is asked, and what Garden is told.
 
 use sarcenet_agent_api::{
-    AddressRange, AttachmentId, ErrorCode, NetOutRule, PortMapping, PortRange, Protocol, Reply,
-    Request,
+    AddressRange, AttachmentId, ErrorCode, Extension, NetOutRule, PortMapping, PortRange, Protocol,
+    Reply, Request,
 };
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ fn agent(number: usize, reply: Reply) -> Agent {
 
 fn extension(mappings: Vec<PortMapping>, net_out: Vec<NetOutRule>) -> Request {
     let id = AttachmentId { container: HANDLE.to_owned(), ifname: "eth0".to_owned() };
-    Request::Extend { id, mappings, net_out }
+    Request::Extend { id, more: Extension { mappings, net_out, bandwidth: None } }
 }
 
 /// What Garden says, the mapping that the agent is asked for, and the ports that are given.

@@ -20,19 +20,41 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a plugin did not do its work. The texts are libcni's.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PluginError {
+pub enum PluginError {
+    /// There is no such program.
     #[error("failed to find plugin {kind:?} in path [{}]", directory.display())]
-    NotFound { kind: String, directory: PathBuf },
+    NotFound {
+        /// Its name.
+        kind: String,
+        /// Where it should be.
+        directory: PathBuf,
+    },
+    /// It cannot be started, or spoken to.
     #[error("cannot run {}: {source}", path.display())]
-    Run { path: PathBuf, source: io::Error },
+    Run {
+        /// The program.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Its result has no end.
     #[error("its result is longer than {OUTPUT_MAX} bytes")]
     TooLong,
+    /// It says why, as the specification has it.
     #[error("{0}")]
     Answered(PluginAnswer),
+    /// It says why on standard error.
     #[error("netplugin failed: {0:?}")]
     Wrote(String),
+    /// What it says is not of the specification's form.
     #[error("netplugin failed but error parsing its diagnostic message {text:?}: {source}")]
-    Unreadable { text: String, source: serde_json::Error },
+    Unreadable {
+        /// What it says.
+        text: String,
+        /// What is wrong with that.
+        source: serde_json::Error,
+    },
+    /// It says nothing.
     #[error("netplugin failed with no error message: {0}")]
     Silent(ExitStatus),
 }
@@ -40,9 +62,13 @@ pub(crate) enum PluginError {
 /// A plugin's own error.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct PluginAnswer {
-    msg: String,
-    details: String,
+pub struct PluginAnswer {
+    /// The specification's or the plugin's own code.
+    pub code: u64,
+    /// What the plugin could not do.
+    pub msg: String,
+    /// Why; may be empty.
+    pub details: String,
 }
 
 impl std::fmt::Display for PluginAnswer {
@@ -53,7 +79,7 @@ impl std::fmt::Display for PluginAnswer {
 }
 
 /// The program of a plugin.
-pub(super) fn find(directory: &Path, kind: &str) -> Result<PathBuf, PluginError> {
+pub(crate) fn find(directory: &Path, kind: &str) -> Result<PathBuf, PluginError> {
     let path = directory.join(kind);
     let usable = path
         .metadata()
@@ -66,7 +92,7 @@ pub(super) fn find(directory: &Path, kind: &str) -> Result<PathBuf, PluginError>
 
 /// Runs a program with these variables beside our own; returns what it printed. What it wrote to
 /// standard error besides goes to ours.
-pub(super) fn run(
+pub(crate) fn run(
     path: &Path,
     variables: &[(&str, &OsStr)],
     input: &[u8],

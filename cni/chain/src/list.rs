@@ -12,45 +12,51 @@ const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0
 
 /// A version of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Version(usize);
+pub struct Version(usize);
 
 impl Version {
     /// The version of this name; a name that is empty means the oldest one.
-    pub(crate) fn read(name: &str) -> Option<Self> {
+    pub fn read(name: &str) -> Option<Self> {
         let name = if name.is_empty() { VERSIONS[0] } else { name };
         VERSIONS.iter().position(|known| *known == name).map(Self)
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    /// Its name.
+    pub fn name(self) -> &'static str {
         VERSIONS[self.0]
     }
 
     /// Whether DEL gets the result of ADD: since 0.4.0.
-    pub(crate) fn del_has_result(self) -> bool {
+    pub fn del_has_result(self) -> bool {
         Some(self) >= Self::read("0.4.0")
     }
 
     /// Whether a result has one IPv4 address beside interfaces that it does not name: before 0.3.0.
-    pub(crate) fn has_ip4(self) -> bool {
+    pub fn has_ip4(self) -> bool {
         Some(self) < Self::read("0.3.0")
     }
 }
 
 /// A network.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct List {
-    pub(crate) name: String,
-    pub(crate) version: Version,
+pub struct List {
+    /// Its name: letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// Which every plugin is asked for.
+    pub version: Version,
+    /// Whether no plugin is ever asked to CHECK (`disableCheck`).
+    pub check_is_off: bool,
     /// Never empty.
-    pub(crate) plugins: Vec<Plugin>,
+    pub plugins: Vec<Plugin>,
 }
 
 /// A plugin and its part of the configuration.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Plugin {
+pub struct Plugin {
     /// Name of the program.
-    pub(crate) kind: String,
-    pub(crate) netconf: Map<String, Value>,
+    pub kind: String,
+    /// Its part of the list.
+    pub netconf: Map<String, Value>,
 }
 
 impl fmt::Display for Plugin {
@@ -65,27 +71,42 @@ impl fmt::Display for Plugin {
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
+pub enum LoadError {
+    /// A directory cannot be read.
     #[error("error walking config directory: {}: {source}", path.display())]
-    Walk { path: PathBuf, source: io::Error },
+    Walk {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file cannot be read, or is no configuration.
     #[error("unable to load config from {}: {source}", path.display())]
-    File { path: PathBuf, source: FileError },
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FileError,
+    },
 }
 
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
+    /// It cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
+    /// It is not JSON, or no object.
     #[error("error parsing configuration: {0}")]
     Json(#[from] serde_json::Error),
+    /// It makes no sense.
     #[error("error parsing configuration: {0}")]
     Content(String),
 }
 
 /// Reads the network's configuration: the first `.conflist` below `directory`, in order of names,
 /// or the first `.conf`; none if there is neither. What was left aside is noted in `notes`.
-pub(crate) fn load(directory: &Path, notes: &mut dyn Write) -> Result<Option<List>, LoadError> {
+pub fn load(directory: &Path, notes: &mut dyn Write) -> Result<Option<List>, LoadError> {
     let mut files = Vec::new();
     walk(directory, &mut files)?;
     let ends = |end: &'static str| {
@@ -124,8 +145,8 @@ fn walk(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A list, or a single plugin's configuration, which is a list of one.
-fn read(text: &[u8]) -> Result<List, FileError> {
+/// Reads a list, or a single plugin's configuration, which is a list of one.
+pub fn read(text: &[u8]) -> Result<List, FileError> {
     let mut object: Map<String, Value> = serde_json::from_slice(text)?;
     let wrong = |message: String| Err(FileError::Content(message));
     let name = match object.get("name") {
@@ -137,6 +158,10 @@ fn read(text: &[u8]) -> Result<List, FileError> {
         return wrong(format!("invalid characters found in network name {name:?}"));
     }
     let version = version(&object)?;
+    // It has been a string in the specification, too.
+    let check_is_off = object
+        .get("disableCheck")
+        .is_some_and(|off| off.as_bool() == Some(true) || off.as_str() == Some("true"));
     let plugins = match object.remove("plugins") {
         Some(Value::Array(plugins)) if !plugins.is_empty() => plugins,
         Some(Value::Array(_)) => return wrong("no plugins in list".into()),
@@ -144,7 +169,7 @@ fn read(text: &[u8]) -> Result<List, FileError> {
         None => vec![Value::Object(object)],
     };
     let plugins = plugins.into_iter().map(plugin).collect::<Result<_, _>>()?;
-    Ok(List { name, version, plugins })
+    Ok(List { name, version, check_is_off, plugins })
 }
 
 /// The newest of those that `cniVersion` and `cniVersions` name.

@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
+use sarcenet_cni_chain::Version;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::IFNAME;
-use super::list::Version;
+use crate::actions::IFNAME;
 
 /// Address, interface and name servers.
 #[derive(Debug, PartialEq, Eq)]
