@@ -307,7 +307,7 @@ fn what_makes_no_sense_is_not_taken() {
             "another program tells the agent what the policy server says"
         );
         client.followed(b"", FollowProblems::default()).unwrap();
-        assert!(!problem(world, NOBODY));
+        eventually("somebody tells", || !problem(world, NOBODY));
         drop(client);
         eventually("gone", || problem(world, NOBODY));
         let again = || world.client().followed(b"", FollowProblems::default());

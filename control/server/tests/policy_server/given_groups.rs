@@ -18,7 +18,7 @@ with_both!(
 
 const HOLD: Duration = Duration::from_mins(10);
 
-fn given(names: &[&str]) -> Given {
+fn given(names: Option<&[&str]>) -> Given {
     let group = |name: &&str| SecurityGroup {
         row: 0,
         guid: (*name).into(),
@@ -29,7 +29,7 @@ fn given(names: &[&str]) -> Given {
         staging_spaces: Vec::new(),
         running_spaces: Vec::new(),
     };
-    Some(Arc::new(names.iter().map(group).collect()))
+    names.map(|names| Arc::new(names.iter().map(group).collect()))
 }
 
 async fn stored(database: &Database) -> Vec<String> {
@@ -58,9 +58,9 @@ impl Replica {
 
 async fn one_replica_brings_its_groups_and_the_others_stand_by(on: Backend) {
     let world = World::new(on).await;
-    let mut idle = Replica::new(world.replica().await, None);
-    let mut first = Replica::new(world.database.clone(), given(&["a", "b"]));
-    let mut second = Replica::new(world.replica().await, given(&["c"]));
+    let mut idle = Replica::new(world.replica().await, given(None));
+    let mut first = Replica::new(world.database.clone(), given(Some(&["a", "b"])));
+    let mut second = Replica::new(world.replica().await, given(Some(&["c"])));
     // Who has nothing to say does not keep those away who have.
     assert_eq!(idle.sync().await, Synced::Nothing);
     assert_eq!(first.sync().await, Synced::Compared(true));
@@ -69,14 +69,14 @@ async fn one_replica_brings_its_groups_and_the_others_stand_by(on: Backend) {
         assert_eq!(second.sync().await, Synced::Elsewhere);
         assert_eq!(first.sync().await, Synced::Unchanged);
     }
-    second.given.send_replace(given(&["c", "d"]));
+    second.given.send_replace(given(Some(&["c", "d"])));
     assert_eq!(second.sync().await, Synced::Elsewhere);
     assert_eq!(stored(&world.database).await, ["a", "b"]);
-    first.given.send_replace(given(&["b"]));
+    first.given.send_replace(given(Some(&["b"])));
     assert_eq!(first.sync().await, Synced::Compared(true));
     assert_eq!(stored(&world.database).await, ["b"]);
     // The same again is no change.
-    first.given.send_replace(given(&["b"]));
+    first.given.send_replace(given(Some(&["b"])));
     assert_eq!(first.sync().await, Synced::Compared(false));
     // One that ends lets another one lead at once.
     first.leader.resign().await.unwrap();
@@ -84,14 +84,14 @@ async fn one_replica_brings_its_groups_and_the_others_stand_by(on: Backend) {
     assert_eq!(stored(&world.database).await, ["c", "d"]);
     assert_eq!(first.sync().await, Synced::Elsewhere);
     // None at all are groups, too.
-    second.given.send_replace(given(&[]));
+    second.given.send_replace(given(Some(&[])));
     assert_eq!(second.sync().await, Synced::Compared(true));
     assert_eq!(stored(&world.database).await, [""; 0]);
 }
 
 async fn what_is_given_is_in_the_database_soon(on: Backend) {
     let world = World::new(on).await;
-    let Replica { given: give, mut syncer, .. } = Replica::new(world.database.clone(), None);
+    let Replica { given: give, mut syncer, .. } = Replica::new(world.database.clone(), given(None));
     let metrics = Metrics::default();
     let counted = SyncMetrics::new(&metrics);
     let until = async |wanted: &[&str]| {
@@ -101,7 +101,7 @@ async fn what_is_given_is_in_the_database_soon(on: Backend) {
     };
     let changes = async {
         for names in [&["a"][..], &["a", "b"], &[], &["c"]] {
-            give.send_replace(given(names));
+            give.send_replace(given(Some(names)));
             until(names).await;
         }
     };
