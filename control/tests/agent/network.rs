@@ -163,6 +163,8 @@ fn a_new_mtu_reaches_the_containers() {
         eventually("the container's", || {
             one.ask(|netlink| netlink.link("eth0").unwrap().unwrap().mtu) == 1400
         });
-        assert_eq!(fake.told.lock().cell.as_ref().map(|cell| cell.mtu), Some(1400));
+        eventually("the cell's", || {
+            fake.told.lock().cell.as_ref().is_some_and(|cell| cell.mtu == 1400)
+        });
     });
 }
