@@ -40,8 +40,8 @@ pub(super) fn check(saved: &Saved) -> Result<(), Failure> {
     }
     // The dataplane would refuse the whole state for one of these.
     let reached = |address: Ipv4Addr| {
-        !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
-            && !address.is_loopback()
+        let ends_here = address.is_unspecified() || address.is_loopback();
+        !(ends_here || address.is_broadcast() || address.is_multicast())
     };
     if let Some(wrong_one) = services.iter().find(|one| one.port == 0 || !reached(one.address)) {
         let HostService { address, port, .. } = wrong_one;
