@@ -66,7 +66,8 @@ fn what_the_dataplane_does_is_told() -> Result<()> {
         ("sarcenet_dataplane_rules", 0.0),
         (denied, 0.0),
     ] {
-        ensure!(value(&before, name)? == expected, "{name} is not {expected} in {before:#?}");
+        let told = value(&before, name)?;
+        ensure!((told - expected).abs() < 0.5, "{name} is not {expected} in {before:#?}");
     }
 
     let _server = to.serve_http(8080)?;
