@@ -6,6 +6,7 @@
 //! by [`limit`]), and the links transmit. [`worker`] is the loop that does so; [`control`] takes desired state from a
 //! controller and publishes it to the workers.
 
+pub mod arguments;
 pub mod control;
 pub mod events;
 pub mod flow;
