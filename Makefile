@@ -8,14 +8,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env)
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
 DENY := $(TARGET)/tools/bin/cargo-deny
+DEB := $(TARGET)/tools/bin/cargo-deb
 PROGRAMS := -p sarcenet -p sarcenet-dataplane -p sarcenet-cni -p sarcenet-garden
 
-.PHONY: help deps build demo demo-end test lint bench perf loom fuzz
+.PHONY: help deps build demo demo-end test lint deb deb-test bench perf loom fuzz
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo 'make build   the programs, optimised'
 	@echo 'make lint    formatting, clippy, dependencies'
+	@echo 'make deb     the Debian package'
+	@echo 'make deb-test  the same, installed in a clean Debian'
 	@echo 'make bench   the parts, in nanoseconds'
 	@echo 'make perf    whole cells, ours beside the kernel'"'"'s'
 	@echo 'make loom    the lock-free tables under every interleaving'
@@ -48,6 +51,19 @@ lint: deps $(DENY)
 # is built on every new machine: not optimised.
 $(DENY): | deps
 	cargo install --quiet --locked --debug --no-default-features --version 0.20.2 --root $(TARGET)/tools cargo-deny
+
+# cargo-deb looks for the programs where cargo put them, and for the manual pages below ./target.
+deb: build $(DEB)
+	cargo build --locked --release -p sarcenet-packaging
+	rm -rf target/package
+	$(TARGET)/release/sarcenet-man target/package/man
+	$(DEB) --locked --no-build --manifest-path packaging/Cargo.toml --output $(TARGET)/debian/
+
+deb-test: deb
+	$(SUDO) packaging/test-package $(TARGET)/debian/sarcenet_*.deb
+
+$(DEB): | deps
+	cargo install --quiet --locked --debug --version CARGO_DEB_VERSION --root $(TARGET)/tools cargo-deb
 
 bench:
 	cargo bench --locked -p sarcenet-benches
