@@ -17,7 +17,7 @@ const UNITS: [(&str, u8); 3] =
 /// What the units name and others bring.
 const TARGETS: [&str; 6] =
     ["basic", "multi-user", "network", "network-online", "shutdown", "sysinit"];
-const PROGRAMS: [&str; 3] = ["usr/bin/sarcenet", "usr/bin/sarcenet-dataplane", "bin/kill"];
+const PROGRAMS: [&str; 3] = ["usr/bin/sarcenet", "usr/bin/sarcenet-dataplane", "bin/sh"];
 
 /// A machine with the units and what they name, and nothing else.
 fn machine() -> TempDir {
