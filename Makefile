@@ -63,7 +63,7 @@ deb-test: deb
 	$(SUDO) packaging/test-package $(TARGET)/debian/sarcenet_*.deb
 
 $(DEB): | deps
-	cargo install --quiet --locked --debug --version CARGO_DEB_VERSION --root $(TARGET)/tools cargo-deb
+	cargo install --quiet --locked --debug --version 3.6.2 --root $(TARGET)/tools cargo-deb
 
 bench:
 	cargo bench --locked -p sarcenet-benches
