@@ -42,8 +42,8 @@ struct Mapping {
     host_ip: Option<String>,
 }
 
-/// As the plugin `bandwidth` of the CNI project reads them: bits per second and bits, towards the container (ingress)
-/// and from it (egress).
+/// As the plugin `bandwidth` of the CNI project reads them: bits per second and bits, towards the
+/// container (ingress) and from it (egress).
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Limits {

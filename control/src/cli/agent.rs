@@ -74,10 +74,14 @@ pub(super) fn run(root: Root, arguments: &Arguments) -> Result<ExitCode> {
 fn check(network: &Path, cell: &str) -> Result<ExitCode> {
     let checked = Network::load(network)?;
     let groups = checked.security_groups.as_ref().map_or(0, |groups| groups.len()) as u64;
-    let groups = output::count(groups, "security group");
+    let server = checked.control.as_ref().and_then(|control| control.policy_server.as_ref());
+    let groups = match server {
+        Some(server) if server.security_groups.is_some() => "security groups from there".to_owned(),
+        _ => output::count(groups, "security group"),
+    };
     let counted = if let Some(control) = &checked.control {
         // A network file with `control:` names both.
-        let policies = control.policy_server.as_ref().map_or("", |server| &server.url);
+        let policies = server.map_or("", |server| &server.url);
         format!("leases from {}, policies from {policies}, {groups}", control.leases.url)
     } else {
         checked.cell_of(network, cell)?;

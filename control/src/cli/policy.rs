@@ -17,8 +17,8 @@ const TOKEN_FILE: &str = "sarcenet/token";
 /// a protocol and a range of ports. What no policy allows is refused.
 ///
 /// With --server the policy server is asked, in the name of the user whose token is given by
-/// --token-file, by the variable SARCENET_TOKEN, or in the file ~/.config/sarcenet/token; apps are then
-/// GUIDs. Otherwise policies are kept in the cell's network file, of which only the section `policies:` is
+/// --token-file or --token, by the variable SARCENET_TOKEN, or in the file ~/.config/sarcenet/token;
+/// apps are then GUIDs. Otherwise policies are kept in the cell's network file, of which only the section `policies:` is
 /// changed.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "\
@@ -48,6 +48,10 @@ pub(super) struct ServerArguments {
     /// Ask the policy server at this address: its external API
     #[arg(long, value_name = "URL")]
     server: Option<String>,
+
+    /// The user's token; whoever lists processes sees it here, and not in a file
+    #[arg(long, value_name = "TOKEN", requires = "server", conflicts_with = "token_file")]
+    token: Option<String>,
 
     /// File with the user's token
     #[arg(long, value_name = "FILE", requires = "server")]
@@ -91,7 +95,10 @@ impl ServerArguments {
     /// The server to ask, if one is to be asked.
     fn client(&self) -> Result<Option<PolicyClient>> {
         let Some(server) = &self.server else { return Ok(None) };
-        let token = token(self.token_file.as_deref())?;
+        let token = match &self.token {
+            Some(token) => token.clone(),
+            None => token(self.token_file.as_deref())?,
+        };
         Ok(Some(PolicyClient::new(server, &token, self.ca.as_deref())?))
     }
 }

@@ -266,7 +266,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "apps: none\nsapp:\n",
         &[
             "5:7: apps is text; it must be a list, each item after `- `",
-            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control",
+            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status",
             "10:12: no app is named `app-a`; add `- {id: app-a, tag: ...}` under `apps:`",
             "10:23: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
             "11:12: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
@@ -299,7 +299,7 @@ fn files_that_are_no_network() {
         ),
         (
             "- a\n",
-            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control",
+            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status",
         ),
     ] {
         assert_eq!(Network::parse(text).unwrap_err()[0].to_string(), expected);

@@ -80,25 +80,20 @@ impl RouterFollower {
 
     /// Follows for as long as it is polled.
     pub async fn run(self) {
-        let mut trouble = Trouble::none("tags of routers");
+        let mut trouble = Trouble::none("tags of routers", WHAT, self.metrics);
         let mut failures = 0_u32;
         loop {
-            let pause = match ask(&self.asker, &self.server, self.timeout).await {
+            let answer = ask(&self.asker, &self.server, self.timeout).await;
+            let show = |now| self.state.send_modify(|state| state.problem = now);
+            trouble.heard(answer.as_ref().err().map(|error| (error.kind(), error as _)), show);
+            let pause = match answer {
                 Ok(tag) => {
                     failures = 0;
-                    self.metrics.answered(WHAT);
-                    if trouble.over() {
-                        self.state.send_modify(|state| state.problem = None);
-                    }
-                    self.learn(tag);
+                    learn(&self.state, tag);
                     Pause::about(AGAIN)
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    self.metrics.failed(WHAT, error.kind());
-                    if let Some(text) = trouble.failed(error.kind(), &error) {
-                        self.state.send_modify(|state| state.problem = Some(text));
-                    }
                     match error {
                         AskError::Busy { pause, .. } => Pause::asked(pause),
                         _ => Pause::after(failures),
@@ -108,16 +103,17 @@ impl RouterFollower {
             sleep(pause.time()).await;
         }
     }
+}
 
-    fn learn(&self, tag: u16) {
-        let news = self.state.send_if_modified(|state| {
-            let news = state.router_tag.replace(tag) != Some(tag);
-            state.round += u64::from(news);
-            news
-        });
-        if news {
-            info!(tag = format_args!("{tag:04X}"), "routers have a tag");
-        }
+/// Routers have this tag.
+fn learn(state: &watch::Sender<OverlayState>, tag: u16) {
+    let news = state.send_if_modified(|state| {
+        let news = state.router_tag.replace(tag) != Some(tag);
+        state.round += u64::from(news);
+        news
+    });
+    if news {
+        info!(tag = format_args!("{tag:04X}"), "routers have a tag");
     }
 }
 

@@ -10,7 +10,7 @@ use sarcenet_control::netlink::Netlink;
 use sarcenet_dataplane_api::{PortId, Settings};
 
 use crate::fake::Fake;
-use crate::world::{NETWORK, Namespace, World, eventually, in_cell};
+use crate::world::{NETWORK, Namespace, World, eventually, in_cell, refused};
 
 const OUTSIDE: &str = "\
 outside:
@@ -49,17 +49,6 @@ fn in_space(space: &str) -> Terms {
 fn add(world: &World, container: &Namespace, terms: Terms) -> Result<Attachment, AgentError> {
     let wish = Attach { terms, ..container.wish("app-a") };
     world.client().add(wish, container.netns.as_fd())
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, AgentError>, expected: ErrorCode, words: &str) {
-    match answer {
-        Err(AgentError::Refused { code, message }) => {
-            assert_eq!(code, expected, "{message}");
-            assert!(message.contains(words), "`{words}` is not in {message}");
-        }
-        other => panic!("not refused: {other:?}"),
-    }
 }
 
 fn settings(fake: &Fake, port: u16) -> Settings {

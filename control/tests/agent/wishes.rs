@@ -10,7 +10,7 @@ use sarcenet_agent_api::{
 };
 use sarcenet_dataplane_api::{Attach as Described, PortId};
 
-use crate::world::{NETWORK, Namespace, World, in_cell, with_address};
+use crate::world::{NETWORK, Namespace, World, in_cell, refused, with_address};
 
 const MAC: [u8; 6] = [0x0e, 1, 2, 3, 4, 5];
 
@@ -22,17 +22,6 @@ fn add(
 ) -> Result<Attachment, AgentError> {
     let wish = Attach { kind, wishes, ..container.wish("app-a") };
     world.client().add(wish, container.netns.as_fd())
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(answer: Result<T, AgentError>, expected: ErrorCode, words: &str) {
-    match answer {
-        Err(AgentError::Refused { code, message }) => {
-            assert_eq!(code, expected, "{message}");
-            assert!(message.contains(words), "`{words}` is not in {message}");
-        }
-        other => panic!("not refused: {other:?}"),
-    }
 }
 
 fn address(last: u8) -> Wishes {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use sarcenet_agent_api::{
-    AgentClient, Attach, AttachKind, Attachment, AttachmentId, Expected, Terms, Wishes,
+    AgentClient, AgentError, Attach, AttachKind, Attachment, AttachmentId, ErrorCode, Expected,
+    Terms, Wishes,
 };
 use sarcenet_control::address_watch::AddressWatch;
 use sarcenet_control::agent::{Agent, Options};
@@ -208,5 +209,21 @@ pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     while !so() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Fails unless the agent refused with this code and these words.
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(
+    answer: Result<T, AgentError>,
+    expected: ErrorCode,
+    words: &str,
+) {
+    match answer {
+        Err(AgentError::Refused { code, message }) => {
+            assert_eq!(code, expected, "{message}");
+            assert!(message.contains(words), "`{words}` is not in {message}");
+        }
+        other => panic!("not refused: {other:?}"),
     }
 }

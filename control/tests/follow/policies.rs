@@ -103,6 +103,34 @@ fn a_policy_is_enforced_and_outlives_servers_and_agent() {
 }
 
 #[test]
+fn the_users_token_comes_by_flag_file_or_environment() {
+    in_cell(|world| {
+        all_servers(world);
+        let _servers = world.servers.start();
+        let (good, file) = ("secret-of-ada", world.servers.path("token"));
+        let file = file.to_str().unwrap();
+        for (words, environment, listed) in [
+            (&["--token", good][..], None, true),
+            (&["--token", good], Some("of-nobody"), true),
+            (&["--token-file", file], Some("of-nobody"), true),
+            (&[], Some(good), true),
+            (&["--token", "of-nobody"], Some(good), false),
+            (&["--token", good, "--token-file", file], None, false),
+            (&[], None, false),
+        ] {
+            let mut command = world.command(&["policy", "list"]);
+            command.args(["--server", "https://127.0.0.1:4002", "--ca"]);
+            command.arg(world.servers.path("etc/sarcenet/certs/ca.crt")).args(words);
+            // Where nobody has left a token.
+            command.env_remove("SARCENET_TOKEN").env("XDG_CONFIG_HOME", "/nonexistent");
+            command.envs(environment.map(|token| ("SARCENET_TOKEN", token)));
+            let done = command.output().unwrap();
+            assert_eq!(done.status.success(), listed, "{words:?} {environment:?}: {done:?}");
+        }
+    });
+}
+
+#[test]
 fn a_damaged_file_opens_nothing() {
     in_cell(|world| {
         all_servers(world);

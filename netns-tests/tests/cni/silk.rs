@@ -42,10 +42,14 @@ fn extra() -> Extra {
     Extra { metadata: object(metadata), runtime_config: object(runtime), by_capability: false }
 }
 
+/// A cell whose agent asks no servers: it would have the policy agent's port.
+fn plan(label: &str) -> Plan {
+    Plan::new(label, &[CellKind::Sarcenet]).outside(OutsidePlan::default()).from_files()
+}
+
 #[test]
 fn the_contracts_configuration_works_as_it_is() {
-    let plan = Plan::new("cs", &[CellKind::Sarcenet]).outside(OutsidePlan::default());
-    on_cell(plan, |setting| {
+    on_cell(plan("cs"), |setting| {
         let cell = setting.cell;
         obliging_policy_agent(cell)?;
         let text = std::fs::read(contract("cni-wrapper-plugin.conflist"))?;
@@ -90,8 +94,7 @@ fn the_contracts_configuration_works_as_it_is() {
 /// What the policy agent cannot do is not hidden, and the container can be taken down or tried again.
 #[test]
 fn without_a_policy_agent_a_container_does_not_start() {
-    let plan = Plan::new("cp", &[CellKind::Sarcenet]).outside(OutsidePlan::default());
-    on_cell(plan, |setting| {
+    on_cell(plan("cp"), |setting| {
         let cell = setting.cell;
         let network =
             sarcenet_cni_chain::read(&std::fs::read(contract("cni-wrapper-plugin.conflist"))?)?;

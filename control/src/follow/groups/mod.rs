@@ -126,8 +126,8 @@ impl GroupFollower {
             state,
             force,
             waiting: Vec::new(),
+            trouble: Trouble::none("security groups", WHAT, metrics.clone()),
             metrics,
-            trouble: Trouble::none("security groups"),
         }
     }
 
@@ -246,17 +246,9 @@ impl GroupFollower {
             }
         }
         self.metrics.groups_watched(is_watching);
-        if let Some(problem) = &problem {
-            self.metrics.failed(WHAT, problem.kind());
-            if let Some(text) = self.trouble.failed(problem.kind(), problem) {
-                self.state.send_modify(|state| state.problem = Some(text));
-            }
-        } else {
-            self.metrics.answered(WHAT);
-            if self.trouble.over() {
-                self.state.send_modify(|state| state.problem = None);
-            }
-        }
+        let Self { trouble, state, .. } = self;
+        let heard = problem.as_ref().map(|problem| (problem.kind(), problem as _));
+        trouble.heard(heard, |now| state.send_modify(|state| state.problem = now));
         // As long as something is to be read another question comes.
         if problem.is_some() || self.course.is_complete() {
             let outcome = match problem {

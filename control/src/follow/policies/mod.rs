@@ -104,8 +104,8 @@ impl PolicyFollower {
             state,
             force,
             waiting: Vec::new(),
+            trouble: Trouble::none(WHAT, WHAT, metrics.clone()),
             metrics,
-            trouble: Trouble::none(WHAT),
         }
     }
 
@@ -185,17 +185,9 @@ impl PolicyFollower {
                 info!("{server} tells of changes of policies by itself");
             }
         }
-        if let Some(problem) = &problem {
-            self.metrics.failed(WHAT, problem.kind());
-            if let Some(text) = self.trouble.failed(problem.kind(), problem) {
-                self.state.send_modify(|state| state.problem = Some(text));
-            }
-        } else {
-            self.metrics.answered(WHAT);
-            if self.trouble.over() {
-                self.state.send_modify(|state| state.problem = None);
-            }
-        }
+        let Self { trouble, state, .. } = self;
+        let heard = problem.as_ref().map(|problem| (problem.kind(), problem as _));
+        trouble.heard(heard, |now| state.send_modify(|state| state.problem = now));
         let generation = self.course.generation();
         self.metrics.watched(self.course.is_watching(), generation);
         let first = self.state.borrow().policies.is_none() && problem.is_none();
