@@ -60,7 +60,7 @@ deb: build $(DEB)
 	$(DEB) --locked --no-build --manifest-path packaging/Cargo.toml --output $(TARGET)/debian/
 
 deb-test: deb
-	$(SUDO) packaging/test-package $(TARGET)/debian/sarcenet_*.deb
+	$(SUDO) packaging/installation/test $(TARGET)/debian/sarcenet_*.deb
 
 $(DEB): | deps
 	cargo install --quiet --locked --debug --version 3.6.2 --root $(TARGET)/tools cargo-deb

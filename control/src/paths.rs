@@ -33,9 +33,10 @@ impl Root {
         self.0.join("etc/sarcenet/certs")
     }
 
-    /// The servers' database, unless the control file names another one.
+    /// The servers' database, unless the control file names another one. Apart from the agent's state:
+    /// the servers run as a user of their own.
     pub fn database_file(&self) -> PathBuf {
-        self.0.join("var/lib/sarcenet/control.db")
+        self.0.join("var/lib/sarcenet-control/control.db")
     }
 
     /// The agent's socket.

@@ -46,7 +46,7 @@ Files, all below --root:
   /var/lib/sarcenet/containers.json     the agent's containers and their addresses
   /var/lib/sarcenet/followed.json       what the policy server said to the agent last
   /var/lib/sarcenet/lease.json          the cell's lease of a subnet, and the other cells'
-  /var/lib/sarcenet/control.db          the servers' database, unless it is PostgreSQL
+  /var/lib/sarcenet-control/control.db  the servers' database, unless it is PostgreSQL
   /var/log/sarcenet/events.jsonl        records of conversations (`sarcenet logging`)")]
 pub struct Cli {
     /// Directory below which /etc, /run and /var/lib are looked for
