@@ -136,11 +136,12 @@ pub fn init(directory: &Path, options: &Options) -> Result<Certs, CertsError> {
     let server_is_there = is_there(&certs.server)?;
     let client_is_there = is_there(&certs.client)?;
 
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(|source| CertsError::Write { path: directory.to_owned(), source })?;
+    let cannot_make = |source| CertsError::Write { path: directory.to_owned(), source };
+    // What it is in belongs to others, too: /etc/sarcenet has files that the servers' user reads.
+    if let Some(parent) = directory.parent() {
+        fs::create_dir_all(parent).map_err(cannot_make)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(cannot_make)?;
     let ca_key = if ca_is_there {
         stored_key(&certs.ca)?
     } else {

@@ -28,11 +28,15 @@ fn six_files_for_their_owner_only() {
     let all = ["ca.crt", "ca.key", "client.crt", "client.key", "server.crt", "server.key"];
     assert_eq!(names, all);
     assert_eq!(certs.written.len(), 6);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     for name in all {
-        let mode = fs::metadata(inside.join(name)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name}");
+        assert_eq!(mode(&inside.join(name)), 0o600, "{name}");
     }
-    assert_eq!(fs::metadata(&inside).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(mode(&inside), 0o700);
+    // The directory that it is in is an ordinary one.
+    let ordinary = directory.path().join("c");
+    fs::create_dir(&ordinary).unwrap();
+    assert_eq!(mode(inside.parent().unwrap()), mode(&ordinary));
     for files in [&certs.ca, &certs.server, &certs.client] {
         files.read().unwrap();
     }
