@@ -57,7 +57,7 @@ deb: build $(DEB)
 	cargo build --locked --release -p sarcenet-packaging
 	rm -rf target/package
 	$(TARGET)/release/sarcenet-man target/package/man
-	$(DEB) --locked --no-build --manifest-path packaging/Cargo.toml --output $(TARGET)/debian/
+	$(DEB) --locked --no-build --compress-system --manifest-path packaging/Cargo.toml --output $(TARGET)/debian/
 
 deb-test: deb
 	$(SUDO) packaging/installation/test $(TARGET)/debian/sarcenet_*.deb
