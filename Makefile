@@ -18,7 +18,7 @@ help:
 	@echo 'make build   the programs, optimised'
 	@echo 'make lint    formatting, clippy, dependencies'
 	@echo 'make deb     the Debian package'
-	@echo 'make deb-test  the same, installed in a clean Debian'
+	@echo 'make deb-test  the same, installed in a clean Debian that is booted'
 	@echo 'make bench   the parts, in nanoseconds'
 	@echo 'make perf    whole cells, ours beside the kernel'"'"'s'
 	@echo 'make loom    the lock-free tables under every interleaving'
@@ -52,7 +52,8 @@ lint: deps $(DENY)
 $(DENY): | deps
 	cargo install --quiet --locked --debug --no-default-features --version 0.20.2 --root $(TARGET)/tools cargo-deny
 
-# cargo-deb looks for the programs where cargo put them, and for the manual pages below ./target.
+# cargo-deb looks for the programs where cargo put them, and for the manual pages below ./target. It
+# is not optimised itself, and would compress for minutes.
 deb: build $(DEB)
 	cargo build --locked --release -p sarcenet-packaging
 	rm -rf target/package
