@@ -33,8 +33,8 @@ impl Root {
         self.0.join("etc/sarcenet/certs")
     }
 
-    /// The servers' database, unless the control file names another one. Apart from the agent's state:
-    /// the servers run as a user of their own.
+    /// The servers' database, unless the control file names another one. It is apart from the
+    /// agent's state: the servers run as a user of their own.
     pub fn database_file(&self) -> PathBuf {
         self.0.join("var/lib/sarcenet-control/control.db")
     }
