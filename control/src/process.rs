@@ -14,6 +14,7 @@ use tracing::{error, info};
 use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Found};
 use crate::cli::output;
+use crate::collector::Collector;
 use crate::config::FollowSpec;
 use crate::follow::handover::Inbox;
 use crate::follow::tell::{self, Started};
@@ -114,6 +115,7 @@ fn following(
 struct Running {
     agent: Arc<Agent>,
     // In the order in which they end.
+    collector: Collector,
     addresses: AddressWatch,
     watch: Option<Watch>,
     server: Server,
@@ -130,11 +132,13 @@ impl Running {
         let watch = watched.then(|| Watch::start(network, move || read.reload())).transpose();
         let watch = watch.context("cannot start")?;
         let addresses = AddressWatch::start(Arc::clone(&agent)).context("cannot start")?;
-        Ok(Self { agent, addresses, watch, server, keeper })
+        let collector = Collector::start(Arc::clone(&agent)).context("cannot start")?;
+        Ok(Self { agent, collector, addresses, watch, server, keeper })
     }
 
     fn end(self) {
-        let Self { agent, addresses, watch, server, keeper } = self;
+        let Self { agent, collector, addresses, watch, server, keeper } = self;
+        drop(collector);
         drop(addresses);
         drop(watch);
         drop(server);
