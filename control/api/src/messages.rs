@@ -218,7 +218,7 @@ pub enum Request {
         /// Name of the network; what belongs to others is left alone, and so is what was attached
         /// by an agent that did not remember networks.
         network: String,
-        /// The interfaces that are still wanted.
+        /// The interfaces that are still wanted, or the last of them.
         valid: Vec<AttachmentId>,
     },
     /// [`Reply::Containers`].
@@ -266,6 +266,12 @@ pub enum Request {
     Tenants {
         /// Continue after this one.
         after: Option<Tenant>,
+    },
+    /// The next [`Self::Gc`] of this connection is to leave these, too: more interfaces may be wanted
+    /// than fit one message, but at most [`crate::MAX_KEPT`]. [`Reply::Done`].
+    GcKeep {
+        /// Some of the interfaces that are still wanted.
+        valid: Vec<AttachmentId>,
     },
 }
 

@@ -1,5 +1,6 @@
 //! Whether containers are as they were made, and which of them are still wanted.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Expected};
@@ -54,7 +55,7 @@ impl Agent {
     }
 
     /// Removes every interface of the network that is not in `valid`.
-    pub fn gc(&self, network: &str, valid: &[AttachmentId]) -> Result<(), Failure> {
+    pub fn gc(&self, network: &str, valid: &BTreeSet<AttachmentId>) -> Result<(), Failure> {
         if network.is_empty() {
             let message = "the network whose containers are to be removed has no name";
             return Err(Failure::new(ErrorCode::Invalid, message));
