@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use sarcenet_server::http::metrics::Metrics;
 use sarcenet_server::http::{ServeError, stop};
 use tokio::runtime::{Builder, Runtime};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Found};
@@ -41,10 +42,20 @@ pub(crate) fn runtime() -> Result<Runtime> {
 
 /// Runs the agent that comes of what was `found`.
 pub(crate) fn run(found: Found, signals: Signals) -> Result<ExitCode> {
+    raise_descriptor_limit();
     let runtime = runtime()?;
     match found.base().control.clone() {
         None => alone(found, signals, &runtime),
         Some(spec) => following(found, spec, signals, &runtime),
+    }
+}
+
+/// As many open files as the system lets it have: each container takes one, each client two.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(e) = raised {
+        warn!("cannot raise the limit of open files (RLIMIT_NOFILE): {e}");
     }
 }
 

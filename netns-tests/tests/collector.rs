@@ -65,9 +65,11 @@ fn collected(kind: AttachKind) {
             ensure!(left == 0, "{left} flows are left");
             Ok(())
         })?;
-        let devices = far.namespace().run(nix::net::if_::if_nameindex)??;
-        let ours = devices.iter().any(|d| d.name().to_bytes().starts_with(b"s-"));
-        ensure!(!ours, "a device is left");
+        let left = far.namespace().run(|| -> nix::Result<bool> {
+            let devices = nix::net::if_::if_nameindex()?;
+            Ok(devices.iter().any(|device| device.name().to_bytes().starts_with(b"s-")))
+        })??;
+        ensure!(!left, "the cell's end of a veth is left");
 
         ensure!(addresses(near)? == [from.address()], "{:?}", addresses(near)?);
         let new = world.attach(1, Some("app-2"))?;

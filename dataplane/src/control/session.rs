@@ -7,7 +7,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sarcenet_dataplane_api::{
-    Reply, Request, Role, TraceFilter, Update, VERSION,
+    Reply, Request, Role, Status, TraceFilter, Update, VERSION,
     codec::CodecError,
     transport::{Connection, MAX_FDS, TransportError},
 };

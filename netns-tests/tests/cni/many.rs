@@ -52,18 +52,19 @@ fn fifty_at_once() {
         let networks = networks(setting)?;
         let containers = (0..CONTAINERS).map(|number| Sandbox::new(&format!("c{number}")));
         let containers: Vec<_> = containers.collect::<Result<_>>()?;
-        let chain = |number: usize, container| {
-            setting.chain(&networks[number % networks.len()], container, &[])
-        };
         let made = at_once(&containers, |number, container| {
-            address(&chain(number, container).add(&Extra::default())?)
+            let chain = setting.chain(&networks[number % networks.len()], container, &[]);
+            address(&chain.add(&Extra::default())?)
         })?;
         let distinct: BTreeSet<_> = made.iter().collect();
         ensure!(distinct.len() == CONTAINERS, "{made:?}");
         let known = setting.cell.agent()?.containers()?;
         ensure!(known.len() == CONTAINERS && known.iter().all(|c| c.connected), "{known:?}");
-        at_once(&containers, |number, container| Ok(chain(number, container).check()?))?;
-        at_once(&containers, |number, container| Ok(chain(number, container).del()?))?;
+        at_once(&containers, |number, container| {
+            let chain = setting.chain(&networks[number % networks.len()], container, &[]);
+            chain.check()?;
+            Ok(chain.del()?)
+        })?;
         setting.is_clean(&containers)
     });
 }
