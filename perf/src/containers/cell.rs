@@ -51,7 +51,7 @@ pub(super) struct Measured {
     /// One more to a full cell.
     pub(super) add_to_full: Times,
     pub(super) del_at_once: Times,
-    /// Before, with all containers, and after.
+    /// When the first few have come and gone, with all containers, and after.
     pub(super) memory: [Memory; 3],
 }
 
@@ -76,10 +76,12 @@ pub(super) fn measure(containers: u16, kinds: &[AttachKind]) -> Result<Measured>
     let few = &guests[..guests.len().min(ALONE)];
 
     let start = one_by_one(few, |_| plugin(cell, "VERSION", None))?;
-    let before = memory(cell)?;
     let add = one_by_one(few, |guest| plugin(cell, "ADD", Some(guest)))?;
+    all_are_reached(cell, &probe, few)?;
     one_by_one(few, |guest| plugin(cell, "DEL", Some(guest)))?;
     is_clean(cell, &guests)?;
+    // Packet memory and the like that the first containers make a dataplane touch is there by now.
+    let before = memory(cell)?;
 
     let start_at_once = at_once(&guests, |_| plugin(cell, "VERSION", None))?;
     let add_at_once = at_once(&guests, |guest| plugin(cell, "ADD", Some(guest)))?;
