@@ -39,6 +39,7 @@ fn saved(container: &str, last: u8) -> Saved {
         kind: AttachKind::Tun,
         mac: Some([0x0e, 0, 0, 0, 0, 1]),
         mtu: Some(1400),
+        attached_at: Some(1_700_000_000),
         terms: Arc::new(terms()),
     }
 }

@@ -12,6 +12,7 @@ use sarcenet_dataplane_api::PortId;
 use crate::world::{NETWORK, Namespace, RunningAgent, World, eventually, in_cell};
 
 const GRACE: Duration = Duration::from_mins(1);
+const ALMOST: Duration = Duration::from_secs(59);
 const KINDS: [AttachKind; 2] = [AttachKind::Tun, AttachKind::Veth];
 
 /// As `container` wants it, but with a path that leads nowhere: another test may take up that of a
@@ -64,7 +65,7 @@ fn what_has_ended_is_removed_after_its_time_and_not_before() {
 
             let now = Instant::now();
             seen(world, &agent, now, "gone");
-            agent.agent.collect(now + GRACE - Duration::from_nanos(1));
+            agent.agent.collect(now + ALMOST);
             assert_eq!(names(world), ["gone", "stays"]);
             agent.agent.collect(now + GRACE);
             assert_eq!(names(world), ["stays"]);
