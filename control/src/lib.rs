@@ -9,6 +9,7 @@ pub mod address_watch;
 pub mod agent;
 pub mod attach;
 pub mod cli;
+pub mod collector;
 pub mod config;
 pub mod dataplane;
 pub mod demo;

@@ -42,3 +42,12 @@ pub fn open_same(path: &Path, wanted: u64) -> io::Result<OwnedFd> {
         Err(io::Error::new(io::ErrorKind::NotFound, "the path belongs to another namespace now"))
     }
 }
+
+/// Whether the namespace with that inode is certainly not at `path` any more. It is not opened, which
+/// would keep it alive.
+pub fn is_elsewhere(path: &Path, wanted: u64) -> bool {
+    match std::fs::metadata(path) {
+        Ok(found) => found.ino() != wanted,
+        Err(e) => matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    }
+}

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use sarcenet_server::http::metrics::Metrics;
 use sarcenet_server::http::{ServeError, stop};
 use tokio::runtime::{Builder, Runtime};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::address_watch::AddressWatch;
 use crate::agent::{Agent, Found};
 use crate::cli::output;
+use crate::collector::Collector;
 use crate::config::FollowSpec;
 use crate::follow::handover::Inbox;
 use crate::follow::tell::{self, Started};
@@ -40,10 +42,20 @@ pub(crate) fn runtime() -> Result<Runtime> {
 
 /// Runs the agent that comes of what was `found`.
 pub(crate) fn run(found: Found, signals: Signals) -> Result<ExitCode> {
+    raise_descriptor_limit();
     let runtime = runtime()?;
     match found.base().control.clone() {
         None => alone(found, signals, &runtime),
         Some(spec) => following(found, spec, signals, &runtime),
+    }
+}
+
+/// As many open files as the system lets it have: each container takes one, each client two.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(e) = raised {
+        warn!("cannot raise the limit of open files (RLIMIT_NOFILE): {e}");
     }
 }
 
@@ -114,6 +126,7 @@ fn following(
 struct Running {
     agent: Arc<Agent>,
     // In the order in which they end.
+    collector: Collector,
     addresses: AddressWatch,
     watch: Option<Watch>,
     server: Server,
@@ -130,11 +143,13 @@ impl Running {
         let watch = watched.then(|| Watch::start(network, move || read.reload())).transpose();
         let watch = watch.context("cannot start")?;
         let addresses = AddressWatch::start(Arc::clone(&agent)).context("cannot start")?;
-        Ok(Self { agent, addresses, watch, server, keeper })
+        let collector = Collector::start(Arc::clone(&agent)).context("cannot start")?;
+        Ok(Self { agent, collector, addresses, watch, server, keeper })
     }
 
     fn end(self) {
-        let Self { agent, addresses, watch, server, keeper } = self;
+        let Self { agent, collector, addresses, watch, server, keeper } = self;
+        drop(collector);
         drop(addresses);
         drop(watch);
         drop(server);

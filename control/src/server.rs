@@ -1,5 +1,6 @@
 //! The agent's socket.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,15 +10,17 @@ use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
-use sarcenet_agent_api::{ErrorCode, LoggingChange, Reply, Request, VERSION};
+use sarcenet_agent_api::{
+    AttachmentId, ErrorCode, LoggingChange, MAX_KEPT, Reply, Request, VERSION,
+};
 use sarcenet_dataplane_api::transport::{Connection, Listener, TransportError};
 use tracing::{debug, warn};
 
 use crate::agent::{Agent, Failure};
 use crate::follow::handover::{Inbox, Taking};
 
-/// Most clients at a time; a cell starts containers a few at once.
-const CLIENTS: usize = 64;
+/// Most clients at a time: a cell may start all its containers at once, as after it was restarted.
+const CLIENTS: usize = 512;
 
 /// How long a client may keep silent between requests, and how long it may leave a reply unread.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -185,6 +188,7 @@ fn serve(behind: &Behind, connection: &Connection) -> Result<(), TransportError>
     }
     let mut welcome = false;
     let mut taking = None;
+    let mut kept = BTreeSet::new();
     while let Some((request, fds)) = connection.recv::<Request>()? {
         let _until_answered = requests.begin();
         let reply = match (&request, welcome) {
@@ -203,6 +207,9 @@ fn serve(behind: &Behind, connection: &Connection) -> Result<(), TransportError>
             }
             (Request::FollowedPart { .. } | Request::FollowedEnd(_), true) => {
                 take(inbox.as_deref(), &mut taking, request, &fds).unwrap_or_else(Reply::from)
+            }
+            (Request::GcKeep { .. } | Request::Gc { .. }, true) => {
+                collect(agent, &mut kept, request, &fds).unwrap_or_else(Reply::from)
             }
             (_, true) => answer(agent, request, &fds).unwrap_or_else(Reply::from),
         };
@@ -236,6 +243,33 @@ fn take<'a>(
     Ok(Reply::Done)
 }
 
+/// Collects what a runtime does not want any more. What it wants may come in parts, which are `kept`
+/// for as long as its connection.
+fn collect(
+    agent: &Agent,
+    kept: &mut BTreeSet<AttachmentId>,
+    request: Request,
+    fds: &[OwnedFd],
+) -> Result<Reply, Failure> {
+    check_descriptors(&request, fds)?;
+    match request {
+        Request::GcKeep { valid } => {
+            kept.extend(valid);
+            if kept.len() > MAX_KEPT {
+                let message = format!("more than {MAX_KEPT} interfaces are still wanted");
+                return Err(Failure::new(ErrorCode::Invalid, message));
+            }
+        }
+        Request::Gc { network, valid } => {
+            let mut wanted = std::mem::take(kept);
+            wanted.extend(valid);
+            agent.gc(&network, &wanted)?;
+        }
+        _ => {}
+    }
+    Ok(Reply::Done)
+}
+
 fn check_descriptors(request: &Request, fds: &[OwnedFd]) -> Result<(), Failure> {
     let wanted = usize::from(matches!(request, Request::Add(_) | Request::Check { .. }));
     if fds.len() != wanted {
@@ -260,7 +294,6 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             Reply::Done
         }
         Request::Extend { id, more } => agent.extend(&id, more).map(|()| Reply::Done)?,
-        Request::Gc { network, valid } => agent.gc(&network, &valid).map(|()| Reply::Done)?,
         Request::Containers { after } => {
             let (containers, more) = agent.containers(after);
             Reply::Containers { containers, more }
@@ -293,9 +326,12 @@ fn answer(agent: &Agent, request: Request, fds: &[OwnedFd]) -> Result<Reply, Fai
             let (tenants, more) = agent.tenants_after(after.as_ref());
             Reply::Tenants { tenants, more }
         }
-        Request::FollowedPart { .. } | Request::FollowedEnd(_) => {
+        Request::FollowedPart { .. }
+        | Request::FollowedEnd(_)
+        | Request::GcKeep { .. }
+        | Request::Gc { .. } => {
             // Taken before, where it is known which connection says so.
-            let message = "nothing is taken here of what the policy server says";
+            let message = "nothing is taken here of what comes in parts";
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
     })

@@ -47,6 +47,9 @@ pub struct Saved {
     /// Its MTU in bytes, if it was asked for.
     #[serde(default)]
     pub mtu: Option<u16>,
+    /// When it was attached, in seconds since 1970; older files do not say it.
+    #[serde(default)]
+    pub attached_at: Option<u64>,
     /// What its runtime said about it; older files do not say it.
     #[serde(default, with = "shared")]
     pub terms: Arc<Terms>,

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod containers;
 mod control;
 mod cpu;
 mod cubic;
@@ -38,6 +39,8 @@ enum Cli {
     PolicyLatency(policy_latency::Arguments),
     /// Measure how soon all cells have a subnet when they ask at once
     LeaseStorm(lease_storm::Arguments),
+    /// Measure how long containers take to be attached, and what a cell full of them needs
+    Containers(containers::Arguments),
     /// One load generator, run inside a container by `sarcenet-perf run`
     #[command(subcommand)]
     Load(load::Load),
@@ -55,6 +58,8 @@ Examples:
       10,000 policies, 100 agents, 200 changes
   sarcenet-perf lease-storm
       250 cells ask for a subnet at once
+  sarcenet-perf containers
+      250 containers of one cell start at once
 
 Needs:
   root, for namespaces; iperf3, ip, conntrack, iptables-legacy or iptables-nft; the other programs of
@@ -76,6 +81,7 @@ fn main() -> Result<()> {
         }
         Cli::PolicyLatency(arguments) => policy_latency::run(&arguments),
         Cli::LeaseStorm(arguments) => lease_storm::run(&arguments),
+        Cli::Containers(arguments) => containers::run(&arguments),
         Cli::Load(load) => load.run(),
     }
 }

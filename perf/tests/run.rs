@@ -162,3 +162,26 @@ fn every_agent_hears_of_every_change() -> Result<()> {
     assert!(numbers["server"]["resident_mb_after"].as_f64() > Some(1.0), "{numbers}");
     Ok(())
 }
+
+#[test]
+fn a_cell_is_filled_and_emptied() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let json = directory.path().join("containers.json");
+    let json = json.to_string_lossy();
+    let output = perf(&["containers", "--containers=12", "--json", &json])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{said}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("12 containers on one cell, each reached by a policy"), "{said}");
+    ensure!(said.contains("bar: ADD besides process start below 10 ms: "), "{said}");
+    let numbers: Value = serde_json::from_slice(&std::fs::read(&*json)?)?;
+    for spread in ["process_start", "add", "add_to_full", "add_at_once", "del_at_once"] {
+        let spread = &numbers[spread];
+        assert_eq!(spread["samples"], 12, "{numbers}");
+        assert!(spread["max_ms"].as_f64() >= spread["p50_ms"].as_f64(), "{numbers}");
+    }
+    for process in ["agent", "dataplane"] {
+        assert!(numbers[process]["with_mb"].as_f64() > Some(1.0), "{numbers}");
+    }
+    Ok(())
+}

@@ -16,6 +16,7 @@ fn status(ready: bool, error: Option<&str>, addresses_free: u32) -> Reply {
         overlay: network,
         mtu: 1450,
         containers: 0,
+        collected: 0,
         addresses_free,
         cells: 1,
         apps: 0,

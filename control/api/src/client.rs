@@ -11,7 +11,7 @@ use sarcenet_dataplane_api::transport::{Connection, TransportError};
 use crate::{
     AgentStatus, AppInfo, Attach, Attachment, AttachmentId, ContainerInfo, ErrorCode, Expected,
     Extension, FollowProblems, LoggingChange, LoggingStatus, MAX_PART, Policy, Reply, Request,
-    RuleMeaning, Tenant, VERSION,
+    RuleMeaning, Tenant, VERSION, is_container_id,
 };
 
 /// How long the agent may take to answer. Longer than the agent itself waits for anything.
@@ -19,6 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most rules that one [`Request::Rules`] may ask for.
 const RULES_AT_ONCE: usize = 256;
+
+/// Most interfaces in one message: they fit a frame with the longest names.
+const KEPT_AT_ONCE: usize = 512;
+
+/// Bytes that a device's name takes at most, with the one at its end (`IFNAMSIZ`).
+const IFNAME_MAX: usize = 16;
 
 /// Why the agent did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -131,8 +137,14 @@ impl AgentClient {
         self.done(&Request::Extend { id, more }, None)
     }
 
-    /// [`Request::Gc`].
-    pub fn gc(&mut self, network: String, valid: Vec<AttachmentId>) -> Result<(), AgentError> {
+    /// [`Request::Gc`], with as many [`Request::GcKeep`] before it as it takes.
+    pub fn gc(&mut self, network: String, mut valid: Vec<AttachmentId>) -> Result<(), AgentError> {
+        // Whatever else a runtime names is not attached here.
+        valid.retain(|id| is_container_id(&id.container) && id.ifname.len() < IFNAME_MAX);
+        while valid.len() > KEPT_AT_ONCE {
+            let some = valid.split_off(valid.len() - KEPT_AT_ONCE);
+            self.done(&Request::GcKeep { valid: some }, None)?;
+        }
         self.done(&Request::Gc { network, valid }, None)
     }
 

@@ -41,7 +41,11 @@ use std::path::{Path, PathBuf};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
+
+/// Most interfaces that a [`Request::Gc`] can be told to leave: more than addresses in the largest
+/// subnet of a cell.
+pub const MAX_KEPT: usize = 1 << 16;
 
 /// Least MTU that a container's interface may have, in bytes: what every IPv4 host takes (RFC 791).
 pub const MIN_MTU: u16 = 576;

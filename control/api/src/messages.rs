@@ -127,8 +127,14 @@ pub struct ContainerInfo {
     /// The tag that its packets carry; 0 when the app has none, because it is not named or the
     /// configuration does not know it.
     pub tag: u16,
+    /// What its interface is made of.
+    pub kind: AttachKind,
+    /// Seconds since it was attached; none when that was by an agent that did not remember it.
+    pub age_s: Option<u64>,
     /// Whether the dataplane has it.
     pub connected: bool,
+    /// Seconds since it was seen that it has ended, without a DEL so far; none as long as it has not.
+    pub ended_s: Option<u64>,
     /// Ports of the cell that lead to it.
     pub mappings: Vec<Mapping>,
 }
@@ -212,7 +218,7 @@ pub enum Request {
         /// Name of the network; what belongs to others is left alone, and so is what was attached
         /// by an agent that did not remember networks.
         network: String,
-        /// The interfaces that are still wanted.
+        /// The interfaces that are still wanted, or the last of them.
         valid: Vec<AttachmentId>,
     },
     /// [`Reply::Containers`].
@@ -260,6 +266,12 @@ pub enum Request {
     Tenants {
         /// Continue after this one.
         after: Option<Tenant>,
+    },
+    /// The next [`Self::Gc`] of this connection is to leave these, too: more interfaces may be wanted
+    /// than fit one message, but at most [`crate::MAX_KEPT`]. [`Reply::Done`].
+    GcKeep {
+        /// Some of the interfaces that are still wanted.
+        valid: Vec<AttachmentId>,
     },
 }
 

@@ -24,6 +24,8 @@ pub struct AgentStatus {
     pub mtu: u16,
     /// Containers attached.
     pub containers: u32,
+    /// Containers that had ended without a DEL and were removed, since the agent started.
+    pub collected: u64,
     /// Addresses that are still free.
     pub addresses_free: u32,
     /// Cells known, this one included.

@@ -58,7 +58,11 @@ impl Agent {
                 }
             }
         }
-        self.publish(&mut self.inner.lock());
+        let mut inner = self.inner.lock();
+        for entry in inner.containers.values_mut() {
+            entry.sought = true;
+        }
+        self.publish(&mut inner);
     }
 
     /// Takes the host TUN's queue from the dataplane, or makes the device anew when nobody who

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use sarcenet_agent_api::{
     Attach, AttachKind, Attachment, AttachmentId, ErrorCode, Extension, MIN_MTU, Terms, Wishes,
@@ -27,9 +28,9 @@ impl Agent {
         let _one_at_a_time = self.operations.lock();
         let known = self.inner.lock().containers.get(&wish.id).cloned();
         match known {
-            Some(entry) if entry.saved.netns_inode != netns_inode && entry.has_ended() => {
+            Some(entry) if entry.saved.netns_inode != netns_inode && has_vanished(&entry) => {
                 // A runtime that was killed may not know that it had this container before.
-                self.remove(&wish.id)?;
+                self.remove(std::slice::from_ref(&wish.id))?;
                 self.add_new(wish, netns, netns_inode)
             }
             Some(entry) => self.add_again(entry, wish, netns, netns_inode),
@@ -49,8 +50,19 @@ impl Agent {
             let address = free_address(&inner, wishes.address)?;
             let Wishes { mac, mtu, .. } = wishes;
             let terms = Arc::new(terms);
-            let saved =
-                Saved { id, address, netns_path, netns_inode, network, app, kind, mac, mtu, terms };
+            let saved = Saved {
+                id,
+                address,
+                netns_path,
+                netns_inode,
+                network,
+                app,
+                kind,
+                mac,
+                mtu,
+                attached_at: Some(seconds_since_1970()),
+                terms,
+            };
             terms::check(&saved)?;
             terms::check_ports(&inner, &saved)?;
             // An address whose attachment fails counts as given: what was made of it may linger.
@@ -68,8 +80,7 @@ impl Agent {
         let queue = Arc::new(queue);
         let version = {
             let mut inner = self.inner.lock();
-            let entry =
-                Entry { saved: saved.clone(), queue: Some(Arc::clone(&queue)), problem: None };
+            let entry = Entry::attached(saved.clone(), queue);
             inner.containers.insert(saved.id.clone(), entry);
             self.publish(&mut inner)
         };
@@ -145,7 +156,7 @@ impl Agent {
         let queue = intact_or_anew(&interface, queue, netns)?;
         let version = {
             let mut inner = self.inner.lock();
-            let entry = Entry { saved: saved.clone(), queue: Some(queue), problem: None };
+            let entry = Entry::attached(saved.clone(), queue);
             inner.containers.insert(saved.id.clone(), entry);
             self.publish(&mut inner)
         };
@@ -189,32 +200,49 @@ impl Agent {
     /// Removes an interface and frees its address. Success when there is none.
     pub fn del(&self, id: &AttachmentId) -> Result<(), Failure> {
         let _one_at_a_time = self.operations.lock();
-        self.remove(id)
+        for saved in self.remove(std::slice::from_ref(id))? {
+            info!(container = %id, address = %saved.address, "detached");
+        }
+        Ok(())
     }
 
-    /// Does that for somebody who has the lock of operations.
-    fn remove(&self, id: &AttachmentId) -> Result<(), Failure> {
+    /// Does that for somebody who has the lock of operations, with all of them at once. Returns those
+    /// that there were; when the state cannot be written, all of them stay.
+    pub(super) fn remove(&self, ids: &[AttachmentId]) -> Result<Vec<Saved>, Failure> {
         let mut state = self.inner.lock().state();
-        if state.containers.remove(id).is_none() {
-            return Ok(());
+        let gone: Vec<Saved> = ids.iter().filter_map(|id| state.containers.remove(id)).collect();
+        if gone.is_empty() {
+            return Ok(gone);
         }
         self.store.save(&state)?;
-        let (entry, version) = {
+        let version = {
             let mut inner = self.inner.lock();
-            let entry = inner.containers.remove(id);
-            (entry, self.publish(&mut inner))
+            for saved in &gone {
+                inner.containers.remove(&saved.id);
+            }
+            self.publish(&mut inner)
         };
-        let Some(entry) = entry else { return Ok(()) };
         // A dataplane that is away learns it when it comes back.
         if self.dataplane.connected()
             && let Err(e) = self.dataplane.wait(version, PATIENCE)
         {
-            warn!(container = %id, "{e}");
+            warn!(containers = gone.len(), "{e}");
         }
-        remove_interface(&entry.saved);
-        info!(container = %id, address = %entry.saved.address, "detached");
-        Ok(())
+        for saved in &gone {
+            remove_interface(saved);
+        }
+        Ok(gone)
     }
+}
+
+pub(super) fn seconds_since_1970() -> u64 {
+    // A clock that is before 1970 is not set.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Whether its interface is lost, and its namespace not to be found at its path.
+fn has_vanished(entry: &Entry) -> bool {
+    entry.is_lost() && netns::is_elsewhere(entry.saved.netns_path.as_ref(), entry.saved.netns_inode)
 }
 
 /// The terms with what is not among them yet.

@@ -113,7 +113,8 @@ impl Found {
             warn!("{}", report::OPEN);
         }
         let containers = state.containers.into_iter().map(|(id, saved)| {
-            (id, Entry { saved, queue: None, problem: Some("not looked for yet".into()) })
+            let problem = Some("not looked for yet".into());
+            (id, Entry { saved, queue: None, problem, sought: false, ended: None })
         });
         let inner = Inner {
             base,
@@ -136,6 +137,8 @@ impl Found {
             addresses_problem: None,
             state_problem,
             server_problems: BTreeMap::new(),
+            collected: 0,
+            collector_problem: None,
             version: 0,
         };
         let tenants = Arc::new(Tenants::of(&inner.containers));

@@ -1,14 +1,13 @@
 //! Whether containers are as they were made, and which of them are still wanted.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
 use sarcenet_agent_api::{AttachmentId, ErrorCode, Expected};
+use tracing::info;
 
 use super::{Agent, Failure};
 use crate::{desired, netns};
-
-/// Most failures that one answer names.
-const NAMED: usize = 10;
 
 impl Agent {
     /// Compares an interface with what was made, and with what the caller believes of it.
@@ -55,25 +54,21 @@ impl Agent {
         }
     }
 
-    /// Removes every interface of the network that is not in `valid`, as far as that is possible.
-    pub fn gc(&self, network: &str, valid: &[AttachmentId]) -> Result<(), Failure> {
+    /// Removes every interface of the network that is not in `valid`.
+    pub fn gc(&self, network: &str, valid: &BTreeSet<AttachmentId>) -> Result<(), Failure> {
         if network.is_empty() {
             let message = "the network whose containers are to be removed has no name";
             return Err(Failure::new(ErrorCode::Invalid, message));
         }
+        let _one_at_a_time = self.operations.lock();
         let doomed: Vec<AttachmentId> = {
             let inner = self.inner.lock();
             let own = inner.containers.values().filter(|entry| entry.saved.network == network);
             own.map(|entry| &entry.saved.id).filter(|id| !valid.contains(id)).cloned().collect()
         };
-        let failed: Vec<_> = doomed
-            .iter()
-            .filter_map(|id| self.del(id).err().map(|failure| (id, failure)))
-            .collect();
-        let Some((_, first)) = failed.first() else { return Ok(()) };
-        let named = failed.iter().take(NAMED);
-        let named: Vec<_> = named.map(|(id, failure)| format!("{id}: {failure}")).collect();
-        let message = format!("{} are left: {}", failed.len(), named.join("; "));
-        Err(Failure::new(first.code, message))
+        for saved in self.remove(&doomed)? {
+            info!(container = %saved.id, address = %saved.address, "not wanted any more: detached");
+        }
+        Ok(())
     }
 }

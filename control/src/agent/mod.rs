@@ -5,6 +5,7 @@
 //! (what is known; held for moments only, never over anything that waits).
 
 mod adopt;
+mod collect;
 mod containers;
 mod found;
 mod inspect;
@@ -181,6 +182,10 @@ struct Inner {
     state_problem: Option<String>,
     /// What servers do not say or do, by what it is about.
     server_problems: BTreeMap<&'static str, String>,
+    /// Containers that were collected.
+    collected: u64,
+    /// Why those that have ended cannot be.
+    collector_problem: Option<String>,
     /// The newest version of the dataplane's desired state.
     version: u64,
 }
@@ -193,27 +198,31 @@ struct Entry {
     queue: Option<Arc<OwnedFd>>,
     /// Why it is lost.
     problem: Option<String>,
+    /// Whether the dataplane was asked for its queue since this agent began: as long as it was not,
+    /// a queue that is missing says nothing.
+    sought: bool,
+    /// When it was seen first that it has ended.
+    ended: Option<Instant>,
 }
 
 impl Entry {
+    /// One whose interface was just made, or found to be whole.
+    fn attached(saved: Saved, queue: Arc<OwnedFd>) -> Self {
+        Self { saved, queue: Some(queue), problem: None, sought: true, ended: None }
+    }
+
     /// Whether nothing can pass its interface: no queue, or the device is gone.
     fn is_lost(&self) -> bool {
         self.queue.as_ref().is_none_or(|queue| attach::is_gone(queue))
     }
 
-    /// Whether its namespace has ended, or is not to be found any more, with its interface.
-    fn has_ended(&self) -> bool {
-        self.is_lost()
-            && matches!(open_namespace(&self.saved), Err(AttachError::Namespace(e))
-                if e.kind() == std::io::ErrorKind::NotFound)
-    }
-
     /// What somebody should know.
     fn problem(&self) -> Option<&str> {
         match &self.queue {
-            Some(queue) if attach::is_gone(queue) => {
-                Some("it is gone, most likely with its network namespace; DEL the container")
-            }
+            Some(queue) if attach::is_gone(queue) => Some(
+                "it is gone, most likely with its network namespace; DEL the container, or have \
+                      the agent collect it (collect_after)",
+            ),
             _ => self.problem.as_deref(),
         }
     }

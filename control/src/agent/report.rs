@@ -5,7 +5,7 @@ use sarcenet_agent_api::{
 };
 use sarcenet_dataplane_api::MAX_MAPPINGS;
 
-use super::containers::attachment;
+use super::containers::{attachment, seconds_since_1970};
 use super::{Agent, Inner};
 use crate::{desired, ipam};
 
@@ -41,6 +41,7 @@ impl Agent {
             overlay: inner.network.overlay,
             mtu: inner.mtu,
             containers,
+            collected: inner.collected,
             addresses_free: ipam::capacity(inner.cell.subnet).saturating_sub(containers),
             cells: inner.network.cells.len() as u32,
             apps: inner.network.apps.len() as u32,
@@ -76,6 +77,7 @@ impl Agent {
         // One fits always.
         let page = fitting.count().max(1);
         let more = entries.len() > page;
+        let now = seconds_since_1970();
         let infos = entries.into_iter().take(page).map(|(port, entry)| {
             let app = entry.saved.app.clone();
             let queue = entry.queue.as_ref();
@@ -85,6 +87,9 @@ impl Agent {
                 tag: app.as_deref().and_then(|app| inner.network.tag(app)).unwrap_or(0),
                 app,
                 mappings: ranges(&entry.saved.terms.mappings),
+                kind: entry.saved.kind,
+                age_s: entry.saved.attached_at.map(|at| now.saturating_sub(at)),
+                ended_s: entry.ended.map(|at| at.elapsed().as_secs()),
                 connected: !entry.is_lost()
                     && queue.is_some_and(|queue| self.dataplane.has(port, queue)),
             }
@@ -128,15 +133,19 @@ impl Agent {
 
 /// What somebody should look at.
 fn problems(inner: &Inner) -> impl Iterator<Item = String> {
-    let mut problems: Vec<String> =
-        [&inner.state_problem, &inner.host_problem, &inner.addresses_problem]
-            .into_iter()
-            .flatten()
-            .chain(inner.server_problems.values())
-            .cloned()
-            .chain(inner.followed.problem(&inner.network))
-            .chain(inner.network.open_overlay.then(|| OPEN.to_owned()))
-            .collect();
+    let mut problems: Vec<String> = [
+        &inner.state_problem,
+        &inner.host_problem,
+        &inner.addresses_problem,
+        &inner.collector_problem,
+    ]
+    .into_iter()
+    .flatten()
+    .chain(inner.server_problems.values())
+    .cloned()
+    .chain(inner.followed.problem(&inner.network))
+    .chain(inner.network.open_overlay.then(|| OPEN.to_owned()))
+    .collect();
     for entry in inner.containers.values() {
         let id = &entry.saved.id;
         if let Some(problem) = entry.problem() {

@@ -144,6 +144,14 @@ impl Interface {
         })
     }
 
+    /// Whether the cell's end is there; a TUN has none.
+    pub fn is_seen_here(&self) -> Result<bool, AttachError> {
+        match self.kind {
+            AttachKind::Tun => Ok(false),
+            AttachKind::Veth => veth::is_here(self.address),
+        }
+    }
+
     /// What the dataplane is told about it.
     pub fn description(&self) -> Attach {
         match self.kind {

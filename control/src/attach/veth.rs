@@ -149,13 +149,21 @@ pub(super) fn check(
     .map_err(AttachError::Namespace)?
 }
 
-/// Removes the pair of that address if it is ours, by its name and MAC address.
+/// Removes the pair of that address if it is ours.
 pub(super) fn remove(address: Ipv4Addr) -> Result<(), AttachError> {
     let netlink = Netlink::open()?;
-    match netlink.link(&host_name(address))? {
-        Some(link) if link.mac == Some(host_mac(address)) => Ok(netlink.remove(&link)?),
-        _ => Ok(()),
-    }
+    own_end(&netlink, address)?.map_or(Ok(()), |link| Ok(netlink.remove(&link)?))
+}
+
+/// Whether there is a pair of that address that is ours.
+pub(super) fn is_here(address: Ipv4Addr) -> Result<bool, AttachError> {
+    Ok(own_end(&Netlink::open()?, address)?.is_some())
+}
+
+/// The cell's end of the pair of that address if it is ours, by its name and MAC address.
+fn own_end(netlink: &Netlink, address: Ipv4Addr) -> Result<Option<Link>, AttachError> {
+    let link = netlink.link(&host_name(address))?;
+    Ok(link.filter(|link| link.mac == Some(host_mac(address))))
 }
 
 /// Whether the other end of `host` is the interface in `netns`.

@@ -22,6 +22,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::Ipv4Net;
@@ -48,6 +49,8 @@ pub const DEFAULT_VNI: u32 = 1;
 pub const DEFAULT_PORT: u16 = 4789;
 /// Where health and metrics are told when nothing else is said.
 pub const DEFAULT_STATUS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 23955);
+/// Time that a runtime has for its own DEL when nothing else is said.
+pub const DEFAULT_COLLECT_AFTER: Duration = Duration::from_mins(1);
 /// Bytes that the tunnel adds to an inner IP packet: IPv4 20, UDP 8, VXLAN 8, Ethernet 14.
 pub const TUNNEL_OVERHEAD: u16 = 50;
 
@@ -90,6 +93,9 @@ pub struct Network {
     pub control: Option<FollowSpec>,
     /// Where health and metrics of the agent and the dataplane are told, if anywhere.
     pub status: Option<SocketAddr>,
+    /// How long after its end a container is removed that its runtime has not detached; none for
+    /// never.
+    pub collect_after: Option<Duration>,
 }
 
 /// One cell.

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use sarcenet_agent_api::{AppInfo, Policy, parse_ports, parse_protocol};
@@ -13,7 +14,13 @@ use super::groups::GroupParts;
 use super::outside::OutsideSpec;
 use super::reader::Reader;
 use super::tree::{At, Node};
-use super::{CellSpec, DEFAULT_PORT, DEFAULT_STATUS, DEFAULT_VNI, Mistake, Network, check, tree};
+use super::{
+    CellSpec, DEFAULT_COLLECT_AFTER, DEFAULT_PORT, DEFAULT_STATUS, DEFAULT_VNI, Mistake, Network,
+    check, tree,
+};
+
+/// Longest `collect_after` in seconds: a day.
+const COLLECT_AFTER_MAX: i128 = 86_400;
 
 /// The parts of a network file that could be read, each with its place.
 #[derive(Debug, Default)]
@@ -33,6 +40,7 @@ pub(super) struct Parts {
     pub(super) open_overlay: bool,
     pub(super) control: Option<At<FollowParts>>,
     pub(super) status: Option<SocketAddr>,
+    pub(super) collect_after: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -106,6 +114,7 @@ fn assemble(parts: Parts) -> Option<Network> {
         own_tag: None,
         control: parts.control.map(|control| control.value.spec),
         status: parts.status,
+        collect_after: parts.collect_after,
     })
 }
 
@@ -128,6 +137,7 @@ impl Reader {
             "open_overlay",
             "control",
             "status",
+            "collect_after",
         ];
         let Some(mut top) = self.map(root, "the network file", &known) else {
             return Parts::default();
@@ -182,6 +192,11 @@ impl Reader {
                 None => Some(DEFAULT_STATUS),
                 Some(At { value: Node::Null, .. }) => None,
                 Some(node) => self.socket_address(node, "status").map(|address| address.value),
+            },
+            collect_after: match top.take("collect_after") {
+                None => Some(DEFAULT_COLLECT_AFTER),
+                Some(At { value: Node::Null, .. }) => None,
+                Some(node) => self.collect_after(node),
             },
         }
     }
@@ -256,6 +271,13 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// None for 0 as for null: never.
+    fn collect_after(&mut self, node: At<Node>) -> Option<Duration> {
+        let hint = "seconds from a container's end until it is removed; 0 for never";
+        let seconds = self.number(node, "collect_after", 0..=COLLECT_AFTER_MAX, hint)?;
+        u64::try_from(seconds.value).ok().filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 
     fn uplink(&mut self, node: At<Node>) -> Option<UplinkMode> {

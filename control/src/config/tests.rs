@@ -266,7 +266,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "apps: none\nsapp:\n",
         &[
             "5:7: apps is text; it must be a list, each item after `- `",
-            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status",
+            "6:1: the network file has no key `sapp`; known keys are overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status, collect_after",
             "10:12: no app is named `app-a`; add `- {id: app-a, tag: ...}` under `apps:`",
             "10:23: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
             "11:12: no app is named `app-b`; add `- {id: app-b, tag: ...}` under `apps:`",
@@ -299,7 +299,7 @@ fn files_that_are_no_network() {
         ),
         (
             "- a\n",
-            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status",
+            "1:1: the network file is a list; it must be a map with overlay, cells, apps, policies, vni, port, mtu, revoke, uplink, outside, security_groups, timeouts, half_open_percent, open_overlay, control, status, collect_after",
         ),
     ] {
         assert_eq!(Network::parse(text).unwrap_err()[0].to_string(), expected);
@@ -367,4 +367,24 @@ fn timeouts_and_half_open_conversations() {
         let shown: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
         assert_eq!(shown, [mistake.replacen('1', &line.to_string(), 1)]);
     }
+}
+
+#[test]
+fn when_containers_are_collected() {
+    let read = |text: &str| Network::parse(&format!("{GOOD}{text}\n")).map(|n| n.collect_after);
+    for (text, seconds) in [
+        ("", Some(60)),
+        ("collect_after: 5", Some(5)),
+        ("collect_after: 0", None),
+        ("collect_after: null", None),
+    ] {
+        assert_eq!(read(text).unwrap(), seconds.map(Duration::from_secs), "{text}");
+    }
+    let line = GOOD.lines().count() + 1;
+    let told = read("collect_after: 86401").unwrap_err();
+    let expected = format!(
+        "{line}:16: collect_after 86401 is not in 0 to 86400 (seconds from a container's end until \
+         it is removed; 0 for never)"
+    );
+    assert_eq!(told[0].to_string(), expected);
 }

@@ -15,7 +15,9 @@ use sarcenet_server::lease::Pools;
 use super::cell;
 use super::keys::Keys;
 use crate::agent::{Found, Options};
-use crate::config::{Apps, DEFAULT_SNAT_PORTS, FollowSpec, LeasesSpec, Network, OutsideSpec};
+use crate::config::{
+    Apps, DEFAULT_COLLECT_AFTER, DEFAULT_SNAT_PORTS, FollowSpec, LeasesSpec, Network, OutsideSpec,
+};
 use crate::paths::Root;
 use crate::process;
 
@@ -85,6 +87,7 @@ pub(super) fn spec(keys: &mut Keys) -> Option<Network> {
         own_tag: None,
         control: Some(control),
         status: Some(status),
+        collect_after: Some(DEFAULT_COLLECT_AFTER),
     })
 }
 
@@ -137,5 +140,6 @@ mod tests {
         let same = Network::parse(file).unwrap();
         assert_eq!((network.outside, network.tracking), (same.outside, same.tracking));
         assert_eq!((network.vni, network.port, network.mtu), (same.vni, same.port, same.mtu));
+        assert_eq!(network.collect_after, same.collect_after);
     }
 }

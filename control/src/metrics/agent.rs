@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `sarcenet_agent_uptime_seconds` | time since it started |
 //! | `sarcenet_agent_containers` | containers attached |
+//! | `sarcenet_agent_collected_containers_total` | containers that had ended without a DEL and were removed |
 //! | `sarcenet_agent_free_addresses` | addresses for more of them |
 //! | `sarcenet_agent_rules` | rules on this cell that were made of policies |
 //! | `sarcenet_agent_problems` | what somebody should look at: the lines under `problems` of `sarcenet status` |
@@ -45,6 +46,8 @@ impl Collector for AgentMetrics {
 
 fn write(status: &AgentStatus, mut to: Writer<'_>) -> fmt::Result {
     let problems = status.problems.len() + status.config.mistakes.len();
+    let help = "Containers that had ended without a DEL and were removed";
+    to.counter("sarcenet_agent_collected_containers", help, status.collected)?;
     let mut gauge = |name, help, value| to.gauge(name, help, value);
     gauge("sarcenet_agent_uptime_seconds", "Time since the agent started", status.uptime_s)?;
     gauge("sarcenet_agent_containers", "Containers attached", status.containers.into())?;

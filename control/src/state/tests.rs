@@ -39,6 +39,7 @@ fn saved(container: &str, last: u8) -> Saved {
         kind: AttachKind::Tun,
         mac: Some([0x0e, 0, 0, 0, 0, 1]),
         mtu: Some(1400),
+        attached_at: Some(1_700_000_000),
         terms: Arc::new(terms()),
     }
 }
@@ -102,7 +103,7 @@ fn files_of_older_agents_are_read() {
         serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     let container = document["containers"][0].as_object_mut().unwrap();
     assert_eq!(container.remove("kind"), Some("veth".into()));
-    for key in ["terms", "network", "mac", "mtu"] {
+    for key in ["terms", "network", "mac", "mtu", "attached_at"] {
         assert!(container.remove(key).is_some(), "{key}");
     }
     std::fs::write(&file, document.to_string()).unwrap();
@@ -110,6 +111,7 @@ fn files_of_older_agents_are_read() {
         network: String::new(),
         mac: None,
         mtu: None,
+        attached_at: None,
         terms: Arc::default(),
         ..saved("one", 2)
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 
-use sarcenet_agent_api::{AgentError, Attach, ErrorCode, Expected};
+use sarcenet_agent_api::{AgentError, Attach, AttachmentId, ErrorCode, Expected};
 use sarcenet_control::attach;
 use sarcenet_control::netlink::LinkSettings;
 use sarcenet_dataplane_api::PortId;
@@ -213,8 +213,19 @@ fn containers_come_in_pages() {
             .map(|info| info.attachment.port.0)
             .collect();
         assert_eq!(ports, (2..22).collect::<Vec<_>>());
-        world.client().gc("network".into(), vec![namespaces[3].id()]).unwrap();
-        assert_eq!(world.client().containers().unwrap().len(), 1);
+        // More are wanted than fit one message, and one of them is here.
+        let mut wanted = vec![namespaces[3].id()];
+        wanted.extend(
+            (0..5_000)
+                .map(|n| AttachmentId { container: format!("{n:0>128}"), ifname: "eth0".into() }),
+        );
+        wanted.push(AttachmentId { container: "x".repeat(100_000), ifname: "eth0".into() });
+        world.client().gc("network".into(), wanted).unwrap();
+        let left = world.client().containers().unwrap();
+        let left: Vec<_> = left.iter().map(|info| info.attachment.port.0).collect();
+        assert_eq!(left, [5]);
+        world.client().gc("network".into(), Vec::new()).unwrap();
+        assert!(world.client().containers().unwrap().is_empty());
     });
 }
 

@@ -214,7 +214,7 @@ fn answer(told: &mut Told, request: Request, fds: Vec<OwnedFd>) -> (Reply, Vec<O
         }
         Request::Update(update) => told.apply(*update, fds),
         Request::Events => {}
-        Request::Status | Request::Flows { .. } | Request::Trace(_) => {
+        Request::Status | Request::Links { .. } | Request::Flows { .. } | Request::Trace(_) => {
             return (Reply::Error { message: "not here".into() }, Vec::new());
         }
     }

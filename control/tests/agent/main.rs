@@ -1,6 +1,7 @@
 //! The agent with real namespaces, TUN devices, sockets and files, before a dataplane that only
 //! writes down what it is told. Needs root.
 
+mod collector;
 mod containers;
 mod events;
 mod fake;

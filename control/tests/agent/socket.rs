@@ -135,7 +135,7 @@ fn descriptors_must_go_with_the_request() {
 fn one_client_too_many_is_told_so() {
     in_cell(|world| {
         let _agent = world.agent();
-        let clients: Vec<_> = (0..64).map(|_| world.client()).collect();
+        let clients: Vec<_> = (0..512).map(|_| world.client()).collect();
         let one_more = raw(world, &[&hello()]);
         assert!(matches!(one_more[0], Reply::Error { code: ErrorCode::Busy, .. }), "{one_more:?}");
         drop(clients);

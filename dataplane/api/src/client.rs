@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    Cell, Container, EgressSet, FlowInfo, Peer, PortInfo, Reply, Request, Role, Rule, Settings,
-    Status, TraceFilter, Update, VERSION,
+    Cell, Container, EgressSet, FlowInfo, LinkStatus, Peer, PortInfo, Reply, Request, Role, Rule,
+    Settings, Status, TraceFilter, Update, VERSION,
     transport::{Connection, TransportError},
 };
 
@@ -197,8 +197,27 @@ impl Client {
     /// How the dataplane is.
     pub fn status(&mut self) -> Result<Status, ClientError> {
         match self.request(&Request::Status, &[])? {
-            (Reply::Status(status), _) => Ok(*status),
+            (Reply::Status(status), _) => Ok(Status { links: self.links()?, ..*status }),
             (other, _) => Err(unexpected("status", &other)),
+        }
+    }
+
+    /// All links. One that comes or goes meanwhile may be missing.
+    fn links(&mut self) -> Result<Vec<LinkStatus>, ClientError> {
+        let mut all: Vec<LinkStatus> = Vec::new();
+        loop {
+            let after = all.last().and_then(|last| last.port);
+            match self.request(&Request::Links { after }, &[])? {
+                (Reply::Links { links, more }, _) => {
+                    let port = links.last().and_then(|last| last.port);
+                    all.extend(links);
+                    // Whoever has more behind a page can say behind which port.
+                    if !more || port.is_none() || port <= after {
+                        return Ok(all);
+                    }
+                }
+                (other, _) => return Err(unexpected("links", &other)),
+            }
         }
     }
 

@@ -39,4 +39,4 @@ pub use tracking::{MAX_TIMEOUT, Timeouts, Tracking};
 
 /// Version of the messages in this crate. Raised when any of them changes shape; both ends
 /// refuse a peer that speaks another one.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;

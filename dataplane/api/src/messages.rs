@@ -6,7 +6,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Event;
-use crate::observe::{FlowInfo, PortInfo, Status, TraceFilter, Walk};
+use crate::observe::{FlowInfo, LinkStatus, PortInfo, Status, TraceFilter, Walk};
 use crate::outside::{EgressSet, Logging, Outside, SetId, Settings};
 use crate::tracking::Tracking;
 
@@ -302,6 +302,11 @@ pub enum Request {
     /// Tell what [`crate::Logging`] and rules want recorded. Without anybody who asks, nothing is
     /// recorded. [`Reply::Ack`], then [`Reply::Events`] as they come.
     Events,
+    /// A page of links. [`Reply::Links`].
+    Links {
+        /// Continue after the container at this port.
+        after: Option<PortId>,
+    },
 }
 
 /// Said by the dataplane.
@@ -331,7 +336,7 @@ pub enum Reply {
         /// Whether there are more.
         more: bool,
     },
-    /// How it is.
+    /// How it is, without its links, which come in pages: see [`Request::Links`].
     Status(Box<Status>),
     /// A page of flows.
     Flows {
@@ -358,5 +363,12 @@ pub enum Reply {
         events: Vec<Event>,
         /// Events that had to be thrown away since the last message because there were too many.
         lost: u64,
+    },
+    /// A page of links.
+    Links {
+        /// The uplink and the host first, then containers in order of port.
+        links: Vec<LinkStatus>,
+        /// Whether there are more.
+        more: bool,
     },
 }

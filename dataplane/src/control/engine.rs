@@ -398,6 +398,14 @@ impl<D: Doors> Engine<D> {
         }
     }
 
+    /// A page of links behind that of a container, at most `limit`.
+    pub fn links(&self, after: Option<PortId>, limit: usize) -> Reply {
+        let links = self.doors.links().into_iter();
+        let mut behind = links.filter(|link| after.is_none_or(|after| link.port > Some(after)));
+        let page = behind.by_ref().take(limit).collect();
+        Reply::Links { links: page, more: behind.next().is_some() }
+    }
+
     /// A page of container ports behind `after`, at most `limit`, with their queues.
     pub fn ports(&self, after: Option<PortId>, limit: usize) -> (Reply, Vec<OwnedFd>) {
         let in_force = self.in_force.lock();

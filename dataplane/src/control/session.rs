@@ -7,7 +7,7 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sarcenet_dataplane_api::{
-    Reply, Request, Role, TraceFilter, Update, VERSION,
+    Reply, Request, Role, Status, TraceFilter, Update, VERSION,
     codec::CodecError,
     transport::{Connection, MAX_FDS, TransportError},
 };
@@ -31,6 +31,9 @@ const FLOW_PAGE: u32 = 512;
 
 /// Most ports in one answer, each with a descriptor.
 const PORT_PAGE: usize = MAX_FDS;
+
+/// Most links in one answer: their names and modes fit a frame always.
+const LINK_PAGE: usize = 128;
 
 /// Most traced packets in one message.
 const WALK_PAGE: usize = 64;
@@ -246,7 +249,11 @@ impl<D: Doors> Session<'_, D> {
                 let (reply, fds) = engine.host();
                 Ok(Answer::Reply(reply, fds))
             }
-            Request::Status => Ok(Reply::Status(Box::new(engine.status())).into()),
+            Request::Status => {
+                let status = Status { links: Vec::new(), ..engine.status() };
+                Ok(Reply::Status(Box::new(status)).into())
+            }
+            Request::Links { after } => Ok(engine.links(after, LINK_PAGE).into()),
             Request::Flows { cursor, limit } => {
                 Ok(engine.flows(cursor, limit.clamp(1, FLOW_PAGE) as usize).into())
             }

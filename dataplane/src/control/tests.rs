@@ -247,6 +247,20 @@ fn what_is_out_of_place_is_refused_without_harm() {
 }
 
 #[test]
+fn links_are_told_in_pages() {
+    let world = World::new();
+    let mut controller = world.furnished();
+    let queue = queue();
+    let containers: Vec<_> = (3..=250).map(|port| container(port, port as u8)).collect();
+    let queues = vec![queue.as_fd(); containers.len()];
+    controller.apply(Update { containers, ..Update::default() }, &queues).unwrap();
+    let told = world.client(Role::Observer).status().unwrap().links;
+    let told: Vec<_> = told.iter().filter_map(|link| link.port).map(|port| port.0).collect();
+    assert_eq!(told, std::iter::once(1).chain(3..=250).collect::<Vec<_>>());
+    world.server.stop();
+}
+
+#[test]
 fn refused_changes_leave_the_state_and_the_connection() {
     let world = World::new();
     let mut controller = world.furnished();

@@ -92,6 +92,8 @@ pub struct Plan {
     pub bridge: bool,
     /// Arguments of every `sarcenet-dataplane` beyond those that the rig gives.
     pub dataplane_arguments: Vec<String>,
+    /// Seconds after which agents remove what has ended; none for their default.
+    pub collect_after: Option<u32>,
     /// How containers may reach the outside; none for a world without one. Cells of a world with
     /// an outside are joined by a bridge.
     pub outside: Option<OutsidePlan>,
@@ -114,6 +116,7 @@ impl Plan {
             uplink: UplinkMode::Auto,
             bridge: false,
             dataplane_arguments: Vec::new(),
+            collect_after: None,
             outside: None,
             files: false,
         }
@@ -144,6 +147,13 @@ impl Plan {
     #[must_use]
     pub fn bridge(mut self) -> Self {
         self.bridge = true;
+        self
+    }
+
+    /// The same with agents that remove what has ended after so many seconds.
+    #[must_use]
+    pub fn collect_after(mut self, seconds: u32) -> Self {
+        self.collect_after = Some(seconds);
         self
     }
 
@@ -214,6 +224,9 @@ impl Plan {
     pub(crate) fn local_part(&self) -> String {
         let (mtu, uplink) = (self.overlay_mtu(), self.uplink);
         let mut text = format!("overlay: {OVERLAY}\nmtu: {mtu}\nuplink: {uplink}\n");
+        if let Some(seconds) = self.collect_after {
+            let _ = writeln!(text, "collect_after: {seconds}");
+        }
         if let Some(outside) = &self.outside {
             text.push_str(&outside.network_file());
         }

@@ -234,7 +234,8 @@ impl World {
         }
     }
 
-    fn create_namespace(&self, name: &str) -> Result<Namespace> {
+    /// Makes a network namespace `sn-<id>-<name>`, which ends with the world.
+    pub fn create_namespace(&self, name: &str) -> Result<Namespace> {
         let name = format!("sn-{}-{name}", self.id);
         let mut state = self.state();
         state.reaper.namespace(&name)?;

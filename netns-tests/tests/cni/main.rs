@@ -1,6 +1,7 @@
 //! The CNI plugin before a real agent and dataplane, driven as libcni drives it.
 #![forbid(unsafe_code)]
 
+mod many;
 mod random;
 mod silk;
 mod verbs;

@@ -7,7 +7,7 @@ use crate::stats::percentile;
 /// What times of the same kind were like, in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Spread {
-    p50_ms: f64,
+    pub(crate) p50_ms: f64,
     pub(crate) p99_ms: f64,
     max_ms: f64,
     samples: usize,

@@ -267,6 +267,7 @@ pub(crate) fn request() -> impl Strategy<Value = Request> {
         filter().prop_map(Request::Trace),
         Just(Request::Host),
         Just(Request::Events),
+        any::<Option<u16>>().prop_map(|after| Request::Links { after: after.map(PortId) }),
     ]
 }
 
@@ -455,5 +456,6 @@ pub(crate) fn reply() -> impl Strategy<Value = Reply> {
         any::<bool>().prop_map(|held| Reply::Host { held }),
         (vec(event(), 0..4), any::<u64>())
             .prop_map(|(events, lost)| Reply::Events { events, lost }),
+        (vec(link(), 0..4), any::<bool>()).prop_map(|(links, more)| Reply::Links { links, more }),
     ]
 }
