@@ -12,12 +12,13 @@ use sarcenet_rig::checked;
 /// Debian's busybox-static.
 const BUSYBOX: &str = "/bin/busybox";
 /// What of it the containers use.
-const APPLETS: [&str; 8] = ["cat", "dd", "httpd", "mkdir", "nslookup", "sh", "sleep", "wget"];
+const APPLETS: [&str; 9] =
+    ["cat", "dd", "httpd", "mkdir", "nslookup", "sh", "sleep", "timeout", "wget"];
 
 /// TCP port of the server in every container.
 pub(crate) const PORT: u16 = 8080;
 /// Size of what the server has under `/large`, in bytes.
-pub(crate) const LARGE: usize = 200_000;
+pub(crate) const LARGE: usize = 1_000_000;
 
 /// Makes the file system of all containers below a directory.
 pub(crate) fn tree(directory: &Path) -> Result<PathBuf> {

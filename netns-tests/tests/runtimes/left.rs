@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use sarcenet_netns_tests::CLEARED_AWAY;
+use sarcenet_netns_tests::{CLEARED_AWAY, is_clean};
 use sarcenet_rig::eventually;
 
 use crate::runtime::Runtime;
@@ -13,22 +13,9 @@ use crate::runtime::Runtime;
 /// Waits until neither the cell nor its runtime has anything of a container.
 pub(crate) fn nothing(runtime: &impl Runtime) -> Result<()> {
     eventually(CLEARED_AWAY, || {
-        let cell = runtime.cell();
-        let mut agent = cell.agent()?;
-        let containers = agent.containers()?;
-        ensure!(containers.is_empty(), "{containers:?}");
-        let status = agent.status()?;
-        let size = 1_u32 << (32 - status.subnet.prefix_len());
-        ensure!(status.addresses_free == size - 3, "{status:?}");
-        ensure!(status.problems.is_empty(), "{status:?}");
-        let devices = cell.namespace().run(nix::net::if_::if_nameindex)??;
-        let devices: Vec<_> = devices.iter().map(|it| it.name().to_string_lossy()).collect();
-        ensure!(!devices.iter().any(|name| name.starts_with("s-")), "{devices:?}");
-        let dataplane = cell.dataplane()?.status()?;
-        let links = dataplane.links.iter().map(|link| &*link.name);
-        let links: Vec<_> = links.filter(|name| !["uplink", "host"].contains(name)).collect();
-        ensure!(links.is_empty(), "{links:?}");
-        ensure!(dataplane.flows.used == 0, "{:?}", dataplane.flows);
+        is_clean(runtime.cell())?;
+        let flows = runtime.cell().dataplane()?.status()?.flows;
+        ensure!(flows.used == 0, "{flows:?}");
         let left = runtime.left()?;
         ensure!(left.is_empty(), "{left:?}");
         Ok(())

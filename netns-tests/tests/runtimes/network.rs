@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 pub(crate) const PLUGINS: &str = "/opt/cni/bin";
 
 /// Limit on traffic each way, in bits per second.
-pub(crate) const RATE: u64 = 1_000_000;
+pub(crate) const RATE: u64 = 4_000_000;
 /// The same at once after a quiet time, in bits.
-pub(crate) const BURST: u64 = 400_000;
+pub(crate) const BURST: u64 = 80_000;
 
 /// Puts the plugins where runtimes look for them.
 pub(crate) fn install(cell: &SarcenetCell) -> Result<()> {

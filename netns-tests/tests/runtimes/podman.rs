@@ -48,8 +48,10 @@ impl<'a> Podman<'a> {
              runroot = \"{here}/run\"\n"
         );
         let podman = Self { cell, directory: directory.clone() };
-        let mut files =
-            vec![(directory.join("engine.conf"), engine), (directory.join("storage.conf"), storage)];
+        let mut files = vec![
+            (directory.join("engine.conf"), engine),
+            (directory.join("storage.conf"), storage),
+        ];
         for name in NETWORKS {
             let network = podman.network(name).to_string();
             files.push((networks.join(name).with_extension("conflist"), network));

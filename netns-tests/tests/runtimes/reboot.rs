@@ -42,8 +42,7 @@ pub(crate) fn lose(lost: &[PathBuf], mounted: &Path) -> Result<()> {
         }
     }
     for path in lost {
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("remove {}", path.display()));
