@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sarcenet_netns_tests::PATIENCE;
 use sarcenet_rig::{SarcenetCell, eventually};
 use serde_json::{Value, json};
@@ -115,6 +115,15 @@ impl<'a> Containerd<'a> {
         format!("{}-{name}", self.cell.plan().name)
     }
 
+    /// Process identifier and state of a container's task.
+    fn task(&self, name: &str) -> Result<[String; 2]> {
+        let list = self.checked(name, &["task", "ls"])?;
+        let rows = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let row = rows.into_iter().find(|row| row.first() == Some(&name));
+        let Some([_, pid, state]) = row.as_deref() else { bail!("{name} is not in {list}") };
+        Ok([pid, state].map(|word| (*word).to_owned()))
+    }
+
     /// A container that `ctr` waits for is detached by it, however it ends.
     pub(crate) fn ends_with_its_command(&self) -> Result<()> {
         for signal in ["SIGTERM", "SIGKILL"] {
@@ -172,18 +181,15 @@ impl Runtime for Containerd<'_> {
     }
 
     fn init(&self, name: &str) -> Result<i32> {
-        let list = self.checked(name, &["task", "ls"])?;
-        let rows = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let row = rows.into_iter().find(|row| row.first() == Some(&name));
-        let pid = row.and_then(|row| row.get(1)?.parse().ok());
-        pid.with_context(|| format!("{name} is not in {list}"))
+        let [pid, _] = self.task(name)?;
+        pid.parse().with_context(|| format!("a process identifier: {pid:?}"))
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         self.checked(name, &["task", "kill", "--signal", "SIGKILL", name])?;
         eventually(PATIENCE, || {
-            let list = self.checked(name, &["task", "ls"])?;
-            ensure!(!list.contains("RUNNING"), "{list}");
+            let [_, state] = self.task(name)?;
+            ensure!(state == "STOPPED", "{name} is {state}");
             Ok(())
         })?;
         self.checked(name, &["task", "rm", name])?;
@@ -208,11 +214,8 @@ impl Runtime for Containerd<'_> {
         network::collect(self.cell, &self.network(Wanted::app("none")))
     }
 
-    fn left(&self) -> Result<Vec<String>> {
-        let ours = |file: &str| file.contains(&self.id(""));
-        let mut left = left::files(Path::new(sarcenet_cni_chain::RESULTS), ours)?;
-        left.extend(left::mounts(&self.directory)?);
-        Ok(left)
+    fn directory(&self) -> &Path {
+        &self.directory
     }
 }
 

@@ -1,10 +1,10 @@
 //! What containers leave behind: nothing.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use sarcenet_cni_chain::RESULTS;
 use sarcenet_netns_tests::{CLEARED_AWAY, is_clean};
 use sarcenet_rig::eventually;
 
@@ -16,8 +16,8 @@ pub(crate) fn nothing(runtime: &impl Runtime) -> Result<()> {
         is_clean(runtime.cell())?;
         let flows = runtime.cell().dataplane()?.status()?.flows;
         ensure!(flows.used == 0, "{flows:?}");
-        let left = runtime.left()?;
-        ensure!(left.is_empty(), "{left:?}");
+        let mounts = mounts(runtime.directory())?;
+        ensure!(mounts.is_empty(), "{mounts:?}");
         Ok(())
     })
     .with_context(|| format!("something is left on {}", runtime.cell().plan().name))
@@ -30,13 +30,22 @@ pub(crate) fn mounts(directory: &Path) -> Result<Vec<String>> {
     Ok(places.filter(|it| Path::new(it).starts_with(directory)).map(ToOwned::to_owned).collect())
 }
 
-/// Files of a directory, if there is one, with such names.
-pub(crate) fn files(directory: &Path, ours: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.with_context(|| format!("list {}", directory.display()))?,
-    };
-    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-    let names = names.collect::<Result<Vec<_>>>()?;
-    Ok(names.into_iter().filter(|name| ours(name)).collect())
+/// Ends a container in some way, and waits until its network namespace is gone, and what its
+/// network's plugins answered is forgotten.
+pub(crate) fn ended(
+    runtime: &impl Runtime,
+    app: &str,
+    end: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let info = runtime.info(app)?;
+    end()?;
+    eventually(CLEARED_AWAY, || {
+        ensure!(!Path::new(&info.netns_path).exists(), "{} is left", info.netns_path);
+        let results = fs::read_dir(RESULTS).context("list the results of plugins")?;
+        for file in results {
+            let file = file?.file_name().to_string_lossy().into_owned();
+            ensure!(!file.contains(&info.attachment.id.container), "{file} is left");
+        }
+        Ok(())
+    })
 }

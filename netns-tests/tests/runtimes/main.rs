@@ -46,8 +46,8 @@ fn with_containerd(world: &World) -> Result<()> {
     let tree = image::tree(world.directory())?;
     let [one, two] = cells(world)?;
     let mut runtimes = [Containerd::new(one, &tree)?, Containerd::new(two, &tree)?];
-    story::tell(world, &runtimes)?;
     runtimes[0].ends_with_its_command()?;
+    story::tell(world, &runtimes)?;
     story::after_a_reboot(world, &mut runtimes)
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::image::{self, PORT};
 use crate::runtime::{Runtime, Wanted};
-use crate::{left, network, reboot};
+use crate::{network, reboot};
 
 /// The image's name.
 const IMAGE: &str = "busybox";
@@ -143,10 +143,7 @@ impl Runtime for Podman<'_> {
         NETWORKS.iter().try_for_each(|name| network::collect(self.cell, &self.network(name)))
     }
 
-    fn left(&self) -> Result<Vec<String>> {
-        let ours = |file: &str| file.starts_with("netns-");
-        let mut left = left::files(Path::new("/run/netns"), ours)?;
-        left.extend(left::mounts(&self.directory)?);
-        Ok(left)
+    fn directory(&self) -> &Path {
+        &self.directory
     }
 }

@@ -1,5 +1,6 @@
 //! What both runtimes do.
 
+use std::path::Path;
 use std::process::Output;
 
 use anyhow::{Context as _, Result};
@@ -50,8 +51,8 @@ pub(crate) trait Runtime {
     /// Has the plugin collect what is not among no containers at all, for each network.
     fn collect(&self) -> Result<()>;
 
-    /// Files and mounts of containers that are left.
-    fn left(&self) -> Result<Vec<String>>;
+    /// Where everything is that is mounted for its containers.
+    fn directory(&self) -> &Path;
 
     /// What the cell's agent knows of a container.
     fn info(&self, app: &str) -> Result<ContainerInfo> {

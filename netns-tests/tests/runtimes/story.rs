@@ -94,7 +94,7 @@ pub(crate) fn tell<R: Runtime>(world: &World, runtimes: &[R; 2]) -> Result<()> {
     world.allow(&policy)?;
     names_are_answered(one)?;
     limits_are_kept(world, runtimes)?;
-    two.remove(LIMITED.name)
+    left::ended(two, LIMITED.name, || two.remove(LIMITED.name))
 }
 
 fn names_are_answered(one: &impl Runtime) -> Result<()> {
@@ -133,7 +133,7 @@ pub(crate) fn stop_kill_and_restart(world: &World, runtimes: &[Podman<'_>; 2]) -
     reaches(runtimes, SERVER.name)?;
     port_leads_to_server(world, two)?;
     for end in ["stop", "kill"] {
-        two.checked(&[end, SERVER.name])?;
+        left::ended(two, SERVER.name, || two.checked(&[end, SERVER.name]).map(drop))?;
         left::nothing(two).with_context(|| format!("after podman {end}"))?;
         port_leads_nowhere(world, two)?;
         two.checked(&["start", SERVER.name])?;
@@ -153,8 +153,8 @@ pub(crate) fn after_a_reboot<R: Runtime>(world: &World, runtimes: &mut [R; 2]) -
     reaches(runtimes, SERVER.name)?;
     port_leads_to_server(world, &runtimes[1])?;
     let [one, two] = runtimes;
-    one.remove(ASKER.name)?;
-    two.remove(SERVER.name)?;
+    left::ended(one, ASKER.name, || one.remove(ASKER.name))?;
+    left::ended(two, SERVER.name, || two.remove(SERVER.name))?;
     port_leads_nowhere(world, two)?;
     left::nothing(one)?;
     two.collect()?;
