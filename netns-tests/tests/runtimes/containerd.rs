@@ -124,24 +124,23 @@ impl<'a> Containerd<'a> {
         Ok([pid, state].map(|word| (*word).to_owned()))
     }
 
-    /// A container that `ctr` waits for is detached by it, however it ends.
+    /// A container that `ctr` waits for is detached by it when it ends.
     pub(crate) fn ends_with_its_command(&self) -> Result<()> {
-        for signal in ["SIGTERM", "SIGKILL"] {
-            let wanted = Wanted::app("app-9");
-            let mut waiting = self.cell.namespace().spawn(
-                self.run(wanted, "--rm")?
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null()),
-            )?;
-            eventually(PATIENCE, || self.info("app-9"))?;
-            eventually(PATIENCE, || {
-                self.checked("app-9", &["task", "kill", "--signal", signal, "app-9"])
-            })?;
-            waiting.wait().context("wait for ctr")?;
-            left::nothing(self).with_context(|| format!("after {signal}"))?;
-        }
-        Ok(())
+        let name = "app-9";
+        let mut run = self.run(Wanted::app(name), "--rm")?;
+        run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut waiting = self.cell.namespace().spawn(&mut run)?;
+        // Before that `ctr` has something to do with it itself.
+        eventually(PATIENCE, || {
+            let [_, state] = self.task(name)?;
+            ensure!(state == "RUNNING", "{name} is {state}");
+            Ok(())
+        })?;
+        left::ended(self, name, || {
+            self.checked(name, &["task", "kill", "--signal", "SIGKILL", name])?;
+            eventually(PATIENCE, || waiting.try_wait()?.context("ctr waits for ever")).map(drop)
+        })?;
+        left::nothing(self)
     }
 }
 
