@@ -14,8 +14,9 @@ use crate::runtime::Runtime;
 pub(crate) fn nothing(runtime: &impl Runtime) -> Result<()> {
     eventually(CLEARED_AWAY, || {
         is_clean(runtime.cell())?;
-        let flows = runtime.cell().dataplane()?.status()?.flows;
-        ensure!(flows.used == 0, "{flows:?}");
+        let mut dataplane = runtime.cell().dataplane()?;
+        let flows = dataplane.flows().collect::<Result<Vec<_>, _>>()?;
+        ensure!(flows.is_empty(), "{flows:?}");
         let mounts = mounts(runtime.directory())?;
         ensure!(mounts.is_empty(), "{mounts:?}");
         Ok(())
