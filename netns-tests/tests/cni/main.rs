@@ -69,6 +69,9 @@ impl<'a> Setting<'a> {
 
     /// Nothing of any container is left: neither address nor device.
     fn is_clean(&self, containers: &[Sandbox]) -> Result<()> {
+        // This holds as soon as DEL has answered.
+        let left = self.cell.agent()?.containers()?;
+        ensure!(left.is_empty(), "{left:?}");
         for container in containers {
             let devices = container.run(devices)??;
             ensure!(devices == ["lo"], "{}: {devices:?}", container.name);
