@@ -5,6 +5,7 @@
 //! container sends.
 #![forbid(unsafe_code)]
 
+mod clean;
 mod setting;
 
 use std::net::Ipv4Addr;
@@ -15,6 +16,7 @@ use smoltcp::wire::{
     Ipv4Repr, UdpPacket, UdpRepr,
 };
 
+pub use clean::{devices, is_clean};
 pub use setting::{CLEARED_AWAY, PATIENCE, Setting, interface};
 
 /// UDP port of the tunnel.

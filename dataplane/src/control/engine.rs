@@ -181,7 +181,16 @@ impl<D: Doors> Engine<D> {
         check_generation(in_force.generation, generation)?;
         let Staged { desired, host, queues, .. } = staged;
         let plan = in_force.desired.plan_towards(desired)?;
-        self.put_in_force(&mut in_force, Change { generation, plan, host, queues })
+        let is_first = in_force.generation == 0;
+        let generation =
+            self.put_in_force(&mut in_force, Change { generation, plan, host, queues })?;
+        if is_first {
+            // Flows that live on from a dataplane before may be of containers that do not.
+            let containers = &in_force.desired.places.containers;
+            let gone = |via| matches!(via, Via::Container(port) if !containers.contains_key(&port));
+            self.shared.flows.purge(|flow| gone(flow.from()) || gone(flow.to()));
+        }
+        Ok(generation)
     }
 
     fn put_in_force(&self, now: &mut InForce, change: Change) -> Result<u64, ApplyError> {

@@ -27,7 +27,7 @@ mod world;
 pub use capture::{Capture, Frame, TunnelFrame};
 pub use container::Container;
 pub use kernel::KernelCell;
-pub use namespace::Namespace;
+pub use namespace::{Namespace, checked};
 pub use outside::{ContainerSpec, GroupRule, OutsideHost, OutsidePlan, SecurityGroup, Workload};
 pub use plan::{AppTag, Backend, CellKind, CellPlan, Plan, tcp, udp};
 pub use sarcenet::{Binaries, SarcenetCell};

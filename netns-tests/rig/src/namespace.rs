@@ -91,7 +91,7 @@ impl Namespace {
 }
 
 /// Runs a command that must succeed; returns its standard output.
-pub(crate) fn checked(command: &mut Command) -> Result<String> {
+pub fn checked(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("run {command:?} (is it installed?)"))?;
     judged(command, &output)
 }

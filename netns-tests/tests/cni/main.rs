@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 use sarcenet_agent_api::AttachKind;
 use sarcenet_cni_chain::{Chain, ChainError, List, PluginAnswer, PluginError};
-use sarcenet_netns_tests::PATIENCE;
+use sarcenet_netns_tests::{PATIENCE, devices, is_clean};
 use sarcenet_rig::{Plan, SarcenetCell, World, eventually};
 use serde_json::Value;
 
@@ -70,37 +70,16 @@ impl<'a> Setting<'a> {
 
     /// Nothing of any container is left: neither address nor device.
     fn is_clean(&self, containers: &[Sandbox]) -> Result<()> {
-        let mut agent = self.cell.agent()?;
-        let left = agent.containers()?;
+        // This holds as soon as DEL has answered.
+        let left = self.cell.agent()?.containers()?;
         ensure!(left.is_empty(), "{left:?}");
-        let status = agent.status()?;
-        let size = 1_u32 << (32 - status.subnet.prefix_len());
-        ensure!(status.addresses_free == size - 3, "{status:?}");
-        ensure!(status.problems.is_empty(), "{status:?}");
-        let devices = self.cell.namespace().run(links)??;
-        let ours = |name: &&String| name.starts_with("s-") || name.starts_with("sn-");
-        ensure!(!devices.iter().any(|name| ours(&name)), "{devices:?}");
         for container in containers {
-            let devices = container.run(links)??;
+            let devices = container.run(devices)??;
             ensure!(devices == ["lo"], "{}: {devices:?}", container.name);
         }
         // What a dataplane lets go of, the kernel takes away in its own time.
-        eventually(PATIENCE, || {
-            let links = self.cell.dataplane()?.status()?.links;
-            let held: Vec<_> = links.iter().filter(|link| link.name.starts_with('c')).collect();
-            ensure!(held.is_empty(), "{held:?}");
-            Ok(())
-        })
+        eventually(PATIENCE, || is_clean(self.cell))
     }
-}
-
-/// Names of all devices of the namespace, sorted.
-fn links() -> Result<Vec<String>> {
-    let index = nix::net::if_::if_nameindex()?;
-    let mut names: Vec<_> =
-        index.iter().map(|device| device.name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    Ok(names)
 }
 
 /// A container: a network namespace that ends with this.

@@ -131,6 +131,19 @@ fn a_container_leaves_with_its_flows_before_its_address_is_another_ones() {
 }
 
 #[test]
+fn flows_of_a_dataplane_before_go_with_containers_that_have_gone() {
+    let engine = engine();
+    let tunnel = Via::Tunnel([192, 0, 2, 62].into());
+    flow(&engine, tunnel, Via::Container(PortId(1)), 1);
+    flow(&engine, Via::Container(PortId(1)), Via::Host, 2);
+    flow(&engine, tunnel, Via::Container(PortId(2)), 3);
+    let rest = Update { generation: 1, containers: vec![container(2, 3)], ..Update::default() };
+    let own = Update { generation: 1, cell: Some(cell()), ..Update::default() };
+    engine.complete(staged(vec![(own, 0), (rest, 1)])).unwrap();
+    assert_eq!(engine.status().flows.used, 1);
+}
+
+#[test]
 fn a_changed_mtu_reaches_every_door() {
     let engine = engine();
     engine.update(&first(true), vec![queue(), queue(), queue()]).unwrap();
