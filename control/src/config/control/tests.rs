@@ -48,7 +48,7 @@ fn mistakes(text: &str) -> Vec<String> {
 fn the_contracts_defaults() {
     let spec = parse("auth: {tokens_file: /tokens}\n");
     assert_eq!(spec.database.url, "sqlite:/r/var/lib/sarcenet-control/control.db");
-    assert_eq!(spec.database_directory, Some("/r/var/lib/sarcenet".into()));
+    assert_eq!(spec.database_directory, Some("/r/var/lib/sarcenet-control".into()));
     assert_eq!(spec.status.unwrap().to_string(), "127.0.0.1:31946");
     assert!(spec.security_groups.is_none() && spec.debug.is_none());
     let internal = spec.internal.unwrap();
